@@ -1,0 +1,127 @@
+"""The command line: python -m curation COMMAND."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curation import cli, pipeline
+from curation.cluster import cluster
+from curation.config import (
+    ClusterConfig,
+    EmbedConfig,
+    ExportConfig,
+    IngestConfig,
+    ScoreConfig,
+    SelectConfig,
+)
+from curation.console import summary
+from curation.demo import DemoConfig, demo
+from curation.embed import embed
+from curation.export import export
+from curation.ingest import ingest
+from curation.score import score
+from curation.select import grid
+
+RUN = {
+    "ingest": IngestConfig,
+    "embed": EmbedConfig,
+    "cluster": ClusterConfig,
+    "select": SelectConfig,
+    "export": ExportConfig,
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is for, the configs its flags fill, and what it does with them."""
+
+    about: str
+    configs: tuple[type[Any], ...]
+    work: Callable[..., None]
+
+
+def told(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
+    """A step that prints its summary."""
+
+    def work(config: Any) -> None:
+        print(summary([step(config)], config.run_dir))
+
+    return work
+
+
+def select_or_grid(config: SelectConfig) -> None:
+    """Select, or print the grid of sizes where that is asked for."""
+    print(grid(config)) if config.grid else told(pipeline.select)(config)
+
+
+def run(*configs: Any) -> None:
+    """Do all steps and print one summary; without thresholds, the grid to choose them from."""
+    config = pipeline.RunConfig(**dict(zip(RUN, configs, strict=True)))
+    markers = pipeline.run(config)
+    print(summary(markers, config.ingest.run_dir))
+    if not any(marker["step"] == "select" for marker in markers):
+        print(
+            f"\n{grid(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. Choose one from "
+            "the grid and give the same command again with it; what is done is kept."
+        )
+
+
+COMMANDS = {
+    "ingest": Command(
+        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(ingest)
+    ),
+    "embed": Command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(embed)),
+    "cluster": Command("Spherical k-means over the embeddings.", (ClusterConfig,), told(cluster)),
+    "score": Command("Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(score)),
+    "select": Command(
+        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select_or_grid
+    ),
+    "export": Command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(export)),
+    "run": Command(
+        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
+    ),
+    "demo": Command(
+        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), demo
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        print(
+            f"error: no command {name!r}" + (f"; did you mean {near[0]}?" if near else "") + f"\n\n{overview()}",
+            file=sys.stderr,
+        )
+        return 2
+    command = COMMANDS[name]
+    try:
+        command.work(*cli.parse(name, command.about, command.configs, arguments[1:]))
+    except Exception as error:
+        return cli.complain(error)
+    return 0
+
+
+def overview() -> str:
+    """The list of commands."""
+    lines = [f"  {name:8} {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m curation COMMAND [--help] [--config FILE.yaml] [flags]",
+            "",
+            *lines,
+            "",
+            "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

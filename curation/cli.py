@@ -1,0 +1,116 @@
+"""Command lines made from config dataclasses: flags, --config FILE.yaml with the same names, help and errors.
+
+It knows no step. tyro parses; what is ours is that several configs can share one flat command line, and the YAML.
+"""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import pyarrow as pa
+import ray
+import tyro
+import yaml
+
+Config = TypeVar("Config")
+MISSPELT_CUTOFF = 0.5
+
+
+def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
+    """Return one instance of each of `configs`, all filled from one flat set of flags (and a YAML file).
+
+    Fields of the same name in several configs are one flag. Exits with code 2 on a wrong command line; ValueError for
+    a value that a config refuses.
+    """
+    fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
+    flags = with_yaml(list(arguments), sorted(fields))
+    flat = dataclasses.make_dataclass(
+        name.replace(" ", "_"), [flag_of(*fields[key]) for key in ordered(configs)], kw_only=True
+    )
+    values = vars(tyro.cli(flat, prog=f"python -m curation {name}", description=about, args=flags))
+    return [config(**{f.name: values[f.name] for f in dataclasses.fields(config)}) for config in configs]
+
+
+def ordered(configs: Sequence[type[Any]]) -> list[str]:
+    """The names of all fields, each once, in the order in which they first appear."""
+    return list(dict.fromkeys(field.name for config in configs for field in dataclasses.fields(config)))
+
+
+def flag_of(config: type[Any], field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
+    """Name, annotated type and default of a field as tyro reads them; a tuple becomes a repeatable flag."""
+    hint = get_type_hints(config)[field.name]
+    repeated = (tyro.conf.UseAppendAction,) if isinstance(field.default, tuple) or field.name == "source" else ()
+    notes = (tyro.conf.arg(help=field.metadata["help"]), *repeated)
+    annotated: Any = Annotated.__class_getitem__((hint, *notes))  # type: ignore[attr-defined]
+    default = dataclasses.field() if field.default is dataclasses.MISSING else dataclasses.field(default=field.default)
+    return field.name, annotated, default
+
+
+def with_yaml(arguments: list[str], names: list[str]) -> list[str]:
+    """Put the settings of `--config FILE` before the other flags, which overrule them.
+
+    ValueError: no such file, no mapping in it, or a name that no flag has (with the nearest one that has).
+    """
+    at = next((place for place, flag in enumerate(arguments) if flag.split("=")[0] == "--config"), None)
+    if at is None:
+        return arguments
+    _, equals, path = arguments[at].partition("=")
+    after = at + (1 if equals else 2)
+    if not equals:
+        if after > len(arguments):
+            raise ValueError("--config needs the name of a YAML file")
+        path = arguments[at + 1]
+    rest = arguments[:at] + arguments[after:]
+    given = {flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_") for flag in rest}
+    settings = {key: value for key, value in read_yaml(path, names).items() if key not in given}
+    return [flag for key, value in settings.items() for flag in flags_of(key, value)] + rest
+
+
+def read_yaml(path: str, names: list[str]) -> dict[str, Any]:
+    """The settings in a YAML file, by field name (dashes become underscores)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--config {path} holds a {type(content).__name__}, expected names with values")
+    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in settings:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+            raise ValueError(f"--config {path} has an unknown name {key!r}; {hint}")
+    return settings
+
+
+def flags_of(key: str, value: Any) -> list[str]:
+    """The flags that stand for one setting of a YAML file."""
+    flag = f"--{key.replace('_', '-')}"
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{key.replace('_', '-')}"]
+    if isinstance(value, list):
+        return [part for item in value for part in (flag, str(item))]
+    return [flag, str(value)]
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error that a task or a Ray Data operator wraps, or the error itself."""
+    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        error = error.cause
+    inner = error.__cause__
+    wrapped = type(error).__name__ in ("UserCodeException", "SystemException")
+    return cause_of(inner) if wrapped and inner is not None else error
+
+
+def complain(error: BaseException) -> int:
+    """Print a user's error in one paragraph and return exit code 2; raise anything else again."""
+    cause = cause_of(error)
+    if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
+        print(f"error: {cause}", file=sys.stderr)
+        return 2
+    raise error

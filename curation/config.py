@@ -1,0 +1,249 @@
+"""One frozen dataclass a step, from which the command line and the YAML are made. It knows no step's code.
+
+A field's `hashed` says whether it shapes the result. Fields that only say where and how fast (run directory,
+workers, limits) are not hashed, so they may differ between two calls on one run directory.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import MISSING, dataclass
+from typing import Any, Literal
+
+Keep = Literal["nearest", "farthest", "random"]
+Rule = Literal["any", "greedy"]
+Method = Literal["meddel", "semdedup", "random", "prototypes-hard", "prototypes-easy", "cluster-balanced"]
+
+LINEAGE = ("center", "patient", "procedure")
+
+
+def option(text: str, default: Any = MISSING, *, hashed: bool = True) -> Any:
+    """A dataclass field with its help text; `hashed=False` for what does not shape the result."""
+    return dataclasses.field(default=default, metadata={"help": text, "hashed": hashed})
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message`, which says what was found, what was expected and what to do."""
+    if not condition:
+        raise ValueError(message)
+
+
+def run_dir_option() -> Any:
+    """The field every step has: where the run's tables are."""
+    return option("The run's directory: a local path or an object-storage URI.", hashed=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """What to read: sources, globs and lineage."""
+
+    run_dir: str = run_dir_option()
+    source: tuple[str, ...] = option(
+        "A folder tree of frames, as PATH or NAME=PATH (the name, by default the folder's, enters every frame's "
+        "id). Give it again for more."
+    )
+    include: tuple[str, ...] = option("Only files whose path below the source matches this glob.", ())
+    exclude: tuple[str, ...] = option("No files whose path below the source matches this glob.", ())
+    lineage_pattern: str | None = option(
+        "Regular expression searched in each path below its source; the named groups center, patient and "
+        "procedure fill those columns, any other named group becomes a metadata column.",
+        None,
+    )
+    part_rows: int = option("Frames in one part: the unit of work and of resuming.", 2000)
+    max_pixels: int = option("Images with more pixels than this are rejected unread.", 100_000_000)
+    max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
+
+    def __post_init__(self) -> None:
+        require(len(self.source) > 0, "no source given; name at least one with --source PATH")
+        check_common(self)
+        require(self.part_rows >= 1, f"part_rows is {self.part_rows}; it must be at least 1")
+        require(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
+        if self.lineage_pattern is not None:
+            check_pattern(self.lineage_pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """How frames become vectors."""
+
+    run_dir: str = run_dir_option()
+    encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
+    weights: str | None = option(
+        "Weights: a safetensors or PyTorch checkpoint file, or `random` for an untrained encoder drawn from "
+        "the seed. Default: timm's own, from the hub.",
+        None,
+    )
+    image_size: int = option("Side in pixels of the square that a frame is scaled to.", 224)
+    pooling: Literal["cls", "mean"] = option("The vector: class token, or mean of the patch tokens.", "cls")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "Arithmetic of the encoder; auto: bfloat16 where the chip has it, else float32.", "auto"
+    )
+    storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
+    chunk_rows: int = option("Frames decoded together and handed to an encoder at once.", 64)
+    batch_size: int = option("Frames in one forward pass; 0: 8 on a CPU, the whole chunk on a GPU.", 0)
+    seed: int = option("Seed of every random choice.", 0)
+    workers: int = option("Encoder actors; 0: one a GPU, or one a CPU without GPUs.", 0, hashed=False)
+    max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        for name in ("image_size", "chunk_rows"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("batch_size", "workers"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Spherical k-means."""
+
+    run_dir: str = run_dir_option()
+    clusters: int | Literal["auto"] = option(
+        "Number of clusters k. auto balances the cost of Lloyd's iterations with that of comparing pairs: "
+        "k = sqrt(frames / (2 iterations)), but enough for clusters of at most 20,000 frames on average.",
+        "auto",
+    )
+    iterations: int = option("Lloyd iterations at most; it stops earlier where nothing moves.", 20)
+    center: bool = option("Subtract the mean vector and make unit length again before clustering.", False)
+    shard_rows: int = option("Frames in one shard of k-means (whole parts, so at least one part).", 65_536)
+    seed: int = option("Seed of every random choice.", 0)
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        require(
+            self.clusters == "auto" or self.clusters >= 1,
+            f"clusters is {self.clusters}; it must be at least 1, or auto",
+        )
+        require(self.iterations >= 1, f"iterations is {self.iterations}; it must be at least 1")
+        require(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Which pass over the pairs of each cluster; the default serves every (epsilon, d) at once."""
+
+    run_dir: str = run_dir_option()
+    keep: Keep = option("Which of two duplicates stays: nearest to or farthest from the centroid.", "nearest")
+    rule: Rule = option(
+        "A frame gives way to any earlier one that is too similar, kept or not; or, greedy, to kept ones.",
+        "any",
+    )
+    epsilon: float | None = option("Frames farther from their centroid are left out of the pass.", None)
+    d: float | None = option("The duplicate threshold that a greedy pass needs.", None)
+    group_rows: int = option("Frames scored in one task, whole clusters together.", 16_384)
+    seed: int = option("Seed of every random choice.", 0)
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        require(self.group_rows >= 1, f"group_rows is {self.group_rows}; it must be at least 1")
+        require(
+            self.rule == "any" or self.d is not None,
+            "a greedy pass depends on the duplicate threshold; give --d with --rule greedy",
+        )
+        require(self.rule == "greedy" or self.d is None, "a pass with rule any serves every d; leave --d out")
+        require(
+            self.epsilon is None or self.keep != "nearest" or self.rule == "greedy",
+            "a pass that keeps the nearest by rule any serves every epsilon; leave --epsilon out",
+        )
+
+    @property
+    def folder(self) -> str:
+        """Where the pass is kept in the run directory: scores/, or a folder below it for all but the default."""
+        parts = [self.keep, self.rule] if (self.keep, self.rule) != ("nearest", "any") else []
+        parts += [
+            f"{name}-{value:g}" for name, value in (("epsilon", self.epsilon), ("d", self.d)) if value is not None
+        ]
+        parts += [f"seed-{self.seed}"] if self.keep == "random" else []
+        return "/".join(["scores", "_".join(parts)] if parts else ["scores"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which frames stay: by thresholds, by size, or by a baseline."""
+
+    run_dir: str = run_dir_option()
+    name: str = option("Name of the subset: its folder below subsets/.", "curated", hashed=False)
+    method: Method = option("MedDEL, SemDeDup, or a label-free baseline that needs --budget.", "meddel")
+    epsilon: float = option("Drop frames whose cosine distance to their centroid exceeds this (MedDEL only).", 0.9)
+    d: float | None = option("Drop a frame whose cosine similarity to an earlier one exceeds this.", None)
+    budget: float | None = option(
+        "Size of the subset, met exactly: a share of the pool up to 1, above 1 a count of frames.", None
+    )
+    keep: Keep | None = option(
+        "Which of two duplicates stays. Default: nearest for MedDEL, farthest for SemDeDup.", None
+    )
+    rule: Rule = option("Compare with every earlier frame, or (greedy) only with those kept.", "any")
+    grid: bool = option("Print the sizes of a grid of (epsilon, d) and select nothing.", False, hashed=False)
+    grid_epsilon: tuple[float, ...] = option("An epsilon of the grid; default: chosen.", (), hashed=False)
+    grid_d: tuple[float, ...] = option("A d of the grid; default: chosen from the scores.", (), hashed=False)
+    seed: int = option("Seed of every random choice.", 0)
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        require(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
+            f"name is {self.name!r}; it names a folder: letters, digits, '.', '_' and '-' only",
+        )
+        if self.budget is not None:
+            whole = self.budget > 1 and self.budget == int(self.budget)
+            require(
+                whole or 0 < self.budget <= 1,
+                f"budget is {self.budget}; give a share above 0 and up to 1, or a whole number of frames above 1",
+            )
+        require(self.rule == "any" or self.method == "meddel", f"rule greedy does not apply to {self.method}")
+        require(
+            self.keep is None or self.method in ("meddel", "semdedup"),
+            f"keep does not apply to {self.method}",
+        )
+
+    @property
+    def order(self) -> Keep:
+        """`keep`, or the default of the method."""
+        return self.keep or ("farthest" if self.method == "semdedup" else "nearest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """How a subset is handed on."""
+
+    run_dir: str = run_dir_option()
+    name: str = option("Name of the subset.", "curated", hashed=False)
+    output: str | None = option("Where to write; default: the subset's own folder.", None, hashed=False)
+    format: Literal["parquet", "folder"] = option("One Parquet table, or a folder of image files.", "parquet")
+    with_images: bool = option("Put the untouched encoded bytes into the Parquet table.", False)
+    link: Literal["copy", "hard", "symbolic"] = option("A folder's files: copies or links.", "copy")
+
+
+def check_common(config: Any) -> None:
+    """Check the fields that several steps share: max_rejected, epsilon, d and seed."""
+    for name in ("max_rejected", "epsilon", "d", "seed"):
+        value = getattr(config, name, None)
+        limits = {"max_rejected": (0.0, 1.0), "epsilon": (0.0, 2.0), "d": (-1.0, 1.0), "seed": (0, 2**63 - 1)}
+        low, high = limits[name]
+        require(value is None or low <= value <= high, f"{name} is {value}; it must be between {low} and {high}")
+
+
+def check_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a lineage pattern; ValueError where it is no pattern or names no group."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"lineage_pattern {pattern!r} is no regular expression: {error}") from error
+    require(
+        len(compiled.groupindex) > 0,
+        f"lineage_pattern {pattern!r} has no named group; write for example (?P<patient>p\\d+)",
+    )
+    return compiled
+
+
+def hashed_fields(config: Any) -> dict[str, Any]:
+    """The fields of `config` that shape the result, as JSON values."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["hashed"]}
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    return result
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

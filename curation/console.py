@@ -1,0 +1,66 @@
+"""What a person sees of a run: one progress line a step and a summary at the end. It knows no step."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+
+class _Lines:
+    """A text stream for tqdm where there is no terminal: a line for each refresh."""
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if line:
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -> Iterator[Any]:
+    """A tqdm bar with rate and time left; a line every 10 s where stderr is no terminal.
+
+    `done` of the `total` were finished by an earlier call and do not count in the rate.
+    """
+    terminal = sys.stderr.isatty()
+    settings: dict[str, Any] = {} if terminal else {"file": _Lines(), "mininterval": 10.0, "ncols": 90, "ascii": True}
+    with tqdm(total=total, initial=done, desc=f"{step:8}", unit=f" {unit}", smoothing=0.1, **settings) as bar:
+        yield bar
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self.start
+
+
+def summary(markers: list[dict[str, Any]], where: str) -> str:
+    """A table of the steps (rows in, out, rejected, skipped, seconds, rate) and where the results are.
+
+    Each marker has step, rows_in, rows_out, rejected, copies, seconds and optionally note; `reused` where the
+    step had been done before.
+    """
+    lines = [f"{'step':<9}{'in':>10}{'out':>10}{'rejected':>10}{'copies':>9}{'seconds':>10}{'rows/s':>10}"]
+    for marker in markers:
+        seconds = marker["seconds"]
+        spent = f"{'done':>10}{'before':>10}" if marker.get("reused") else f"{seconds:>10.1f}{rate(marker):>10}"
+        counts = f"{marker['rows_in']:>10}{marker['rows_out']:>10}{marker['rejected']:>10}{marker['copies']:>9}"
+        lines.append(f"{marker['step']:<9}{counts}{spent}")
+    notes = [f"{marker['step']}: {marker['note']}" for marker in markers if marker.get("note")]
+    return "\n".join([*lines, *notes, f"results: {where}"])
+
+
+def rate(marker: dict[str, Any]) -> str:
+    """Rows in a second of a marker, as text."""
+    return f"{marker['rows_in'] / marker['seconds']:.0f}" if marker["seconds"] > 0 else "-"

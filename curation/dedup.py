@@ -1,0 +1,120 @@
+"""One cluster: the order of its frames and the similarity of each to those before it. NumPy and PyTorch only.
+
+MedDEL's Algorithm 1 (arXiv 2401.17542) and SemDeDup (arXiv 2303.09540) walk through a cluster in some order and
+drop a frame that is too similar to an earlier one. Here each frame gets one number, the highest cosine with any
+earlier frame: a threshold on it is the walk's result for every threshold at once (OURS).
+
+Legend: N frames of a cluster in their order, D dimensions.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curation.config import Keep
+from curation.vectors import Float32, Keys, scramble
+
+Indices = npt.NDArray[np.int64]
+ROWS, COLUMNS = 1024, 2048  # of one block of products on a CPU: 8 MB, about its cache
+GPU_BLOCK = 8192
+NOTHING_BEFORE = np.float32(-1)
+
+
+def order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
+    """Return the order in which frames are visited, so that of two alike the one to keep comes first.
+
+    nearest: ascending distance to the centroid; farthest: descending; random: by key and seed. Ties go by key.
+    """
+    if keep == "random":
+        return np.argsort(scramble(keys_N, seed), kind="stable")
+    return np.lexsort((keys_N, distance_N if keep == "nearest" else -distance_N))
+
+
+def earlier_similarity(
+    units_ND: Float32, start: int = 0, stop: int | None = None, device: str = "cpu"
+) -> tuple[Float32, Indices]:
+    """Return, for rows start to stop, the highest cosine with any row before it, and that row's index.
+
+    units_ND is in visiting order, float32 at unit length. A row with nothing before it gets -1 and index -1; of
+    equally similar rows the first is named. Only blocks on and below the diagonal are computed: N^2 D operations,
+    and memory for one block whatever N is.
+    """
+    stop = len(units_ND) if stop is None else stop
+    if device != "cpu":
+        return _earlier_on_gpu(units_ND, start, stop, device)
+    similarity = np.full(stop - start, NOTHING_BEFORE)
+    index = np.full(stop - start, -1, np.int64)
+    buffer = np.empty(ROWS * COLUMNS, np.float32)
+    for top in range(start, stop, ROWS):
+        bottom = min(top + ROWS, stop)
+        best, found = similarity[top - start : bottom - start], index[top - start : bottom - start]
+        for left in range(0, bottom, COLUMNS):
+            right = min(left + COLUMNS, bottom)
+            block = buffer[: (bottom - top) * (right - left)].reshape(bottom - top, right - left)
+            np.dot(units_ND[top:bottom], units_ND[left:right].T, out=block)
+            if right > top:
+                block[np.arange(left, right) >= np.arange(top, bottom)[:, None]] = -2
+            column = block.argmax(axis=1)
+            value = block[np.arange(bottom - top), column]
+            better = value > best
+            best[better], found[better] = value[better], column[better] + left
+    return np.minimum(similarity, np.float32(1)), index
+
+
+def _earlier_on_gpu(units_ND: Float32, start: int, stop: int, device: str) -> tuple[Float32, Indices]:
+    units = torch.from_numpy(units_ND[:stop]).to(device)
+    similarity = torch.full((stop - start,), float(NOTHING_BEFORE), device=device)
+    index = torch.full((stop - start,), -1, dtype=torch.int64, device=device)
+    for top in range(start, stop, GPU_BLOCK):
+        bottom = min(top + GPU_BLOCK, stop)
+        here = slice(top - start, bottom - start)
+        for left in range(0, bottom, GPU_BLOCK):
+            right = min(left + GPU_BLOCK, bottom)
+            block = units[top:bottom] @ units[left:right].T
+            if right > top:
+                later = torch.arange(left, right, device=device) >= torch.arange(top, bottom, device=device)[:, None]
+                block.masked_fill_(later, -2)
+            value, column = block.max(dim=1)
+            better = value > similarity[here]
+            similarity[here] = torch.where(better, value, similarity[here])
+            index[here] = torch.where(better, column + left, index[here])
+    return similarity.clamp(max=1).cpu().numpy(), index.cpu().numpy()
+
+
+def greedy_similarity(units_ND: Float32, d: float) -> tuple[Float32, Indices]:
+    """Return, for each row, the highest cosine with any earlier row that is kept at threshold `d`, and that row.
+
+    A row is kept where that cosine is at most d. Otherwise as `earlier_similarity`. Costs up to N^2 D operations.
+    """
+    similarity = np.full(len(units_ND), NOTHING_BEFORE)
+    index = np.full(len(units_ND), -1, np.int64)
+    kept = np.empty(0, np.int64)
+    for top in range(0, len(units_ND), ROWS):
+        block = units_ND[top : top + ROWS]
+        best, found = similarity[top : top + ROWS], index[top : top + ROWS]
+        for left in range(0, len(kept), COLUMNS):
+            columns = kept[left : left + COLUMNS]
+            products = block @ units_ND[columns].T
+            column = products.argmax(axis=1)
+            value = products[np.arange(len(block)), column]
+            better = value > best
+            best[better], found[better] = value[better], columns[column[better]]
+        inside = np.triu(block @ block.T, 1)
+        stays = np.zeros(len(block), bool)
+        for row in range(len(block)):
+            stays[row] = min(best[row], 1) <= d
+            if stays[row]:
+                closer = inside[row] > best
+                closer[: row + 1] = False
+                best[closer], found[closer] = inside[row][closer], top + row
+        kept = np.concatenate([kept, top + np.flatnonzero(stays)])
+    return np.minimum(similarity, np.float32(1)), index
+
+
+def row_blocks(rows: int, size: int) -> list[tuple[int, int]]:
+    """Cut `rows` into ranges of about equal work: as many as there are `size` rows, each a share of the triangle."""
+    pieces = max(1, rows // size)
+    edges = [round(rows * (piece / pieces) ** 0.5) for piece in range(pieces + 1)]
+    return [(start, stop) for start, stop in pairwise(edges) if stop > start]

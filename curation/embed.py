@@ -1,0 +1,224 @@
+"""Frames to embeddings: Ray Data streams parts through decoding tasks into a pool of encoder actors.
+
+A part is decoded in chunks, and a chunk travels as one row of one block: its rows are always encoded together,
+whatever the number of workers, and no block grows with the input. The driver writes a part when its chunks are in.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from curation import engine, images, schema
+from curation.config import EmbedConfig, require
+from curation.console import Stopwatch, progress
+from curation.encoder import UNTRAINED, Encoder, build, resolve_precision
+from curation.ingest import read_bytes, rejected_row
+from curation.store import File, RunDirectory, Step, check_rejected, marker_of
+
+CHUNK = [
+    pa.field("part", pa.int32()),
+    pa.field("chunk", pa.int32()),
+    pa.field("chunks", pa.int32()),  # in this part
+    pa.field("frame_ids", pa.list_(pa.string())),
+    pa.field("measures", pa.list_(pa.float32())),  # schema.MEASURES of each frame, one frame after the other
+    pa.field("rejected", pa.list_(pa.struct(list(schema.REJECTED)))),
+]
+DECODED = pa.schema([*CHUNK, pa.field("pixels", pa.large_binary())])  # uint8 [N, S, S, 3]
+ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
+
+
+def embed(config: EmbedConfig) -> dict[str, Any]:
+    """Embed every frame but exact copies into embeddings/ and return the step's marker; do only what is missing.
+
+    ValueError: frames/ unfinished, an encoder or weights that do not fit, more than max_rejected rejected.
+    """
+    run = RunDirectory(config.run_dir)
+    before = marker_of(run, "frames", "ingest")
+    engine.connect()
+    precision = resolve_precision(config.precision, gpu=engine.count("GPU") > 0)
+    step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
+    if marker := step.claim():
+        return marker | {"reused": True}
+    dimensions = build(config).num_features
+    watch = Stopwatch()
+    run.clear_temporary("rejected")
+    rows = {file["path"]: file["rows"] for file in before["files"] if file["path"].startswith("frames/")}
+    sizes = {number: rows[path] for number, path in run.parts("frames").items()}
+    existing = run.parts("embeddings")
+    missing = [number for number in sizes if number not in existing]
+    with progress("embed", sum(sizes.values()), done=sum(sizes[number] for number in existing)) as bar:
+        for part, tables in assemble(chunks(run, config, missing, precision), dimensions, config.storage):
+            write_part(run, part, *tables)
+            bar.update(sizes[part])
+    files = list(engine.stream(ray.remote(describe_part), ((run, number) for number in sizes)))
+    embedded, rejected = (sum(file.rows for group in files for file in group[kind]) for kind in (0, 1))
+    counts = {
+        "rows_in": sum(sizes.values()),
+        "rows_out": embedded,
+        "rejected": rejected,
+        "copies": before["copies"],
+    }
+    assert counts["rows_in"] == embedded + rejected + before["copies"], f"a frame is unaccounted for: {counts}"
+    check_rejected("embed", rejected, counts["rows_in"], config.max_rejected)
+    note = f"{config.encoder}, {dimensions} dimensions, {precision}" + untrained_note(config)
+    timing = {"seconds": watch.seconds, "note": note}
+    return step.finish(counts | timing, [file for group in files for kind in group for file in kind])
+
+
+def untrained_note(config: EmbedConfig) -> str:
+    """A warning for the summary where the encoder is untrained."""
+    return ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
+
+
+def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) -> dict[str, str]:
+    """What the embeddings depend on beside the config: the frames, the arithmetic and the weights' bytes."""
+    inputs = {"frames": before["output_hash"], "precision": precision}
+    if config.weights not in (None, UNTRAINED):
+        try:
+            with open(str(config.weights), "rb") as file:  # the encoder's own file, no part of the run directory
+                inputs["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
+    return inputs
+
+
+def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str) -> Iterator[dict[str, Any]]:
+    """Encoded chunks (rows of ENCODED) of the parts numbered `parts`, in the order in which they are done."""
+    if not parts:
+        return
+    gpus, cpus = engine.count("GPU"), max(1, engine.count("CPU"))
+    workers = config.workers or gpus or cpus
+    require(not gpus or workers <= gpus, f"workers is {workers}, but there are {gpus} GPUs, one for each")
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = config.chunk_rows * config.image_size**2 * 3  # so that a chunk is a block
+    # Without GPUs a core decodes for its own encoder: a quarter of it is held back, so that neither waits.
+    decoder: dict[str, Any] = {"num_cpus": 1.0} if gpus else {"num_cpus": 0.25 * cpus / max(workers, cpus)}
+    encoder: dict[str, Any] = {"num_gpus": 1.0} if gpus else {"num_cpus": 0.75 * cpus / max(workers, cpus)}
+    dataset = (
+        ray.data.from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
+        .map_batches(DecodePart(run, config), batch_size=1, batch_format="pyarrow", **decoder)
+        .map_batches(
+            EncodeChunk,
+            fn_constructor_args=(config, precision),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers),
+            **encoder,
+        )
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from batch.to_pylist()
+
+
+class DecodePart:
+    """A row {part} to its chunks (rows of DECODED); frames that cannot be decoded become rejected rows."""
+
+    def __init__(self, run: RunDirectory, config: EmbedConfig) -> None:
+        self.run = run
+        self.config = config
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Yield a table of one row for each chunk; at least one, so that an empty part is finished too."""
+        [part] = batch["part"].to_pylist()
+        columns = ["frame_id", "source", "uri", "path", "copy_of"]
+        rows = self.run.read_table(self.run.parts("frames")[part], columns).to_pylist()
+        originals = [row for row in rows if row["copy_of"] is None]
+        step = self.config.chunk_rows
+        starts = range(0, max(1, len(originals)), step)
+        for chunk, start in enumerate(starts):
+            content = self.decode(originals[start : start + step])
+            row = {"part": part, "chunk": chunk, "chunks": len(starts), **content}
+            yield pa.Table.from_pylist([row], DECODED)
+
+    def decode(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pixels, ids and measures of the rows that can be decoded, and the rejected rows."""
+        pixels: list[images.Pixels] = []
+        ids: list[str] = []
+        measures: list[float] = []
+        rejected: list[dict[str, str]] = []
+        for row in rows:
+            try:
+                image = images.decode(read_bytes(row["uri"]), self.config.image_size)
+            except images.FrameError as error:
+                rejected.append(rejected_row(row["source"], row["uri"], row["path"], "embed", error))
+                continue
+            pixels.append(image)
+            ids.append(row["frame_id"])
+            measures.extend(images.measure(image))
+        content = np.stack(pixels).tobytes() if pixels else b""
+        return {"frame_ids": ids, "measures": measures, "rejected": rejected, "pixels": content}
+
+
+class EncodeChunk:
+    """An actor with an encoder: rows of DECODED to rows of ENCODED."""
+
+    def __init__(self, config: EmbedConfig, precision: str) -> None:
+        if engine.device() == "cpu":
+            torch.set_num_threads(1)
+        self.shape = (-1, config.image_size, config.image_size, 3)
+        self.encoder = Encoder(config, precision, engine.device())
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Encode each row by itself, so that what is computed together never depends on the schedule."""
+        vectors = []
+        for pixels in batch["pixels"]:
+            images_NSS3 = np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(self.shape)
+            vectors.append(self.encoder(images_NSS3).tobytes() if len(images_NSS3) else b"")
+        columns = [batch[field.name] for field in CHUNK]
+        return pa.Table.from_arrays([*columns, pa.array(vectors, pa.large_binary())], schema=ENCODED)
+
+
+def assemble(
+    arriving: Iterator[dict[str, Any]], dimensions: int, storage: str
+) -> Iterator[tuple[int, tuple[pa.Table, pa.Table]]]:
+    """Collect chunks into parts; yields (part, (embeddings, rejected)) when the last chunk of a part is in.
+
+    A chunk that arrives twice, as after a lost worker, counts once.
+    """
+    waiting: dict[int, dict[int, dict[str, Any]]] = {}
+    for row in arriving:
+        collected = waiting.setdefault(row["part"], {})
+        collected[row["chunk"]] = row
+        if len(collected) == row["chunks"]:
+            ordered = [collected[chunk] for chunk in sorted(collected)]
+            rejected = [item for chunk in ordered for item in chunk["rejected"]]
+            table = embeddings_table(ordered, dimensions, storage)
+            yield row["part"], (table, pa.Table.from_pylist(rejected, schema.REJECTED))
+            del waiting[row["part"]]
+
+
+def embeddings_table(rows: list[dict[str, Any]], dimensions: int, storage: str) -> pa.Table:
+    """The table of schema.embeddings from the chunks of a part, in order."""
+    columns = schema.embeddings(dimensions, storage)
+    vectors = np.frombuffer(b"".join(row["vectors"] for row in rows), np.float32).astype(storage)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors), type=columns.field("embedding").type)
+    flat = [value for row in rows for value in row["measures"]]
+    measures = np.array(flat, np.float32).reshape(-1, len(schema.MEASURES))
+    ids = pa.array([frame for row in rows for frame in row["frame_ids"]], pa.string())
+    return pa.Table.from_arrays([ids, embedding, *(pa.array(column) for column in measures.T)], schema=columns)
+
+
+def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> None:
+    """Write one part: the rejected frames first, since the embeddings commit it."""
+    embeddings_path, rejected_path = part_paths(part)
+    if rejected.num_rows:
+        run.write_table(rejected_path, rejected)
+    run.write_table(embeddings_path, embeddings)
+
+
+def part_paths(part: int) -> tuple[str, str]:
+    """Where a part of the embeddings is, and its frames that could not be decoded."""
+    return f"embeddings/part-{part:06d}.parquet", f"rejected/part-{part:06d}-embed.parquet"
+
+
+def describe_part(run: RunDirectory, part: int) -> tuple[list[File], list[File]]:
+    """The entries of a part of embeddings and of its rejected frames, where there are any."""
+    embeddings_path, rejected_path = part_paths(part)
+    return [run.describe(embeddings_path)], [run.describe(rejected_path)] if run.exists(rejected_path) else []

@@ -1,0 +1,165 @@
+"""Spherical k-means: seeding, assignment, partial sums, empty clusters. It knows neither files nor the engine.
+
+Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24). Such numbers add up without
+any rounding in float64, up to 2^29 vectors a cluster: so the sums, and with them the centroids, are the same to
+the last bit however the vectors are sharded and in whatever order they come.
+
+Legend: N vectors of D dimensions, K clusters.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curation.vectors import Float32, Keys, Vectors, as_tensor, scramble, to_unit
+
+GRID = 2.0**24
+FARTHEST = 64  # vectors that a shard offers for empty clusters
+BLOCK = 4096  # vectors added up at once
+MEAN_CLUSTER = 20_000
+SAMPLE_FLOOR, SAMPLE_PER_CLUSTER = 16_384, 8
+
+
+def automatic_clusters(frames: int, iterations: int) -> int:
+    """Return the k of `--clusters auto` (OURS).
+
+    Lloyd costs iterations * N * k products of vectors and comparing the pairs of each cluster N^2 / (2 k); their
+    sum is least at k = sqrt(N / (2 iterations)). A floor keeps the mean cluster at 20,000 frames or fewer.
+    """
+    balanced = math.sqrt(frames / (2 * iterations))
+    return max(1, min(frames, max(round(balanced), math.ceil(frames / MEAN_CLUSTER))))
+
+
+def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:
+    """Return the sum of the rows, float64 [D], free of rounding."""
+    return on_grid(x_ND).sum(dim=0).numpy()
+
+
+def on_grid(x_ND: Vectors) -> torch.Tensor:
+    """Return the rows as float64; those of float32 are rounded to the grid on which sums are exact."""
+    if x_ND.dtype == np.float16:
+        return as_tensor(x_ND).double()
+    return (as_tensor(x_ND).double() * GRID).round() / GRID
+
+
+def assign(x_ND: Vectors, centroids_KD: Float32, device: str = "cpu") -> tuple[npt.NDArray[np.int32], Float32]:
+    """Return each row's nearest centroid, int32 [N], and its dot product with it, float32 [N].
+
+    Costs 2 N K D operations, in blocks of about a million products. Of equal centroids the first wins.
+    """
+    rows = max(64, (1 << 20) // len(centroids_KD)) if device == "cpu" else 1 << 16
+    assignment, similarity = np.empty(len(x_ND), np.int32), np.empty(len(x_ND), np.float32)
+    moved = as_tensor(centroids_KD).to(device).T
+    buffer = np.empty((min(rows, len(x_ND)), len(centroids_KD)), np.float32)
+    for start in range(0, len(x_ND), rows):
+        block = as_tensor(x_ND[start : start + rows])
+        where = slice(start, start + len(block))
+        if device == "cpu":  # NumPy's product and argmax are the faster ones here: see tests/bench/bench_kmeans.py
+            products = np.dot(block.float().numpy(), centroids_KD.T, out=buffer[: len(block)])
+            best = products.argmax(axis=1)
+            assignment[where], similarity[where] = best, products[np.arange(len(block)), best]
+        else:
+            values, indices = (block.to(device).float() @ moved).max(dim=1)
+            assignment[where], similarity[where] = indices.cpu().numpy(), values.cpu().numpy()
+    return assignment, similarity
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one or more shards add to an iteration."""
+
+    sums_KD: npt.NDArray[np.float64]
+    counts_K: npt.NDArray[np.int64]
+    inertia: float  # sum of squared Euclidean distances, 2 - 2 cosine for unit vectors
+    far_similarity: Float32  # of the FARTHEST worst-placed vectors, ascending
+    far_keys: Keys
+    far_vectors: Vectors
+
+
+def partial_sums(keys_N: Keys, x_ND: Vectors, centroids_KD: Float32, device: str = "cpu") -> Sums:
+    """Assign a shard's vectors and add them up by cluster."""
+    assignment, similarity = assign(x_ND, centroids_KD, device)
+    sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
+    clusters = torch.from_numpy(assignment)
+    for start in range(0, len(x_ND), BLOCK):
+        sums.index_add_(0, clusters[start : start + BLOCK], on_grid(x_ND[start : start + BLOCK]))
+    far = np.lexsort((keys_N, similarity))[:FARTHEST]
+    return Sums(
+        sums_KD=sums.numpy(),
+        counts_K=np.bincount(assignment, minlength=len(centroids_KD)),
+        inertia=float(2 * len(x_ND) - 2 * similarity.sum(dtype=np.float64)),
+        far_similarity=similarity[far],
+        far_keys=keys_N[far],
+        far_vectors=x_ND[far],
+    )
+
+
+def merge(*parts: Sums) -> Sums:
+    """Add up the sums of several shards."""
+    keys = np.concatenate([part.far_keys for part in parts])
+    similarity = np.concatenate([part.far_similarity for part in parts])
+    vectors = np.concatenate([part.far_vectors for part in parts])
+    far = np.lexsort((keys, similarity))[:FARTHEST]
+    return Sums(
+        sums_KD=np.add.reduce([part.sums_KD for part in parts]),
+        counts_K=np.add.reduce([part.counts_K for part in parts]),
+        inertia=math.fsum(part.inertia for part in parts),
+        far_similarity=similarity[far],
+        far_keys=keys[far],
+        far_vectors=vectors[far],
+    )
+
+
+def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
+    """Return the next centroids (unit length), how many clusters were empty, and the largest move of a centroid.
+
+    An empty cluster is seeded anew with the vector farthest from its own centroid, then the next farthest; where
+    there are more empty clusters than such vectors, the rest keep their centroid for another iteration. So does a
+    cluster whose vectors cancel out.
+    """
+    norms = np.linalg.norm(total.sums_KD, axis=1)
+    moved = centroids_KD.copy()
+    filled = norms > 0
+    moved[filled] = (total.sums_KD[filled] / norms[filled, None]).astype(np.float32)
+    empty = np.flatnonzero(total.counts_K == 0)
+    offered = to_unit(total.far_vectors[: len(empty)])
+    moved[empty[: len(offered)]] = offered
+    return moved, len(empty), float(np.linalg.norm(moved - centroids_KD, axis=1).max())
+
+
+def sample_share(frames: int, clusters: int) -> float:
+    """Return the share of the frames that seeding looks at: all, or about 8 a cluster and at least 16,384."""
+    return min(1.0, max(SAMPLE_FLOOR, SAMPLE_PER_CLUSTER * clusters) / frames)
+
+
+def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which frames are in the sample of about `share`; it depends on key and seed alone."""
+    limit = np.uint64(min(2**64 - 1, int(share * 2**64)))
+    return scramble(keys_N, seed) <= limit
+
+
+def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Float32:
+    """Return k-means++ centroids, float32 [K, D] (Arthur and Vassilvitskii 2007), whatever the rows' order.
+
+    Each next centroid is a vector drawn with probability proportional to its squared distance from the nearest
+    so far; uniformly where all distances are zero. Costs 2 N K D operations. ValueError for more clusters than rows.
+    """
+    if clusters > len(x_ND):
+        raise ValueError(f"{clusters} clusters were asked for, but there are {len(x_ND)} vectors to seed them from")
+    order = np.argsort(keys_N)
+    x = to_unit(x_ND[order])
+    generator = np.random.default_rng([seed, clusters])
+    centroids = np.empty((clusters, x.shape[1]), np.float32)
+    squared = np.full(len(x), 4.0, np.float32)
+    for cluster in range(clusters):
+        cumulative = np.cumsum(squared, dtype=np.float64)
+        if cumulative[-1] > 0:
+            chosen = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
+        else:
+            chosen = generator.integers(len(x))
+        centroids[cluster] = x[min(int(chosen), len(x) - 1)]
+        np.minimum(squared, np.maximum(2 - 2 * (x @ centroids[cluster]), 0), out=squared)
+    return centroids

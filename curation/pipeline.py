@@ -1,0 +1,65 @@
+"""Several steps in a row: the whole run, and a selection together with the scoring pass it needs."""
+
+import dataclasses
+from typing import Any
+
+from curation import select as selection
+from curation.cluster import cluster
+from curation.config import (
+    ClusterConfig,
+    EmbedConfig,
+    ExportConfig,
+    IngestConfig,
+    ScoreConfig,
+    SelectConfig,
+    require,
+)
+from curation.embed import embed
+from curation.export import export
+from curation.ingest import ingest
+from curation.score import score
+from curation.store import SUCCESS, RunDirectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The configs of all steps on one run directory; which scoring pass is needed follows from the selection."""
+
+    ingest: IngestConfig
+    embed: EmbedConfig
+    cluster: ClusterConfig
+    select: SelectConfig
+    export: ExportConfig
+
+    def __post_init__(self) -> None:
+        directories = {getattr(self, field.name).run_dir for field in dataclasses.fields(self)}
+        require(len(directories) == 1, f"the steps name different run directories: {sorted(directories)}")
+
+
+def run(config: RunConfig) -> list[dict[str, Any]]:
+    """Do every step that is not done yet and return their markers.
+
+    Where the selection has neither d nor budget, the run ends after scoring: thresholds are best chosen from the grid.
+    """
+    chosen = config.select.d is not None or config.select.budget is not None
+    if chosen:
+        selection.check_request(config.select)
+    markers = [ingest(config.ingest), embed(config.embed), cluster(config.cluster)]
+    markers.append(ensure_scored(ScoreConfig(run_dir=config.ingest.run_dir)))
+    if chosen:
+        markers += [select(config.select), export(config.export)]
+    return markers
+
+
+def select(config: SelectConfig) -> dict[str, Any]:
+    """Select a subset, after the scoring pass it reads where that was not run yet; return its marker."""
+    selection.check_request(config)
+    ensure_scored(selection.pass_of(config))
+    return selection.select(config)
+
+
+def ensure_scored(config: ScoreConfig) -> dict[str, Any]:
+    """Return the marker of a scoring pass, run now if it was not; one that is done may have other group_rows."""
+    marker = f"{config.folder}/{SUCCESS}"
+    directory = RunDirectory(config.run_dir)
+    return directory.read_json(marker) | {"reused": True} if directory.exists(marker) else score(config)

@@ -1,0 +1,166 @@
+"""Where frames come from: folder trees of image files, listed in an order that does not depend on the file system.
+
+It reads names and sizes, never contents, and holds one folder's names at a time.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow.fs as pafs
+from wcmatch import glob
+
+from curation.config import LINEAGE, IngestConfig, check_pattern, digest, require
+from curation.schema import FRAMES
+from curation.store import filesystem_of
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named folder tree."""
+
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image file: its place below the source, where its bytes are, and how many."""
+
+    source: str
+    path: str
+    uri: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part to ingest: its number, its entries in order, and a digest of them."""
+
+    number: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of what is listed, without absolute paths."""
+        return digest([[entry.source, entry.path, entry.size] for entry in self.entries])
+
+
+def frame_id(source: str, path: str, member: str | None = None, frame_index: int | None = None) -> str:
+    """The frame's identity: 32 hex characters from the source's name and the frame's place in it."""
+    place = "\0".join((source, path, member or "", "" if frame_index is None else str(frame_index)))
+    return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
+
+
+def content_hash(data: bytes) -> str:
+    """32 hex characters that are equal for equal bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def parse_sources(texts: tuple[str, ...]) -> list[Source]:
+    """Sources by name, from PATH or NAME=PATH. ValueError where one is missing or two share a name."""
+    sources: dict[str, Source] = {}
+    for text in texts:
+        named = re.match(r"([A-Za-z0-9._-]+)=(.+)", text)
+        uri = (named[2] if named else text).rstrip("/") or "/"
+        system, path = filesystem_of(uri)
+        name = named[1] if named else path.rpartition("/")[2]
+        found = system.get_file_info(path).type
+        require(found != pafs.FileType.NotFound, f"source {uri} does not exist")
+        require(found == pafs.FileType.Directory, f"source {uri} is no folder; a source is a tree of image files")
+        require(
+            name not in sources,
+            f"two sources are named {name!r} ({sources.get(name)} and {uri}); tell them apart with NAME=PATH",
+        )
+        sources[name] = Source(name, uri)
+    return [sources[name] for name in sorted(sources)]
+
+
+def walk(source: Source) -> Iterator[tuple[str, int]]:
+    """Path below the source and size of each file, in the order of the paths' components."""
+    system, root = filesystem_of(source.uri)
+
+    def below(folder: str) -> Iterator[tuple[str, int]]:
+        infos = system.get_file_info(pafs.FileSelector(f"{root}/{folder}".rstrip("/")))
+        for info in sorted(infos, key=lambda info: info.base_name):
+            path = f"{folder}/{info.base_name}".lstrip("/")
+            if info.type == pafs.FileType.Directory:
+                yield from below(path)
+            elif info.type == pafs.FileType.File:
+                yield path, info.size
+
+    return below("")
+
+
+class Listing:
+    """The image files of all sources that the globs let through, and counts of what was passed over."""
+
+    def __init__(self, config: IngestConfig) -> None:
+        self.sources = parse_sources(config.source)
+        self.skipped: Counter[str] = Counter()  # by suffix: files of a kind that is not read here
+        self.excluded = 0
+        self.listed = 0
+        self._include = glob.compile(config.include, flags=GLOB) if config.include else None
+        self._exclude = glob.compile(config.exclude, flags=GLOB) if config.exclude else None
+
+    def __iter__(self) -> Iterator[Entry]:
+        for source in self.sources:
+            for path, size in walk(source):
+                if not self._wanted(path):
+                    self.excluded += 1
+                    continue
+                stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+                if not (dot and stem) or f".{suffix.lower()}" not in IMAGE_SUFFIXES:
+                    self.skipped[f".{suffix.lower()}" if dot and stem else "no suffix"] += 1
+                    continue
+                self.listed += 1
+                yield Entry(source.name, path, f"{source.uri}/{path}", size)
+
+    def _wanted(self, path: str) -> bool:
+        included = self._include is None or self._include.match(path)
+        return bool(included and not (self._exclude is not None and self._exclude.match(path)))
+
+    def parts(self, rows: int) -> Iterator[Part]:
+        """The listing cut into parts of `rows` entries; the last may be shorter."""
+        entries = iter(self)
+        number = 0
+        while block := tuple(islice(entries, rows)):
+            yield Part(number, block)
+            number += 1
+
+    def check_found(self) -> None:
+        """ValueError, saying what was there instead, where nothing was listed."""
+        where = ", ".join(source.uri for source in self.sources)
+        require(
+            self.listed > 0,
+            f"no image found in {where}: {self.excluded} files excluded by the globs, {self.describe_skipped()}; "
+            f"expected at least one of {' '.join(IMAGE_SUFFIXES)}",
+        )
+
+    def describe_skipped(self) -> str:
+        """The skipped files by kind, as a sentence."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
+        return f"skipped {self.skipped.total()} files of other kinds" + (f" ({kinds})" if kinds else "")
+
+
+class Lineage:
+    """Center, patient, procedure and user metadata, read off a path by a pattern with named groups."""
+
+    def __init__(self, pattern: str | None) -> None:
+        self._pattern = check_pattern(pattern) if pattern else None
+        groups = tuple(self._pattern.groupindex) if self._pattern else ()
+        self.metadata = tuple(name for name in groups if name not in LINEAGE)
+        taken = [name for name in self.metadata if name in FRAMES.names]
+        require(not taken, f"lineage_pattern has groups named like columns of ours: {taken}; rename them")
+
+    def of(self, path: str) -> dict[str, str | None]:
+        """The columns for `path`; null where the pattern does not match."""
+        empty: dict[str, str | None] = dict.fromkeys((*LINEAGE, *self.metadata))
+        match = self._pattern.search(path) if self._pattern else None
+        return empty | match.groupdict() if match else empty

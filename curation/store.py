@@ -1,0 +1,241 @@
+"""The run directory: tables that appear whole or not at all, and markers that say which steps are done.
+
+It knows neither what the steps compute nor which engine runs them. Paths are relative to the run directory,
+which is a local path or an object-storage URI.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from curation.config import digest, hashed_fields
+
+SUCCESS = "_SUCCESS.json"
+TEMPORARY = ".tmp-"
+ROW_GROUP_BYTES = 64 << 20
+RENAMES = ("local", "hdfs")  # file systems where a half-written file shows; elsewhere a put is atomic
+
+
+@dataclass(frozen=True)
+class File:
+    """One table of a run as its step's marker lists it."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path in it. ValueError for an unknown scheme."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", uri) is None:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        system, path = pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        scheme = uri.split("://", 1)[0]
+        if scheme not in fsspec.available_protocols():
+            raise ValueError(
+                f"{uri}: no file system is known for {scheme}://; use a path, s3://, gs:// or hdfs://"
+            ) from None
+        handler, path = fsspec.core.url_to_fs(uri)
+        system = pafs.PyFileSystem(pafs.FSSpecHandler(handler))
+    return system, path.rstrip("/")
+
+
+class RunDirectory:
+    """Reads and writes below one directory; cheap to make, and to send to another process."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.filesystem, self.root = filesystem_of(uri)
+
+    def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
+        return RunDirectory, (self.uri,)
+
+    def _full(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in `folder`, sorted; none where the folder is missing."""
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)
+
+    def parts(self, folder: str) -> dict[int, str]:
+        """Paths of the parts in `folder` by their number, ascending."""
+        matches = ((re.fullmatch(r"part-(\d+)\.parquet", name), name) for name in self.names(folder))
+        return {int(match[1]): f"{folder}/{name}" for match, name in matches if match}
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` is there."""
+        return bool(self.filesystem.get_file_info(self._full(path)).type != pafs.FileType.NotFound)
+
+    def delete(self, path: str) -> None:
+        """Delete one file."""
+        self.filesystem.delete_file(self._full(path))
+
+    def clear_temporary(self, folder: str) -> None:
+        """Delete what killed writers left behind in `folder`."""
+        for name in self.names(folder):
+            if name.startswith(TEMPORARY):
+                self.delete(f"{folder}/{name}")
+
+    @contextlib.contextmanager
+    def create(self, path: str) -> Iterator[pa.NativeFile]:
+        """A stream to `path`, which appears when the block ends well and not otherwise."""
+        folder, _, name = path.rpartition("/")
+        self.filesystem.create_dir(self._full(folder).rstrip("/"), recursive=True)
+        rename = self.filesystem.type_name in RENAMES
+        written = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}".lstrip("/") if rename else path
+        try:
+            with self.filesystem.open_output_stream(self._full(written)) as stream:
+                yield stream
+            if rename:
+                self.filesystem.move(self._full(written), self._full(path))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.delete(written)
+            raise
+
+    def write_bytes(self, path: str, content: bytes | pa.Buffer) -> None:
+        """Put `content` at `path`, whole or not at all."""
+        with self.create(path) as stream:
+            stream.write(content)
+
+    def read_bytes(self, path: str) -> bytes:
+        """All of `path`."""
+        with self.filesystem.open_input_stream(self._full(path)) as stream:
+            content: bytes = stream.read()
+            return content
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Put a JSON value at `path`."""
+        self.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def read_json(self, path: str) -> Any:
+        """The JSON value at `path`."""
+        return json.loads(self.read_bytes(path))
+
+    def write_table(self, path: str, table: pa.Table) -> File:
+        """Put `table` at `path` in row groups of at most about 64 MB. Equal tables give equal bytes."""
+        sink = pa.BufferOutputStream()
+        row_bytes = max(1, table.nbytes // max(1, table.num_rows))
+        pq.write_table(table, sink, compression="zstd", row_group_size=max(1, ROW_GROUP_BYTES // row_bytes))
+        buffer = sink.getvalue()
+        self.write_bytes(path, buffer)
+        return File(path, table.num_rows, buffer.size, hashlib.sha256(buffer).hexdigest())
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """The table at `path`, or some of its columns."""
+        with self.filesystem.open_input_file(self._full(path)) as source:
+            return pq.ParquetFile(source).read(columns)
+
+    def read_schema(self, path: str) -> pa.Schema:
+        """The schema of the table at `path`, with its metadata."""
+        with self.filesystem.open_input_file(self._full(path)) as source:
+            return pq.ParquetFile(source).schema_arrow
+
+    def describe(self, path: str) -> File:
+        """The File entry of a table that is already there. Reads all of it."""
+        content = self.read_bytes(path)
+        rows = pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows
+        return File(path, rows, len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's place in a run: the folder it fills, its config and the hashes of what it reads."""
+
+    run: RunDirectory
+    name: str
+    folder: str
+    config: Any
+    inputs: dict[str, str]
+
+    def claim(self) -> dict[str, Any] | None:
+        """Start the step or go on with it; its marker when it is done already, else None.
+
+        ValueError when the run directory holds this step's work under another config or other inputs, naming
+        each difference and what to do.
+        """
+        wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
+        record = read_record(self.run)
+        found = record["steps"].get(self.folder)
+        if found is not None:
+            self._compare(found, wanted)
+        else:
+            record["steps"][self.folder] = wanted | {"config_hash": digest(wanted["config"])}
+            self.run.write_json("run.json", record)
+        marker = f"{self.folder}/{SUCCESS}"
+        if self.run.exists(marker):
+            done: dict[str, Any] = self.run.read_json(marker)
+            return done
+        self.run.clear_temporary(self.folder)
+        return None
+
+    def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        changes = [
+            f"{name} was {found[part].get(name)!r}, now {wanted[part].get(name)!r}"
+            for part in ("config", "inputs")
+            for name in sorted(found[part].keys() | wanted[part].keys())
+            if found[part].get(name) != wanted[part].get(name)
+        ]
+        if changes:
+            raise ValueError(
+                f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(changes)}. Use the old "
+                f"settings or another --run-dir; or, to do it again, delete {self.folder}/ there, all that was "
+                "made from it, and their entries in run.json."
+            )
+
+    def finish(self, counts: dict[str, Any], files: list[File]) -> dict[str, Any]:
+        """Write the marker: counts and every file with its rows, size and checksum. Returns it."""
+        listed = [vars(file) for file in sorted(files, key=lambda file: file.path)]
+        marker = {
+            "step": self.name,
+            **counts,
+            "config_hash": digest(hashed_fields(self.config)),
+            "inputs": self.inputs,
+            "output_hash": digest([[file["path"], file["sha256"]] for file in listed]),
+            "files": listed,
+        }
+        self.run.write_json(f"{self.folder}/{SUCCESS}", marker)
+        return marker
+
+
+def read_record(run: RunDirectory) -> dict[str, Any]:
+    """run.json: the versions that made the run, and each step's config and inputs; new where there is none."""
+    if run.exists("run.json"):
+        record: dict[str, Any] = run.read_json("run.json")
+        return record
+    packages = ("endosieve", "numpy", "pillow", "pyarrow", "ray", "timm", "torch")
+    return {"versions": {name: version(name) for name in packages}, "steps": {}}
+
+
+def marker_of(run: RunDirectory, folder: str, made_by: str) -> dict[str, Any]:
+    """The marker of a finished step. ValueError, naming the command to run first, where it is not done."""
+    path = f"{folder}/{SUCCESS}"
+    if not run.exists(path):
+        raise ValueError(f"{run.uri}/{folder} is missing or unfinished; run `python -m curation {made_by}` first")
+    marker: dict[str, Any] = run.read_json(path)
+    return marker
+
+
+def check_rejected(step: str, rejected: int, rows: int, limit: float) -> None:
+    """ValueError when more than the share `limit` of `rows` was rejected."""
+    if rejected > limit * rows:
+        raise ValueError(
+            f"{step} rejected {rejected} of {rows} frames ({rejected / rows:.1%}), more than max_rejected "
+            f"{limit:.1%}; the reasons are in rejected/. Mend or exclude those files, or allow more with --max-rejected"
+        )

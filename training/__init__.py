@@ -1,0 +1,1 @@
+"""Subset in, encoder and scores out: pre-training and evaluation (needs `curation`)."""

@@ -1,0 +1,1 @@
+"""Threshold searches over curation and training with Ray Tune (needs both)."""
