@@ -150,7 +150,7 @@ class ScoreConfig:
     @property
     def folder(self) -> str:
         """Where the pass is kept in the run directory: scores/, or a folder below it for all but the default."""
-        parts = [self.keep, self.rule] if (self.keep, self.rule) != ("nearest", "any") else []
+        parts: list[str] = [self.keep, self.rule] if (self.keep, self.rule) != ("nearest", "any") else []
         parts += [
             f"{name}-{value:g}" for name, value in (("epsilon", self.epsilon), ("d", self.d)) if value is not None
         ]

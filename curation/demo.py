@@ -43,12 +43,13 @@ def settings(config: DemoConfig) -> pipeline.RunConfig:
             run_dir=run_dir,
             encoder="vit_tiny_patch16_224",
             weights="random",
-            image_size=112,
+            image_size=32,
+            precision="float32",
             pooling="mean",
             seed=config.seed,
         ),
         cluster=ClusterConfig(run_dir=run_dir, center=True, seed=config.seed),
-        select=SelectConfig(run_dir=run_dir, d=0.95, epsilon=0.9),
+        select=SelectConfig(run_dir=run_dir, d=0.96),
         export=ExportConfig(run_dir=run_dir),
     )
 

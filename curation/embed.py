@@ -6,7 +6,7 @@ whatever the number of workers, and no block grows with the input. The driver wr
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,7 @@ def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: 
         )
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from batch.to_pylist()
+        yield from cast(pa.Table, batch).to_pylist()
 
 
 class DecodePart:

@@ -60,8 +60,8 @@ def build(config: EmbedConfig) -> VisionTransformer:
         config.pooling == "mean" or bool(model.has_class_token),
         f"encoder {config.encoder} has no class token; use --pooling mean",
     )
-    if config.weights not in (None, UNTRAINED):
-        _load(model, read_weights(cast(str, config.weights)), config)
+    if config.weights is not None and config.weights != UNTRAINED:
+        _load(model, read_weights(config.weights), config)
     return model.eval().requires_grad_(False)
 
 
@@ -128,7 +128,7 @@ class Encoder:
         self.pooling = config.pooling
         self.batch_size = config.batch_size or (8 if self.device.type == "cpu" else config.chunk_rows)
         model = build(config)
-        statistics = resolve_model_data_config(model)
+        statistics = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         shape = (1, 3, 1, 1)
         self.mean = (torch.tensor(statistics["mean"]) * 255).view(shape).to(self.device, self.dtype)
         self.std = (torch.tensor(statistics["std"]) * 255).view(shape).to(self.device, self.dtype)

@@ -100,7 +100,7 @@ def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray
 def part_sizes(run: RunDirectory, path: str, clusters: int) -> npt.NDArray[np.int64]:
     """Return how many frames of one part each cluster has, int64 [K]."""
     column = run.read_table(assignment_path(path), ["cluster"])["cluster"]
-    return np.bincount(column.to_numpy(), minlength=clusters)
+    return np.bincount(column.to_numpy(), minlength=clusters).astype(np.int64)
 
 
 def cluster_groups(sizes_K: npt.NDArray[np.int64], group_rows: int) -> list[Group]:
@@ -197,7 +197,7 @@ def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: Piec
     whole = gather(config, *pieces)
     edges = np.flatnonzero(np.diff(whole.cluster, prepend=-1, append=-1))
     scored = []
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(edges.tolist()):
         cluster = whole.take(np.arange(start, stop))
         similarity, index = score_rows(config, cluster, (0, stop - start))
         scored.append((similarity, np.where(index >= 0, index + start, -1)))

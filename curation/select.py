@@ -144,7 +144,7 @@ def grid_thresholds(columns: Columns, config: SelectConfig) -> tuple[npt.NDArray
     """Return the epsilons and ds of the grid, ascending: the config's, or quantiles of what was scored."""
     epsilons = config.grid_epsilon or (*np.quantile(columns.distance, (0.5, 0.9, 0.95, 0.99)), config.epsilon)
     ds = config.grid_d or np.quantile(columns.similarity, GRID_SHARES)
-    return tuple(np.unique(np.asarray(values, np.float32)) for values in (epsilons, ds))  # type: ignore[return-value]
+    return np.unique(np.asarray(epsilons, np.float32)), np.unique(np.asarray(ds, np.float32))
 
 
 def read_columns(run: RunDirectory, folder: str) -> Columns:

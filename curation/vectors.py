@@ -37,9 +37,10 @@ def scramble(keys_N: Keys, seed: int) -> Keys:
 
 def to_unit(x_ND: Vectors) -> Float32:
     """Return the rows in float32 at unit length; a zero row stays zero."""
-    x = as_tensor(x_ND).float().numpy()  # ten times as fast as NumPy from float16
+    x: Float32 = as_tensor(x_ND).float().numpy()  # ten times as fast as NumPy from float16
     norms = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64)).astype(np.float32)
-    return x / np.maximum(norms, np.float32(1e-12))[:, None]
+    units: Float32 = x / np.maximum(norms, np.float32(1e-12))[:, None]
+    return units
 
 
 def centered(x_ND: Vectors, mean_D: Float32) -> Vectors:
