@@ -48,32 +48,34 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     dimensions = build(config).num_features
     watch = Stopwatch()
     run.clear_temporary("rejected")
-    rows = {file["path"]: file["rows"] for file in before["files"] if file["path"].startswith("frames/")}
-    sizes = {number: rows[path] for number, path in run.parts("frames").items()}
+    missing, written = missing_parts(run, before)
+    originals = before["rows_out"] - before["copies"]
+    with progress("embed", originals, done=sum(file.rows for file in written)) as bar:
+        arriving = counted(chunks(run, config, missing, precision), bar)
+        for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
+            written += write_part(run, part, embeddings, rejected)
+    embedded = sum(file.rows for file in written if file.path.startswith("embeddings/"))
+    rejections = sum(file.rows for file in written) - embedded
+    assert originals == embedded + rejections, f"{originals} frames in, {embedded} out and {rejections} rejected"
+    check_rejected("embed", rejections, originals, config.max_rejected)
+    counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": before["copies"]}
+    note = f"{config.encoder}, {dimensions} dimensions, {precision}"
+    note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
+    return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
+
+
+def missing_parts(run: RunDirectory, before: dict[str, Any]) -> tuple[list[int], list[File]]:
+    """Return the numbers of the parts of frames without embeddings, and the files of those that have them."""
     existing = run.parts("embeddings")
-    missing = [number for number in sizes if number not in existing]
-    with progress("embed", sum(sizes.values()), done=sum(sizes[number] for number in existing)) as bar:
-        for part, tables in assemble(chunks(run, config, missing, precision), dimensions, config.storage):
-            write_part(run, part, *tables)
-            bar.update(sizes[part])
-    files = list(engine.stream(ray.remote(describe_part), ((run, number) for number in sizes)))
-    embedded, rejected = (sum(file.rows for group in files for file in group[kind]) for kind in (0, 1))
-    counts = {
-        "rows_in": sum(sizes.values()),
-        "rows_out": embedded,
-        "rejected": rejected,
-        "copies": before["copies"],
-    }
-    assert counts["rows_in"] == embedded + rejected + before["copies"], f"a frame is unaccounted for: {counts}"
-    check_rejected("embed", rejected, counts["rows_in"], config.max_rejected)
-    note = f"{config.encoder}, {dimensions} dimensions, {precision}" + untrained_note(config)
-    timing = {"seconds": watch.seconds, "note": note}
-    return step.finish(counts | timing, [file for group in files for kind in group for file in kind])
+    described = engine.stream(ray.remote(describe_part), ((run, number) for number in existing))
+    return [number for number in run.parts("frames") if number not in existing], [file for f in described for file in f]
 
 
-def untrained_note(config: EmbedConfig) -> str:
-    """A warning for the summary where the encoder is untrained."""
-    return ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
+def counted(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
+    """Pass chunks on and count their frames on the progress bar."""
+    for row in rows:
+        yield row
+        bar.update(len(row["frame_ids"]) + len(row["rejected"]))
 
 
 def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) -> dict[str, str]:
@@ -177,8 +179,8 @@ class EncodeChunk:
 
 def assemble(
     arriving: Iterator[dict[str, Any]], dimensions: int, storage: str
-) -> Iterator[tuple[int, tuple[pa.Table, pa.Table]]]:
-    """Collect chunks into parts; yields (part, (embeddings, rejected)) when the last chunk of a part is in.
+) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """Collect chunks into parts; yields (part, embeddings, rejected) when the last chunk of a part is in.
 
     A chunk that arrives twice, as after a lost worker, counts once.
     """
@@ -190,7 +192,7 @@ def assemble(
             ordered = [collected[chunk] for chunk in sorted(collected)]
             rejected = [item for chunk in ordered for item in chunk["rejected"]]
             table = embeddings_table(ordered, dimensions, storage)
-            yield row["part"], (table, pa.Table.from_pylist(rejected, schema.REJECTED))
+            yield row["part"], table, pa.Table.from_pylist(rejected, schema.REJECTED)
             del waiting[row["part"]]
 
 
@@ -205,12 +207,11 @@ def embeddings_table(rows: list[dict[str, Any]], dimensions: int, storage: str) 
     return pa.Table.from_arrays([ids, embedding, *(pa.array(column) for column in measures.T)], schema=columns)
 
 
-def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> None:
-    """Write one part: the rejected frames first, since the embeddings commit it."""
+def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> list[File]:
+    """Write one part and return its files: the rejected frames first, since the embeddings commit it."""
     embeddings_path, rejected_path = part_paths(part)
-    if rejected.num_rows:
-        run.write_table(rejected_path, rejected)
-    run.write_table(embeddings_path, embeddings)
+    written = [run.write_table(rejected_path, rejected)] if rejected.num_rows else []
+    return [*written, run.write_table(embeddings_path, embeddings)]
 
 
 def part_paths(part: int) -> tuple[str, str]:
@@ -218,7 +219,6 @@ def part_paths(part: int) -> tuple[str, str]:
     return f"embeddings/part-{part:06d}.parquet", f"rejected/part-{part:06d}-embed.parquet"
 
 
-def describe_part(run: RunDirectory, part: int) -> tuple[list[File], list[File]]:
-    """The entries of a part of embeddings and of its rejected frames, where there are any."""
-    embeddings_path, rejected_path = part_paths(part)
-    return [run.describe(embeddings_path)], [run.describe(rejected_path)] if run.exists(rejected_path) else []
+def describe_part(run: RunDirectory, part: int) -> list[File]:
+    """The files of a part that is there: its embeddings, and its rejected frames where there are any."""
+    return [run.describe(path) for path in part_paths(part) if run.exists(path)]

@@ -70,6 +70,7 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
                 f"the sources changed since {run.uri} was begun (first seen in {path}); "
                 "put them back as they were, or use another --run-dir"
             )
+        written = [run.describe(name) for name in (path, rejected_path) if run.exists(name)]
     else:
         lineage = sources.Lineage(config.lineage_pattern)
         good, bad = [], []
@@ -78,11 +79,9 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
                 good.append(frame_row(entry, lineage, config.max_pixels))
             except images.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
-        if bad:
-            run.write_table(rejected_path, pa.Table.from_pylist(bad, schema.REJECTED))
+        written = [run.write_table(rejected_path, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
         columns = schema.frames(lineage.metadata).with_metadata({DIGEST: part.digest.encode()})
-        run.write_table(path, pa.Table.from_pylist(good, columns))
-    written = [run.describe(path)] + ([run.describe(rejected_path)] if run.exists(rejected_path) else [])
+        written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
     return Done(written, written[0].rows, sum(file.rows for file in written[1:]))
 
 

@@ -94,13 +94,15 @@ def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray
     """Return the number of frames of each cluster, int64 [K]."""
     clusters = len(read_vectors(run, "clusters/centroids.parquet"))
     calls = ((run, part["path"], clusters) for part in parts)
-    return np.sum(list(engine.stream(ray.remote(part_sizes), calls)), axis=0, dtype=np.int64)
+    total: npt.NDArray[np.int64] = np.sum(list(engine.stream(ray.remote(part_sizes), calls)), axis=0)
+    return total
 
 
 def part_sizes(run: RunDirectory, path: str, clusters: int) -> npt.NDArray[np.int64]:
     """Return how many frames of one part each cluster has, int64 [K]."""
     column = run.read_table(assignment_path(path), ["cluster"])["cluster"]
-    return np.bincount(column.to_numpy(), minlength=clusters).astype(np.int64)
+    sizes: npt.NDArray[np.int64] = np.bincount(column.to_numpy(), minlength=clusters)
+    return sizes
 
 
 def cluster_groups(sizes_K: npt.NDArray[np.int64], group_rows: int) -> list[Group]:
