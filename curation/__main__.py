@@ -4,12 +4,13 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from curation import cli, pipeline
-from curation.cluster import cluster
+from curation import cli
 from curation.config import (
     ClusterConfig,
+    DemoConfig,
     EmbedConfig,
     ExportConfig,
     IngestConfig,
@@ -17,12 +18,6 @@ from curation.config import (
     SelectConfig,
 )
 from curation.console import summary
-from curation.demo import DemoConfig, demo
-from curation.embed import embed
-from curation.export import export
-from curation.ingest import ingest
-from curation.score import score
-from curation.select import grid
 
 RUN = {
     "ingest": IngestConfig,
@@ -42,48 +37,63 @@ class Command:
     work: Callable[..., None]
 
 
-def told(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
+def step(name: str) -> Callable[..., Any]:
+    """The function `name` of the module curation.NAME or, as MODULE.NAME, of another; imported on its first call.
+
+    PyTorch, timm and Ray take seconds to import, which --help and a wrong flag should not cost.
+    """
+    module, _, function = name.rpartition(".")
+
+    def call(config: Any) -> Any:
+        return getattr(import_module(f"curation.{module or function}"), function)(config)
+
+    return call
+
+
+def told(work: Callable[..., Any]) -> Callable[[Any], None]:
     """A step that prints its summary."""
-
-    def work(config: Any) -> None:
-        print(summary([step(config)], config.run_dir))
-
-    return work
+    return lambda config: print(summary([work(config)], config.run_dir))
 
 
-def select_or_grid(config: SelectConfig) -> None:
+def select(config: SelectConfig) -> None:
     """Select, or print the grid of sizes where that is asked for."""
-    print(grid(config)) if config.grid else told(pipeline.select)(config)
+    if config.grid:
+        print(step("select.grid")(config))
+    else:
+        told(step("pipeline.select"))(config)
 
 
 def run(*configs: Any) -> None:
     """Do all steps and print one summary; without thresholds, the grid to choose them from."""
+    pipeline = import_module("curation.pipeline")
     config = pipeline.RunConfig(**dict(zip(RUN, configs, strict=True)))
     markers = pipeline.run(config)
     print(summary(markers, config.ingest.run_dir))
     if not any(marker["step"] == "select" for marker in markers):
         print(
-            f"\n{grid(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. Choose one from "
-            "the grid and give the same command again with it; what is done is kept."
+            f"\n{step('select.grid')(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. "
+            "Choose one from the grid and give the same command again with it; what is done is kept."
         )
 
 
 COMMANDS = {
     "ingest": Command(
-        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(ingest)
+        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(step("ingest"))
     ),
-    "embed": Command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(embed)),
-    "cluster": Command("Spherical k-means over the embeddings.", (ClusterConfig,), told(cluster)),
-    "score": Command("Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(score)),
+    "embed": Command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embed"))),
+    "cluster": Command("Spherical k-means over the embeddings.", (ClusterConfig,), told(step("cluster"))),
+    "score": Command(
+        "Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(step("score"))
+    ),
     "select": Command(
-        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select_or_grid
+        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
     ),
-    "export": Command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(export)),
+    "export": Command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("export"))),
     "run": Command(
         "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
     ),
     "demo": Command(
-        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), demo
+        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), step("demo")
     ),
 }
 

@@ -215,6 +215,14 @@ class ExportConfig:
     link: Literal["copy", "hard", "symbolic"] = option("A folder's files: copies or links.", "copy")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Where the demonstration works, and its seed. Its other settings are fixed, so that its figures can be told."""
+
+    output: str = option("A local folder for the phantom and the run; made if missing.", "runs/demo")
+    seed: int = option("Seed of the drawing, the encoder and the clusters.", 0)
+
+
 def check_common(config: Any) -> None:
     """Check the fields that several steps share: max_rejected, epsilon, d and seed."""
     for name in ("max_rejected", "epsilon", "d", "seed"):

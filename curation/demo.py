@@ -1,6 +1,5 @@
 """The demonstration: draw a phantom, run every step on it, and compare the subset with what is known of it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -8,22 +7,14 @@ import pyarrow as pa
 from curation import phantom, pipeline
 from curation.config import (
     ClusterConfig,
+    DemoConfig,
     EmbedConfig,
     ExportConfig,
     IngestConfig,
     SelectConfig,
-    option,
 )
 from curation.console import summary
 from curation.store import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Where the demonstration works, and its seed. Its other settings are fixed, so that its figures can be told."""
-
-    output: str = option("A local folder for the phantom and the run; made if missing.", "runs/demo")
-    seed: int = option("Seed of the drawing, the encoder and the clusters.", 0)
 
 
 def settings(config: DemoConfig) -> pipeline.RunConfig:

@@ -14,22 +14,13 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation import engine, images, schema
+from curation import engine, schema
 from curation.config import EmbedConfig, require
 from curation.console import Stopwatch, progress
+from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, build, resolve_precision
-from curation.ingest import read_bytes, rejected_row
 from curation.store import File, RunDirectory, Step, check_rejected, marker_of
 
-CHUNK = [
-    pa.field("part", pa.int32()),
-    pa.field("chunk", pa.int32()),
-    pa.field("chunks", pa.int32()),  # in this part
-    pa.field("frame_ids", pa.list_(pa.string())),
-    pa.field("measures", pa.list_(pa.float32())),  # schema.MEASURES of each frame, one frame after the other
-    pa.field("rejected", pa.list_(pa.struct(list(schema.REJECTED)))),
-]
-DECODED = pa.schema([*CHUNK, pa.field("pixels", pa.large_binary())])  # uint8 [N, S, S, 3]
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
 
@@ -48,7 +39,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     dimensions = build(config).num_features
     watch = Stopwatch()
     run.clear_temporary("rejected")
-    missing, written = missing_parts(run, before)
+    missing, written = missing_parts(run)
     originals = before["rows_out"] - before["copies"]
     with progress("embed", originals, done=sum(file.rows for file in written)) as bar:
         arriving = counted(chunks(run, config, missing, precision), bar)
@@ -64,7 +55,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
 
 
-def missing_parts(run: RunDirectory, before: dict[str, Any]) -> tuple[list[int], list[File]]:
+def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
     """Return the numbers of the parts of frames without embeddings, and the files of those that have them."""
     existing = run.parts("embeddings")
     described = engine.stream(ray.remote(describe_part), ((run, number) for number in existing))
@@ -117,45 +108,6 @@ def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: 
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from cast(pa.Table, batch).to_pylist()
-
-
-class DecodePart:
-    """A row {part} to its chunks (rows of DECODED); frames that cannot be decoded become rejected rows."""
-
-    def __init__(self, run: RunDirectory, config: EmbedConfig) -> None:
-        self.run = run
-        self.config = config
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield a table of one row for each chunk; at least one, so that an empty part is finished too."""
-        [part] = batch["part"].to_pylist()
-        columns = ["frame_id", "source", "uri", "path", "copy_of"]
-        rows = self.run.read_table(self.run.parts("frames")[part], columns).to_pylist()
-        originals = [row for row in rows if row["copy_of"] is None]
-        step = self.config.chunk_rows
-        starts = range(0, max(1, len(originals)), step)
-        for chunk, start in enumerate(starts):
-            content = self.decode(originals[start : start + step])
-            row = {"part": part, "chunk": chunk, "chunks": len(starts), **content}
-            yield pa.Table.from_pylist([row], DECODED)
-
-    def decode(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pixels, ids and measures of the rows that can be decoded, and the rejected rows."""
-        pixels: list[images.Pixels] = []
-        ids: list[str] = []
-        measures: list[float] = []
-        rejected: list[dict[str, str]] = []
-        for row in rows:
-            try:
-                image = images.decode(read_bytes(row["uri"]), self.config.image_size)
-            except images.FrameError as error:
-                rejected.append(rejected_row(row["source"], row["uri"], row["path"], "embed", error))
-                continue
-            pixels.append(image)
-            ids.append(row["frame_id"])
-            measures.extend(images.measure(image))
-        content = np.stack(pixels).tobytes() if pixels else b""
-        return {"frame_ids": ids, "measures": measures, "rejected": rejected, "pixels": content}
 
 
 class EncodeChunk:

@@ -14,11 +14,10 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every task warns about the future
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they are restarted
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it announces that it is on
     address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if address == "local" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
         ray.init(address=address, logging_level=logging.WARNING, **local)

@@ -17,7 +17,7 @@ import ray
 from curation import engine, images, schema
 from curation.config import ExportConfig, require
 from curation.console import Stopwatch, progress
-from curation.ingest import read_bytes
+from curation.frames import read_bytes
 from curation.store import RunDirectory, filesystem_of, marker_of
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in

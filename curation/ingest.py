@@ -12,7 +12,8 @@ import ray
 from curation import engine, images, schema, sources
 from curation.config import IngestConfig
 from curation.console import Stopwatch, progress
-from curation.store import File, RunDirectory, Step, check_rejected, filesystem_of
+from curation.frames import frame_row, rejected_row
+from curation.store import File, RunDirectory, Step, check_rejected
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 
@@ -88,38 +89,6 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
 def part_paths(number: int) -> tuple[str, str]:
     """Where part `number` of frames is, and the frames of it that were rejected on reading."""
     return f"frames/part-{number:06d}.parquet", f"rejected/part-{number:06d}-ingest.parquet"
-
-
-def read_bytes(uri: str) -> bytes:
-    """All bytes of a file. FrameError `unreadable` where the file system refuses."""
-    try:
-        system, path = filesystem_of(uri)
-        with system.open_input_stream(path) as stream:
-            data: bytes = stream.read()
-            return data
-    except OSError as error:
-        raise images.FrameError("unreadable", str(error)) from error
-
-
-def frame_row(entry: sources.Entry, lineage: sources.Lineage, max_pixels: int) -> dict[str, Any]:
-    """The row of schema.frames for one file. FrameError where it cannot be used."""
-    data = read_bytes(entry.uri)
-    width, height = images.inspect(data, max_pixels)
-    place = {"source": entry.source, "uri": entry.uri, "path": entry.path}
-    content = {
-        "content_hash": sources.content_hash(data),
-        "byte_size": len(data),
-        "width": width,
-        "height": height,
-    }
-    identity = {"frame_id": sources.frame_id(entry.source, entry.path)}
-    return identity | place | content | lineage.of(entry.path)
-
-
-def rejected_row(source: str, uri: str, path: str, step: str, error: images.FrameError) -> dict[str, str]:
-    """The row of schema.REJECTED for a frame that failed in `step`."""
-    row = {"frame_id": sources.frame_id(source, path), "source": source, "uri": uri, "path": path}
-    return row | {"step": step, "reason": error.reason, "message": error.message}
 
 
 def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
