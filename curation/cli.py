@@ -25,6 +25,7 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     a value that a config refuses.
     """
     fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
+    check_flags(arguments, sorted(fields))
     flags = with_yaml(list(arguments), sorted(fields))
     flat = dataclasses.make_dataclass(
         name.replace(" ", "_"), [flag_of(*fields[key]) for key in ordered(configs)], kw_only=True
@@ -68,6 +69,21 @@ def with_yaml(arguments: list[str], names: list[str]) -> list[str]:
     return [flag for key, value in settings.items() for flag in flags_of(key, value)] + rest
 
 
+def check_flags(arguments: Sequence[str], names: list[str]) -> None:
+    """ValueError, with the nearest flag there is, where one is given that no config has."""
+    for flag in arguments:
+        key = flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and key not in (*names, "config", "help"):
+            raise ValueError(f"there is no flag {flag.split('=')[0]}; {nearest(key, names, '--')}")
+
+
+def nearest(key: str, names: list[str], prefix: str = "") -> str:
+    """A hint at the name that was probably meant, or at all there are."""
+    near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
+    spelt = [prefix + (name.replace("_", "-") if prefix else name) for name in near or names]
+    return f"did you mean {spelt[0]}?" if near else f"expected one of {', '.join(spelt)}"
+
+
 def read_yaml(path: str, names: list[str]) -> dict[str, Any]:
     """The settings in a YAML file, by field name (dashes become underscores)."""
     try:
@@ -80,9 +96,7 @@ def read_yaml(path: str, names: list[str]) -> dict[str, Any]:
     settings = {str(key).replace("-", "_"): value for key, value in content.items()}
     for key in settings:
         if key not in names:
-            near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-            raise ValueError(f"--config {path} has an unknown name {key!r}; {hint}")
+            raise ValueError(f"--config {path} has an unknown name {key!r}; {nearest(key, names)}")
     return settings
 
 

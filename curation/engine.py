@@ -1,8 +1,10 @@
 """How a step meets Ray: connecting, what there is to run on, and a bounded stream of tasks."""
 
+import contextlib
 import logging
 import os
-import warnings
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,11 +18,30 @@ def connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every task warns about the future
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it announces that it is on
-    address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if address == "local" else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-        ray.init(address=address, logging_level=logging.WARNING, **local)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
+    with held_back_stderr():  # and the level announces itself
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+
+
+@contextlib.contextmanager
+def held_back_stderr() -> Iterator[None]:
+    """Keep what C++ code writes to stderr from the terminal, unless the block fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def count(resource: str) -> int:
