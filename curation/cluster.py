@@ -16,10 +16,12 @@ import ray
 from curation import engine, kmeans, schema
 from curation.config import ClusterConfig, require
 from curation.console import Stopwatch, progress
+from curation.nearest import Coded
 from curation.store import File, RunDirectory, Step, marker_of
 from curation.vectors import Float32, Keys, Vectors, centered, keys_of, to_unit
 
 FAN_IN = 8
+Shard = tuple[Keys, Coded]
 HISTORY = b"endosieve.iteration"  # key in a centroid table's Arrow metadata: its row of schema.HISTORY
 
 
@@ -36,7 +38,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     frames = before["rows_out"]
     require(frames > 0, f"{run.uri}/embeddings has no rows; there is nothing to cluster")
     auto = config.clusters == "auto"
-    clusters = kmeans.automatic_clusters(frames, config.iterations) if auto else int(config.clusters)
+    clusters = kmeans.automatic_clusters(frames) if auto else int(config.clusters)
     require(
         clusters <= frames,
         f"clusters is {clusters}, but there are only {frames} embedded frames; ask for fewer",
@@ -67,7 +69,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
 def load_shards(
     run: RunDirectory, parts: list[dict[str, Any]], config: ClusterConfig
 ) -> tuple[list[Any], Float32 | None]:
-    """Return references to the shards, each (keys, vectors), and the mean vector where centring is on."""
+    """Return references to the shards, each (keys, coded vectors), and the mean vector where centring is on."""
     groups = [[part["path"] for part in group] for group in grouped(parts, config.shard_rows, by=rows_of)]
     load = ray.remote(load_shard)
     shards = [load.remote(run, group, None) for group in groups]
@@ -103,16 +105,16 @@ def load_vectors(run: RunDirectory, path: str, mean: Float32 | None) -> tuple[li
     return table["frame_id"].to_pylist(), vectors if mean is None else centered(vectors, mean)
 
 
-def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> tuple[Keys, Vectors]:
-    """Return the keys [N] and vectors [N, D] of several parts together."""
+def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Shard:
+    """Return the keys [N] and coded vectors [N, D] of several parts together."""
     loaded = [load_vectors(run, path, mean) for path in paths]
     keys = [keys_of(ids) for ids, _ in loaded]
-    return np.concatenate(keys), np.concatenate([vectors for _, vectors in loaded])
+    return np.concatenate(keys), kmeans.coded(np.concatenate([vectors for _, vectors in loaded]))
 
 
-def shard_sum(shard: tuple[Keys, Vectors]) -> npt.NDArray[np.float64]:
+def shard_sum(shard: Shard) -> npt.NDArray[np.float64]:
     """Return the sum of a shard's vectors, float64 [D]."""
-    return kmeans.exact_sum(shard[1])
+    return kmeans.exact_sum(shard[1].vectors_ND)
 
 
 def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, config: ClusterConfig) -> Float32:
@@ -139,7 +141,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
     return centroids
 
 
-def shard_sums(shard: tuple[Keys, Vectors], centroids: Float32) -> kmeans.Sums:
+def shard_sums(shard: Shard, centroids: Float32) -> kmeans.Sums:
     """Assign and add up one shard on the device this task was granted."""
     return kmeans.partial_sums(*shard, centroids, engine.device())
 
@@ -160,11 +162,11 @@ def seed_from(shards: list[Any], frames: int, clusters: int, seed: int) -> Float
     return centroids
 
 
-def sample_shard(shard: tuple[Keys, Vectors], share: float, seed: int) -> tuple[Keys, Vectors]:
+def sample_shard(shard: Shard, share: float, seed: int) -> tuple[Keys, Vectors]:
     """Return the keys and vectors of a shard that are in the sample."""
-    keys, vectors = shard
+    keys, coded = shard
     chosen = kmeans.sample(keys, share, seed)
-    return keys[chosen], vectors[chosen]
+    return keys[chosen], coded.vectors_ND[chosen]
 
 
 def seed_from_samples(clusters: int, seed: int, *samples: tuple[Keys, Vectors]) -> Float32:

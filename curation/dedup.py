@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from curation.config import Keep
+from curation.nearest import NOTHING, code, nearest
 from curation.vectors import Float32, Keys, scramble
 
 Indices = npt.NDArray[np.int64]
-ROWS, COLUMNS = 1024, 2048  # of one block of products on a CPU: 8 MB, about its cache
+ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
 GPU_BLOCK = 8192
-NOTHING_BEFORE = np.float32(-1)
 
 
 def order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
@@ -38,34 +38,22 @@ def earlier_similarity(
     """Return, for rows start to stop, the highest cosine with any row before it, and that row's index.
 
     units_ND is in visiting order, float32 at unit length. A row with nothing before it gets -1 and index -1; of
-    equally similar rows the first is named. Only blocks on and below the diagonal are computed: N^2 D operations,
-    and memory for one block whatever N is.
+    equally similar rows the first is named. Only blocks on and below the diagonal are computed: N^2 D operations at
+    most, and memory for one block beside the codes (N D bytes).
     """
     stop = len(units_ND) if stop is None else stop
     if device != "cpu":
         return _earlier_on_gpu(units_ND, start, stop, device)
-    similarity = np.full(stop - start, NOTHING_BEFORE)
-    index = np.full(stop - start, -1, np.int64)
-    buffer = np.empty(ROWS * COLUMNS, np.float32)
-    for top in range(start, stop, ROWS):
-        bottom = min(top + ROWS, stop)
-        best, found = similarity[top - start : bottom - start], index[top - start : bottom - start]
-        for left in range(0, bottom, COLUMNS):
-            right = min(left + COLUMNS, bottom)
-            block = buffer[: (bottom - top) * (right - left)].reshape(bottom - top, right - left)
-            np.dot(units_ND[top:bottom], units_ND[left:right].T, out=block)
-            if right > top:
-                block[np.arange(left, right) >= np.arange(top, bottom)[:, None]] = -2
-            column = block.argmax(axis=1)
-            value = block[np.arange(bottom - top), column]
-            better = value > best
-            best[better], found[better] = value[better], column[better] + left
+    if stop <= start:
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    coded = code(units_ND[:stop], units_ND[:stop].mean(axis=0))
+    similarity, index = nearest(coded[slice(start, stop)], coded, before=start)
     return np.minimum(similarity, np.float32(1)), index
 
 
 def _earlier_on_gpu(units_ND: Float32, start: int, stop: int, device: str) -> tuple[Float32, Indices]:
     units = torch.from_numpy(units_ND[:stop]).to(device)
-    similarity = torch.full((stop - start,), float(NOTHING_BEFORE), device=device)
+    similarity = torch.full((stop - start,), float(NOTHING), device=device)
     index = torch.full((stop - start,), -1, dtype=torch.int64, device=device)
     for top in range(start, stop, GPU_BLOCK):
         bottom = min(top + GPU_BLOCK, stop)
@@ -88,7 +76,7 @@ def greedy_similarity(units_ND: Float32, d: float) -> tuple[Float32, Indices]:
 
     A row is kept where that cosine is at most d. Otherwise as `earlier_similarity`. Costs up to N^2 D operations.
     """
-    similarity = np.full(len(units_ND), NOTHING_BEFORE)
+    similarity = np.full(len(units_ND), NOTHING)
     index = np.full(len(units_ND), -1, np.int64)
     kept = np.empty(0, np.int64)
     for top in range(0, len(units_ND), ROWS):

@@ -39,7 +39,7 @@ def settings(config: DemoConfig) -> pipeline.RunConfig:
             pooling="mean",
             seed=config.seed,
         ),
-        cluster=ClusterConfig(run_dir=run_dir, center=True, seed=config.seed),
+        cluster=ClusterConfig(run_dir=run_dir, clusters=4, center=True, seed=config.seed),
         select=SelectConfig(run_dir=run_dir, d=0.96),
         export=ExportConfig(run_dir=run_dir),
     )

@@ -51,8 +51,9 @@ def decode(data: bytes, size: int, max_pixels: int | None = None) -> Pixels:
     """
 
     def scale(image: Image.Image) -> Pixels:
-        image.draft("RGB", (size, size))
-        return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
+        drafted = image.draft("RGB", (size, size))
+        box = drafted[1] if drafted else None  # a side that is no whole number of DCT blocks is padded
+        return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box))
 
     return _with_image(data, max_pixels, scale)
 

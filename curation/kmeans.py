@@ -14,23 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from curation.nearest import Coded, code, nearest
 from curation.vectors import Float32, Keys, Vectors, as_tensor, scramble, to_unit
 
 GRID = 2.0**24
 FARTHEST = 64  # vectors that a shard offers for empty clusters
+GPU_BLOCK = 1 << 16  # vectors assigned at once
 BLOCK = 4096  # vectors added up at once
 MEAN_CLUSTER = 20_000
 SAMPLE_FLOOR, SAMPLE_PER_CLUSTER = 16_384, 8
 
 
-def automatic_clusters(frames: int, iterations: int) -> int:
-    """Return the k of `--clusters auto` (OURS).
+def automatic_clusters(frames: int) -> int:
+    """Return the k of `--clusters auto` (OURS): as few clusters as keep their mean at 20,000 frames or fewer.
 
-    Lloyd costs iterations * N * k products of vectors and comparing the pairs of each cluster N^2 / (2 k); their
-    sum is least at k = sqrt(N / (2 iterations)). A floor keeps the mean cluster at 20,000 frames or fewer.
+    Two alike on either side of a border are never compared, so each border costs duplicates (README, measured);
+    and comparing with up to 20,000 others costs a thousandth of embedding a frame.
     """
-    balanced = math.sqrt(frames / (2 * iterations))
-    return max(1, min(frames, max(round(balanced), math.ceil(frames / MEAN_CLUSTER))))
+    return max(1, math.ceil(frames / MEAN_CLUSTER))
 
 
 def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:
@@ -45,26 +46,28 @@ def on_grid(x_ND: Vectors) -> torch.Tensor:
     return (as_tensor(x_ND).double() * GRID).round() / GRID
 
 
-def assign(x_ND: Vectors, centroids_KD: Float32, device: str = "cpu") -> tuple[npt.NDArray[np.int32], Float32]:
+def coded(x_ND: Vectors) -> Coded:
+    """Code a shard once for all iterations, around its mean."""
+    return code(x_ND, as_tensor(x_ND).double().mean(dim=0).float().numpy())
+
+
+def assign(x_ND: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> tuple[npt.NDArray[np.int32], Float32]:
     """Return each row's nearest centroid, int32 [N], and its dot product with it, float32 [N].
 
-    Costs 2 N K D operations, in blocks of about a million products. Of equal centroids the first wins.
+    Costs at most 2 N K D operations, in blocks of about a million products. Of equal centroids the first wins.
     """
-    rows = max(64, (1 << 20) // len(centroids_KD)) if device == "cpu" else 1 << 16
-    assignment, similarity = np.empty(len(x_ND), np.int32), np.empty(len(x_ND), np.float32)
-    moved = as_tensor(centroids_KD).to(device).T
-    buffer = np.empty((min(rows, len(x_ND)), len(centroids_KD)), np.float32)
-    for start in range(0, len(x_ND), rows):
-        block = as_tensor(x_ND[start : start + rows])
-        where = slice(start, start + len(block))
-        if device == "cpu":  # NumPy's product and argmax are the faster ones here: see tests/bench/bench_kmeans.py
-            products = np.dot(block.float().numpy(), centroids_KD.T, out=buffer[: len(block)])
-            best = products.argmax(axis=1)
-            assignment[where], similarity[where] = best, products[np.arange(len(block)), best]
-        else:
-            values, indices = (block.to(device).float() @ moved).max(dim=1)
-            assignment[where], similarity[where] = indices.cpu().numpy(), values.cpu().numpy()
-    return assignment, similarity
+    if device != "cpu":
+        return _assign_on_gpu(x_ND.vectors_ND if isinstance(x_ND, Coded) else x_ND, centroids_KD, device)
+    rows = x_ND if isinstance(x_ND, Coded) else coded(x_ND)
+    similarity, index = nearest(rows, code(centroids_KD, centroids_KD.mean(axis=0)))
+    return index.astype(np.int32), similarity
+
+
+def _assign_on_gpu(x_ND: Vectors, centroids_KD: Float32, device: str) -> tuple[npt.NDArray[np.int32], Float32]:
+    moved = torch.from_numpy(centroids_KD).to(device).T
+    found = [(block.to(device).float() @ moved).max(dim=1) for block in torch.split(as_tensor(x_ND), GPU_BLOCK)]
+    values, indices = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+    return indices.astype(np.int32), values
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ class Sums:
     far_vectors: Vectors
 
 
-def partial_sums(keys_N: Keys, x_ND: Vectors, centroids_KD: Float32, device: str = "cpu") -> Sums:
-    """Assign a shard's vectors and add them up by cluster."""
-    assignment, similarity = assign(x_ND, centroids_KD, device)
+def partial_sums(keys_N: Keys, shard: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> Sums:
+    """Assign a shard's vectors [N, D] and add them up by cluster."""
+    assignment, similarity = assign(shard, centroids_KD, device)
+    x_ND = shard.vectors_ND if isinstance(shard, Coded) else shard
     sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
     clusters = torch.from_numpy(assignment)
     for start in range(0, len(x_ND), BLOCK):

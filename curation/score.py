@@ -18,6 +18,7 @@ from curation import dedup, engine, schema
 from curation.cluster import assignment_path, grouped, load_vectors, read_vectors, rows_of
 from curation.config import ScoreConfig
 from curation.console import Stopwatch, progress
+from curation.nearest import NOTHING
 from curation.store import File, RunDirectory, Step, marker_of
 from curation.vectors import Float32, Keys, Vectors, keys_of, to_unit
 
@@ -209,7 +210,7 @@ def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: Piec
 def score_rows(config: ScoreConfig, cluster: Piece, rows: tuple[int, int]) -> tuple[Float32, dedup.Indices]:
     """Score a range of rows of a cluster in visiting order: duplicate similarity, and the row that causes it."""
     start, stop = rows
-    similarity = np.full(stop - start, dedup.NOTHING_BEFORE)
+    similarity = np.full(stop - start, NOTHING)
     index = np.full(stop - start, -1, np.int64)
     taking_part = int(within(config, cluster.distance).sum())
     end = min(stop, taking_part)

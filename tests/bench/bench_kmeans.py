@@ -1,0 +1,95 @@
+"""k-means as Ray tasks against faiss.Kmeans on all points: same k, start and iterations; time and inertia.
+
+Ours includes the tasks, their reduction and writing every iteration's centroids; Ray's start is left out of it, as is
+the loading of shards. Floor: the products of assignment at the rate that NumPy's matrix product reaches here.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+
+import faiss
+import numpy as np
+import ray
+from harness import report, seconds
+
+from curation import cluster, kmeans
+from curation.config import ClusterConfig
+from curation.store import RunDirectory
+from curation.vectors import to_unit
+
+
+def points(rows: int, dimensions: int, clusters: int) -> np.ndarray:
+    """Unit vectors in float16 around as many directions as there are clusters, overlapping."""
+    generator = np.random.default_rng(0)
+    centers = generator.standard_normal((clusters, dimensions), dtype=np.float32)
+    x = centers[generator.integers(clusters, size=rows)]
+    x += 1.5 * generator.standard_normal((rows, dimensions), dtype=np.float32)
+    return to_unit(x).astype(np.float16)
+
+
+def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
+    """Sum of squared distances to the nearest of unit centroids."""
+    return float(2 * len(x) - 2 * kmeans.assign(x, to_unit(centroids))[1].sum(dtype=np.float64))
+
+
+def main() -> None:
+    """Run both in turn and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=384)
+    parser.add_argument("--clusters", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR)
+    a = np.random.default_rng(0).standard_normal((2048, given.dimensions), dtype=np.float32)
+    rate = 2 * 2048**2 * given.dimensions / seconds(lambda: a @ a.T)
+    rows = []
+    for clusters in given.clusters:
+        x = points(given.rows, given.dimensions, clusters)
+        keys = np.arange(len(x), dtype=np.uint64)
+        start_centroids = kmeans.seed_centroids(keys[:16_384], x[:16_384], clusters, 0)
+        shards = [ray.put(shard) for shard in zip(np.array_split(keys, cores), np.array_split(x, cores), strict=True)]
+        x32 = x.astype(np.float32)
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(given.repeats + 1):
+            peer = faiss.Kmeans(
+                given.dimensions,
+                clusters,
+                niter=given.iterations,
+                spherical=True,
+                max_points_per_centroid=given.rows,
+                min_points_per_centroid=1,
+            )
+            start = time.perf_counter()
+            peer.train(x32, init_centroids=start_centroids)
+            times[0].append(time.perf_counter() - start)
+            with tempfile.TemporaryDirectory() as folder:
+                run = RunDirectory(folder)
+                row = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 1.0}
+                cluster.keep_iteration(run, start_centroids, row)
+                config = ClusterConfig(run_dir=folder, clusters=clusters, iterations=given.iterations)
+                start = time.perf_counter()
+                ours = cluster.lloyd(run, shards, given.rows, clusters, config)
+                times[1].append(time.perf_counter() - start)
+        faiss_s, ours_s = (float(np.median(spent[1:])) for spent in times)
+        rows.append(
+            {
+                "k": clusters,
+                "faiss s": faiss_s,
+                "ours s": ours_s,
+                "times as fast": faiss_s / ours_s,
+                "floor s": 2 * given.rows * clusters * given.dimensions * given.iterations / rate,
+                "inertia ours / faiss": inertia(x, ours) / inertia(x, peer.centroids),
+            }
+        )
+    size = f"{given.rows} x {given.dimensions}, {given.iterations} iterations, {cores} cores"
+    report("kmeans", rows, f"{size}; goal: at least as fast, inertia within 0.5 %")
+
+
+if __name__ == "__main__":
+    main()
