@@ -33,7 +33,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "embeddings", "embed")
     step = Step(run, "cluster", "clusters", config, {"embeddings": before["output_hash"]})
-    if marker := step.claim():
+    if marker := step.find():
         return marker | {"reused": True}
     frames = before["rows_out"]
     require(frames > 0, f"{run.uri}/embeddings has no rows; there is nothing to cluster")
@@ -43,6 +43,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
         clusters <= frames,
         f"clusters is {clusters}, but there are only {frames} embedded frames; ask for fewer",
     )
+    step.begin()
     engine.connect()
     watch = Stopwatch()
     run.clear_temporary("clusters/assignments")

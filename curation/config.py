@@ -152,7 +152,7 @@ class ScoreConfig:
         """Where the pass is kept in the run directory: scores/, or a folder below it for all but the default."""
         parts: list[str] = [self.keep, self.rule] if (self.keep, self.rule) != ("nearest", "any") else []
         parts += [
-            f"{name}-{value:g}" for name, value in (("epsilon", self.epsilon), ("d", self.d)) if value is not None
+            f"{name}-{float(value)!r}" for name, value in (("epsilon", self.epsilon), ("d", self.d)) if value is not None
         ]
         parts += [f"seed-{self.seed}"] if self.keep == "random" else []
         return "/".join(["scores", "_".join(parts)] if parts else ["scores"])
@@ -186,7 +186,7 @@ class SelectConfig:
             f"name is {self.name!r}; it names a folder: letters, digits, '.', '_' and '-' only",
         )
         if self.budget is not None:
-            whole = self.budget > 1 and self.budget == int(self.budget)
+            whole = self.budget > 1 and float(self.budget).is_integer()
             require(
                 whole or 0 < self.budget <= 1,
                 f"budget is {self.budget}; give a share above 0 and up to 1, or a whole number of frames above 1",

@@ -34,9 +34,12 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     engine.connect()
     precision = resolve_precision(config.precision, gpu=engine.count("GPU") > 0)
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
-    if marker := step.claim():
+    if marker := step.find():
         return marker | {"reused": True}
     dimensions = build(config).num_features
+    gpus = engine.count("GPU")
+    require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
+    step.begin()
     watch = Stopwatch()
     run.clear_temporary("rejected")
     missing, written = missing_parts(run)
@@ -87,7 +90,6 @@ def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: 
         return
     gpus, cpus = engine.count("GPU"), max(1, engine.count("CPU"))
     workers = config.workers or gpus or cpus
-    require(not gpus or workers <= gpus, f"workers is {workers}, but there are {gpus} GPUs, one for each")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = config.chunk_rows * config.image_size**2 * 3  # so that a chunk is a block

@@ -33,21 +33,22 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     ValueError: a source missing, empty or changed since a killed run listed it; more than max_rejected rejected.
     """
     run = RunDirectory(config.run_dir)
-    listing = sources.Listing(config)
     step = Step(run, "ingest", "frames", config, {})
-    if marker := step.claim():
+    if marker := step.find():
         return marker | {"reused": True}
+    total = sources.count(config)
+    step.begin()
     engine.connect()
     watch = Stopwatch()
     run.clear_temporary("rejected")
     existing = run.parts("frames")
+    listing = sources.Listing(config)
     calls = ((run, config, part, part.number in existing) for part in listing.parts(config.part_rows))
     done: list[Done] = []
-    with progress("ingest", total=None) as bar:
+    with progress("ingest", total) as bar:
         for result in engine.stream(ray.remote(ingest_part), calls):
             done.append(result)
             bar.update(result.frames + result.rejected)
-    listing.check_found()
     files = {file.path: file for result in done for file in result.files}
     copies, rewritten = mark_copies(run)
     files |= {file.path: file for file in rewritten}

@@ -63,8 +63,9 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "clusters", "cluster")
     step = Step(run, "score", config.folder, config, {"clusters": before["output_hash"]})
-    if marker := step.claim():
+    if marker := step.find():
         return marker | {"reused": True}
+    step.begin()
     engine.connect()
     watch = Stopwatch()
     parts = [file for file in marker_of(run, "embeddings", "embed")["files"] if "embeddings/" in file["path"]]

@@ -191,11 +191,12 @@ def select(config: SelectConfig) -> dict[str, Any]:
     before = marker_of(run, scored.folder, "score")
     inputs = {"scores": before["output_hash"]}
     step = Step(run, "select", f"subsets/{config.name}", config, inputs)
-    if marker := step.claim():
+    if marker := step.find():
         return marker | {"reused": True}
     watch = Stopwatch()
     columns, pool = read_columns(run, scored.folder), pool_size(run)
     reason, effective_d = reasons(columns, config, pool)
+    step.begin()
     path = f"{step.folder}/decisions.parquet"
     counts = dict.fromkeys(schema.REASONS, 0)
     with run.create(path) as stream, pq.ParquetWriter(stream, schema.DECISIONS, compression="zstd") as writer:

@@ -135,7 +135,7 @@ class Listing:
             number += 1
 
     def check_found(self) -> None:
-        """ValueError, saying what was there instead, where nothing was listed."""
+        """Raise ValueError, saying what was there instead, where nothing was listed."""
         where = ", ".join(source.uri for source in self.sources)
         require(
             self.listed > 0,
@@ -147,6 +147,14 @@ class Listing:
         """The skipped files by kind, as a sentence."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
         return f"skipped {self.skipped.total()} files of other kinds" + (f" ({kinds})" if kinds else "")
+
+
+def count(config: IngestConfig) -> int:
+    """Return how many image files the sources have. ValueError where there are none. Reads names only."""
+    listing = Listing(config)
+    found = sum(1 for _ in listing)
+    listing.check_found()
+    return found
 
 
 class Lineage:

@@ -78,6 +78,11 @@ class RunDirectory:
         matches = ((re.fullmatch(r"part-(\d+)\.parquet", name), name) for name in self.names(folder))
         return {int(match[1]): f"{folder}/{name}" for match, name in matches if match}
 
+    def holds_files(self, folder: str) -> bool:
+        """Whether there is any file in `folder` or below it."""
+        selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
+        return any(info.type == pafs.FileType.File for info in self.filesystem.get_file_info(selector))
+
     def exists(self, path: str) -> bool:
         """Whether `path` is there."""
         return bool(self.filesystem.get_file_info(self._full(path)).type != pafs.FileType.NotFound)
@@ -164,28 +169,31 @@ class Step:
     config: Any
     inputs: dict[str, str]
 
-    def claim(self) -> dict[str, Any] | None:
-        """Start the step or go on with it; its marker when it is done already, else None.
+    def find(self) -> dict[str, Any] | None:
+        """The step's marker when it is done already, else None.
 
-        ValueError when the run directory holds this step's work under another config or other inputs, naming
-        each difference and what to do.
+        ValueError when its folder holds work done with another config or from other inputs, naming each difference
+        and what to do.
         """
-        wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
-        record = read_record(self.run)
-        found = record["steps"].get(self.folder)
-        if found is not None:
-            self._compare(found, wanted)
-        else:
-            record["steps"][self.folder] = wanted | {"config_hash": digest(wanted["config"])}
-            self.run.write_json("run.json", record)
+        found = read_record(self.run)["steps"].get(self.folder)
+        if found is not None and self.run.holds_files(self.folder):
+            self._compare(found)
         marker = f"{self.folder}/{SUCCESS}"
-        if self.run.exists(marker):
-            done: dict[str, Any] = self.run.read_json(marker)
-            return done
-        self.run.clear_temporary(self.folder)
-        return None
+        return self.run.read_json(marker) if self.run.exists(marker) else None
 
-    def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def begin(self) -> None:
+        """Record the step's config and inputs in run.json and clear what a killed call left half-written.
+
+        To be called when all that can be checked beforehand is checked, so that a refused call leaves no trace.
+        """
+        record = read_record(self.run)
+        config = hashed_fields(self.config)
+        record["steps"][self.folder] = {"config": config, "inputs": self.inputs, "config_hash": digest(config)}
+        self.run.write_json("run.json", record)
+        self.run.clear_temporary(self.folder)
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
         changes = [
             f"{name} was {found[part].get(name)!r}, now {wanted[part].get(name)!r}"
             for part in ("config", "inputs")
@@ -195,8 +203,7 @@ class Step:
         if changes:
             raise ValueError(
                 f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(changes)}. Use the old "
-                f"settings or another --run-dir; or, to do it again, delete {self.folder}/ there, all that was "
-                "made from it, and their entries in run.json."
+                f"settings or another --run-dir; or delete {self.folder}/ there, and what was made from it."
             )
 
     def finish(self, counts: dict[str, Any], files: list[File]) -> dict[str, Any]:
@@ -237,5 +244,6 @@ def check_rejected(step: str, rejected: int, rows: int, limit: float) -> None:
     if rejected > limit * rows:
         raise ValueError(
             f"{step} rejected {rejected} of {rows} frames ({rejected / rows:.1%}), more than max_rejected "
-            f"{limit:.1%}; the reasons are in rejected/. Mend or exclude those files, or allow more with --max-rejected"
+            f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, or "
+            "mend or exclude those files and begin another --run-dir"
         )
