@@ -83,6 +83,11 @@ def reasons(columns: Columns, config: SelectConfig, pool: int) -> tuple[Reasons,
         reason[columns.distance > np.float32(config.epsilon)] = OUTLIER
     if config.d is not None:
         reason[(reason == KEPT) & (columns.similarity > np.float32(config.d))] = DUPLICATE
+    require(
+        bool((reason == KEPT).any()),
+        f"epsilon {config.epsilon:g} and d {config.d} keep none of {len(reason)} frames; the nearest is "
+        f"{columns.distance.min():.4g} from its centroid: raise --epsilon, or see `select --grid`",
+    )
     if config.budget is None:
         return reason, None
     wanted = max(1, round(config.budget * pool)) if config.budget <= 1 else int(config.budget)
