@@ -64,7 +64,11 @@ def with_yaml(arguments: list[str], names: list[str]) -> list[str]:
             raise ValueError("--config needs the name of a YAML file")
         path = arguments[at + 1]
     rest = arguments[:at] + arguments[after:]
-    given = {flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_") for flag in rest}
+    given = {
+        flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
+        for flag in rest
+        if flag.startswith("--")
+    }
     settings = {key: value for key, value in read_yaml(path, names).items() if key not in given}
     return [flag for key, value in settings.items() for flag in flags_of(key, value)] + rest
 
@@ -108,8 +112,8 @@ def flags_of(key: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag if value else f"--no-{key.replace('_', '-')}"]
     if isinstance(value, list):
-        return [part for item in value for part in (flag, str(item))]
-    return [flag, str(value)]
+        return [f"{flag}={item}" for item in value]
+    return [f"{flag}={value}"]
 
 
 def cause_of(error: BaseException) -> BaseException:

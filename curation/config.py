@@ -152,7 +152,9 @@ class ScoreConfig:
         """Where the pass is kept in the run directory: scores/, or a folder below it for all but the default."""
         parts: list[str] = [self.keep, self.rule] if (self.keep, self.rule) != ("nearest", "any") else []
         parts += [
-            f"{name}-{float(value)!r}" for name, value in (("epsilon", self.epsilon), ("d", self.d)) if value is not None
+            f"{name}-{float(value)!r}"
+            for name, value in (("epsilon", self.epsilon), ("d", self.d))
+            if value is not None
         ]
         parts += [f"seed-{self.seed}"] if self.keep == "random" else []
         return "/".join(["scores", "_".join(parts)] if parts else ["scores"])

@@ -15,7 +15,7 @@ import torch
 
 from curation.config import Keep
 from curation.nearest import NOTHING, code, nearest
-from curation.vectors import Float32, Keys, scramble
+from curation.vectors import Float32, Keys, as_tensor, scramble
 
 Indices = npt.NDArray[np.int64]
 ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
@@ -52,7 +52,7 @@ def earlier_similarity(
 
 
 def _earlier_on_gpu(units_ND: Float32, start: int, stop: int, device: str) -> tuple[Float32, Indices]:
-    units = torch.from_numpy(units_ND[:stop]).to(device)
+    units = as_tensor(units_ND[:stop]).to(device)
     similarity = torch.full((stop - start,), float(NOTHING), device=device)
     index = torch.full((stop - start,), -1, dtype=torch.int64, device=device)
     for top in range(start, stop, GPU_BLOCK):

@@ -30,8 +30,8 @@ class FrameError(ValueError):
 def inspect(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Width and height of an encoded image that is whole as far as a look without decoding can tell.
 
-    JPEG and PNG with their end marker are not decoded here (damage inside them is found on decoding); all others
-    are. Raises FrameError: empty file, not an image, too large, truncated, corrupt.
+    JPEG and PNG with their end marker are not decoded here (damage inside them is found on decoding, as far as a
+    decoder notices it); all others are. Raises FrameError: empty file, not an image, too large, truncated, corrupt.
     """
 
     def look(image: Image.Image) -> tuple[int, int]:

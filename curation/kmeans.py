@@ -2,7 +2,8 @@
 
 Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24). Such numbers add up without
 any rounding in float64, up to 2^29 vectors a cluster: so the sums, and with them the centroids, are the same to
-the last bit however the vectors are sharded and in whatever order they come.
+the last bit however the vectors are sharded and in whatever order they come. (But where very many
+lie equally near to two centroids, to float32's rounding, which of the two they go to may differ.)
 
 Legend: N vectors of D dimensions, K clusters.
 """
@@ -64,7 +65,7 @@ def assign(x_ND: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") ->
 
 
 def _assign_on_gpu(x_ND: Vectors, centroids_KD: Float32, device: str) -> tuple[npt.NDArray[np.int32], Float32]:
-    moved = torch.from_numpy(centroids_KD).to(device).T
+    moved = as_tensor(centroids_KD).to(device).T
     found = [(block.to(device).float() @ moved).max(dim=1) for block in torch.split(as_tensor(x_ND), GPU_BLOCK)]
     values, indices = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
     return indices.astype(np.int32), values

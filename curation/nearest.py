@@ -21,6 +21,7 @@ Indices = npt.NDArray[np.int64]
 BLOCK = 1 << 20  # products at once: what a core's cache holds
 COLUMNS = 2048
 DENSE_SHARE = 1 / 100  # of a block's pairs left to compute, above which computing all at once is faster
+TIES = 16  # columns a row, on average, that are compared once more after computing all
 ROUNDING = 4e-6  # of float32 arithmetic on unit vectors, with room to spare
 NOTHING = np.float32(-1)  # similarity of a row that no column may be compared with
 
@@ -141,14 +142,17 @@ class Search:
             self.keep(rows[first], values[first], columns[first] + left)
 
     def compare_all(self, exact_MD: Float32, left: int, later: npt.NDArray[np.bool_] | None) -> None:
-        """Compute all pairs in float32."""
+        """Compute all pairs in float32; what is within rounding of the best is compared as single pairs are."""
         products = self.exact_ND @ exact_MD.T
         if later is not None:
             products[later] = -np.inf
-        column = products.argmax(axis=1)
-        rows = np.arange(len(products))
-        some = np.isfinite(products[rows, column])
-        self.improve(rows[some], column[some], exact_MD, left)
+        highest = products.max(axis=1)
+        pairs = np.flatnonzero((products >= (highest - ROUNDING)[:, None]) & np.isfinite(products))
+        if len(pairs) > TIES * len(products):  # masses of equal columns: any of them will do
+            rows = np.flatnonzero(np.isfinite(highest))
+            self.improve(rows, products[rows].argmax(axis=1), exact_MD, left)
+        else:
+            self.improve(*np.divmod(pairs, products.shape[1]), exact_MD, left)
 
     def keep(self, rows: Indices, values: Float32, columns: Indices) -> None:
         """Take over, for rows named once each, what is better than what they have."""

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from wcmatch import glob
 
 from curation.config import LINEAGE, IngestConfig, check_pattern, digest, require
-from curation.schema import FRAMES
+from curation.schema import FRAMES, IMAGE, SCORES
 from curation.store import filesystem_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -70,6 +70,7 @@ def parse_sources(texts: tuple[str, ...]) -> list[Source]:
         named = re.match(r"([A-Za-z0-9._-]+)=(.+)", text)
         uri = (named[2] if named else text).rstrip("/") or "/"
         system, path = filesystem_of(uri)
+        uri = path if isinstance(system, pafs.LocalFileSystem) else uri  # absolute, for other working directories
         name = named[1] if named else path.rpartition("/")[2]
         found = system.get_file_info(path).type
         require(found != pafs.FileType.NotFound, f"source {uri} does not exist")
@@ -164,7 +165,7 @@ class Lineage:
         self._pattern = check_pattern(pattern) if pattern else None
         groups = tuple(self._pattern.groupindex) if self._pattern else ()
         self.metadata = tuple(name for name in groups if name not in LINEAGE)
-        taken = [name for name in self.metadata if name in FRAMES.names]
+        taken = [name for name in self.metadata if name in (*FRAMES.names, *SCORES.names, IMAGE.name)]
         require(not taken, f"lineage_pattern has groups named like columns of ours: {taken}; rename them")
 
     def of(self, path: str) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ Needs ENDOSIEVE_DATA (the folder that holds data/), and the run: `python -m cura
 
 import argparse
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,8 @@ SETS = ("endotect2020_512", "kvasir_seg_352", "kvasir_seg_orig30", "sinus_seq381
 
 def thumbnails(uris: list[str]) -> np.ndarray:
     """Pixels at 32 px, mean subtracted, unit length."""
-    system = [images.decode(open(uri, "rb").read(), 32).astype(np.float32).ravel() for uri in uris]
-    return to_unit(np.stack([pixels - pixels.mean() for pixels in system]))
+    frames = [images.decode(Path(uri).read_bytes(), 32).astype(np.float32).ravel() for uri in uris]
+    return to_unit(np.stack([pixels - pixels.mean() for pixels in frames]))
 
 
 def main() -> None:

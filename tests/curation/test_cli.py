@@ -205,12 +205,10 @@ def test_a_missing_yaml_is_an_error(tmp_path: Path) -> None:
         parse("--run-dir", "r", "--config")
 
 
-@pytest.mark.xfail(reason="with_yaml takes the values of flags for flags", strict=True)
 def test_a_value_that_reads_like_a_flag_does_not_overrule_yaml(yaml: Any) -> None:
     assert parse("--config", yaml("seed: 5\n"), "--run-dir", "seed", configs=(ClusterConfig,)).seed == 5
 
 
-@pytest.mark.xfail(reason="flags_of gives a text that starts with a dash as a flag", strict=True, raises=SystemExit)
 def test_a_text_in_yaml_may_start_with_a_dash(yaml: Any) -> None:
     assert parse("--config", yaml("run_dir: r\nsource: [a]\nexclude: ['-old/*']\n")).exclude == ("-old/*",)
 

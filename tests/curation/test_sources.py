@@ -180,7 +180,6 @@ def test_parts_are_consecutive_and_their_digest_is_of_what_is_listed(tmp_path: P
     assert len(set(digests)) == 3
 
 
-@pytest.mark.xfail(reason="a relative source leaves relative addresses in frames/", strict=True)
 def test_addresses_of_a_relative_source_hold_from_elsewhere(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +211,6 @@ def test_lineage_refuses_the_names_of_our_columns(taken: str) -> None:
         sources.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
 
 
-@pytest.mark.xfail(reason="kept.parquet then has two columns of that name", strict=True)
 @pytest.mark.parametrize("taken", ["cluster", "centroid_distance", "image"])
 def test_lineage_refuses_the_names_that_export_adds(taken: str) -> None:
     with pytest.raises(ValueError, match="named like columns of ours"):
