@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     command = COMMANDS[name]
     try:
-        command.work(*cli.parse(name, command.about, command.configs, arguments[1:]))
+        command.work(*cli.parse(f"curation {name}", command.about, command.configs, arguments[1:]))
     except Exception as error:
         return cli.complain(error)
     return 0

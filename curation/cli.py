@@ -30,7 +30,7 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     flat = dataclasses.make_dataclass(
         name.replace(" ", "_"), [flag_of(*fields[key]) for key in ordered(configs)], kw_only=True
     )
-    values = vars(tyro.cli(flat, prog=f"python -m curation {name}", description=about, args=flags))
+    values = vars(tyro.cli(flat, prog=f"python -m {name}", description=about, args=flags))
     return [config(**{f.name: values[f.name] for f in dataclasses.fields(config)}) for config in configs]
 
 
@@ -126,9 +126,12 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def complain(error: BaseException) -> int:
-    """Print a user's error in one paragraph and return exit code 2; raise anything else again."""
+    """Print what a user can mend and return exit code 2; for a Ray that died 1; raise anything else again."""
     cause = cause_of(error)
     if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
         print(f"error: {cause}", file=sys.stderr)
         return 2
+    if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+        print(f"error: Ray failed ({error}). Give the same command again: what is done is kept.", file=sys.stderr)
+        return 1
     raise error

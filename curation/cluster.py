@@ -46,7 +46,6 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     step.begin()
     engine.connect()
     watch = Stopwatch()
-    run.clear_temporary("clusters/assignments")
     parts = [file for file in before["files"] if file["path"].startswith("embeddings/")]
     shards, mean = load_shards(run, parts, config)
     centroids = lloyd(run, shards, frames, clusters, config)

@@ -183,10 +183,7 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         check_common(self)
-        require(
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
-            f"name is {self.name!r}; it names a folder: letters, digits, '.', '_' and '-' only",
-        )
+        check_name(self.name)
         if self.budget is not None:
             whole = self.budget > 1 and float(self.budget).is_integer()
             require(
@@ -216,6 +213,9 @@ class ExportConfig:
     with_images: bool = option("Put the untouched encoded bytes into the Parquet table.", False)
     link: Literal["copy", "hard", "symbolic"] = option("A folder's files: copies or links.", "copy")
 
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -232,6 +232,12 @@ def check_common(config: Any) -> None:
         limits = {"max_rejected": (0.0, 1.0), "epsilon": (0.0, 2.0), "d": (-1.0, 1.0), "seed": (0, 2**63 - 1)}
         low, high = limits[name]
         require(value is None or low <= value <= high, f"{name} is {value}; it must be between {low} and {high}")
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError where a subset's name could not be a folder's."""
+    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    require(fits, f"name is {name!r}; it names a folder: letters, digits, '.', '_' and '-' only")
 
 
 def check_pattern(pattern: str) -> re.Pattern[str]:

@@ -41,7 +41,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
     step.begin()
     watch = Stopwatch()
-    run.clear_temporary("rejected")
+    run.clear_rejected("embed", run.parts("embeddings"))
     missing, written = missing_parts(run)
     originals = before["rows_out"] - before["copies"]
     with progress("embed", originals, done=sum(file.rows for file in written)) as bar:

@@ -68,6 +68,12 @@ def device() -> str:
     return "cuda" if ray.get_gpu_ids() else "cpu"
 
 
+def granted_cpus() -> int:
+    """CPUs granted to the task or actor that asks, at least one."""
+    granted: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(granted.get("CPU", 1)))
+
+
 def stream(task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[Any]:
     """Results of `task.remote(*call)`, as they arrive or in the order of the calls.
 

@@ -40,8 +40,8 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     step.begin()
     engine.connect()
     watch = Stopwatch()
-    run.clear_temporary("rejected")
     existing = run.parts("frames")
+    run.clear_rejected("ingest", existing)
     listing = sources.Listing(config)
     calls = ((run, config, part, part.number in existing) for part in listing.parts(config.part_rows))
     done: list[Done] = []

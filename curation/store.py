@@ -10,7 +10,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -92,10 +92,22 @@ class RunDirectory:
         self.filesystem.delete_file(self._full(path))
 
     def clear_temporary(self, folder: str) -> None:
-        """Delete what killed writers left behind in `folder`."""
-        for name in self.names(folder):
-            if name.startswith(TEMPORARY):
-                self.delete(f"{folder}/{name}")
+        """Delete what killed writers left behind in `folder` and below it."""
+        selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.base_name.startswith(TEMPORARY):
+                self.filesystem.delete_file(info.path)
+
+    def clear_rejected(self, step: str, parts: Collection[int]) -> None:
+        """Delete rejected frames of `step` whose part was never committed, and half-written ones.
+
+        Rejected frames are written before the part that commits them, so a killed call can leave some without it.
+        """
+        self.clear_temporary("rejected")
+        for name in self.names("rejected"):
+            match = re.fullmatch(rf"part-(\d+)-{step}\.parquet", name)
+            if match and int(match[1]) not in parts:
+                self.delete(f"rejected/{name}")
 
     @contextlib.contextmanager
     def create(self, path: str) -> Iterator[pa.NativeFile]:

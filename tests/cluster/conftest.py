@@ -1,0 +1,227 @@
+"""What the tests that run Ray share: one local Ray, one small phantom, one whole run of it, and made-up embeddings."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray.data import DataContext
+
+from curation import pipeline, schema, sources
+from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.phantom import PhantomConfig, draw
+from curation.store import RunDirectory, Step
+
+# center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
+LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
+FOLDERS = ("frames", "embeddings", "clusters", "scores", "subsets")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every task warns about the future
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it logs at DEBUG under pytest
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's default context sets an option that Ray deprecates
+        DataContext.get_current()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """The folder with the phantom's frames, and its truth: 150 files in two centers, 9 of them exact copies."""
+    output = tmp_path_factory.mktemp("phantom")
+    small = {"procedures": 3, "scenes": 8, "frames_per_scene": 5, "width": 160, "height": 128}
+    truth = draw(PhantomConfig(output=str(output), invalid_share=0.1, copy_share=0.15, **small))
+    return output / "frames", truth
+
+
+@pytest.fixture(scope="session")
+def settings(drawn: tuple[Path, pa.Table]) -> Callable[..., pipeline.RunConfig]:
+    """settings(run_dir, source=..., embed={...}, ...): a RunConfig for the phantom, with changes to each step."""
+    frames, _ = drawn
+    both = (f"beta={frames}/center_b", f"alpha={frames}/center_a")
+
+    def make(run_dir: Path, source: tuple[str, ...] = both, **changes: dict[str, Any]) -> pipeline.RunConfig:
+        where = {"run_dir": str(run_dir)}
+        ingest = {"source": source, "lineage_pattern": LINEAGE, "part_rows": 20}
+        embed = {
+            "encoder": "vit_tiny_patch16_224",
+            "weights": "random",
+            "image_size": 112,
+            "precision": "float32",
+            "pooling": "mean",
+            "chunk_rows": 4,
+        }
+        cluster = {"clusters": 5, "iterations": 50, "shard_rows": 40, "center": True}
+        return pipeline.RunConfig(
+            ingest=IngestConfig(**where | ingest | changes.get("ingest", {})),
+            embed=EmbedConfig(**where | embed | changes.get("embed", {})),
+            cluster=ClusterConfig(**where | cluster | changes.get("cluster", {})),
+            select=SelectConfig(**where | {"d": 0.9} | changes.get("select", {})),
+            export=ExportConfig(**where | changes.get("export", {})),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def flags() -> Callable[..., list[str]]:
+    """flags(*configs): the command line that stands for them, each flag once."""
+
+    def spell(name: str, value: Any) -> list[str]:
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            return [flag] if value else []
+        return [text for item in (value if isinstance(value, tuple) else (value,)) for text in (flag, str(item))]
+
+    def make(*configs: Any) -> list[str]:
+        values: dict[str, Any] = {}
+        for config in configs:
+            for field in dataclasses.fields(config):
+                if (value := getattr(config, field.name)) is not None and value != field.default:
+                    values.setdefault(field.name, value)
+        return [text for name, value in values.items() for text in spell(name, value)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_flags(flags: Callable[..., list[str]]) -> Callable[[pipeline.RunConfig], list[str]]:
+    """run_flags(config): the command line of `python -m curation run` that stands for it."""
+    return lambda config: flags(*(getattr(config, field.name) for field in dataclasses.fields(config)))
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment of a subprocess that starts a Ray of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def python(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """python(*arguments, **variables): run this interpreter to its end."""
+
+    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, env=environment | variables, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def reference(
+    local_ray: None, settings: Callable[..., pipeline.RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """The run directory of an undisturbed run of the phantom, not to be changed, and the steps' markers."""
+    run_dir = tmp_path_factory.mktemp("reference")
+    return run_dir, pipeline.run(settings(run_dir))
+
+
+@pytest.fixture
+def begun(reference: tuple[Path, Any], tmp_path: Path) -> Callable[..., Path]:
+    """begun(folder): a copy of the reference run that is done up to `folder` (one of FOLDERS) and no further."""
+
+    def make(last: str, name: str = "run") -> Path:
+        gone = FOLDERS[FOLDERS.index(last) + 1 :]
+        run_dir = tmp_path / name
+        shutil.copytree(reference[0], run_dir, ignore=lambda folder, _: gone if folder == str(reference[0]) else ())
+        record = json.loads((run_dir / "run.json").read_text())
+        record["steps"] = {step: entry for step, entry in record["steps"].items() if not step.startswith(gone)}
+        (run_dir / "run.json").write_text(json.dumps(record))
+        return run_dir
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> Callable[..., Path]:
+    """synthetic(run_dir, rows, dimensions, parts): finished frames/ and embeddings/ of random unit vectors.
+
+    Every fourth vector is an earlier one with some noise.
+    """
+
+    def make(run_dir: Path, rows: int, dimensions: int, parts: int, storage: str = "float16") -> Path:
+        generator = np.random.default_rng([rows, dimensions])
+        x_ND = generator.standard_normal((rows, dimensions))
+        near = np.arange(3, rows, 4)
+        x_ND[near] = x_ND[generator.integers(near)] + generator.uniform(0, 0.5, (len(near), 1)) * x_ND[near]
+        x_ND = (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(storage)
+        paths = [f"{row:06d}.jpg" for row in range(rows)]
+        place = {"source": "made-up", "byte_size": 1}
+        table = [
+            place | {"frame_id": sources.frame_id("made-up", path), "uri": path, "path": path, "content_hash": path}
+            for path in paths
+        ]
+        run = RunDirectory(str(run_dir))
+        ingest = Step(run, "ingest", "frames", IngestConfig(run_dir=str(run_dir), source=("made-up",)), {})
+        ingest.begin()
+        columns, frames, embeddings = schema.embeddings(dimensions, storage), [], []
+        for number, block in enumerate(np.array_split(np.arange(rows), parts)):
+            of_part = pa.Table.from_pylist([table[row] for row in block], schema.frames(()))
+            frames.append(run.write_table(f"frames/part-{number:06d}.parquet", of_part))
+            vectors = pa.FixedSizeListArray.from_arrays(
+                pa.array(x_ND[block].ravel()), type=columns.field("embedding").type
+            )
+            measures = [pa.array(np.zeros(len(block), np.float32)) for _ in schema.MEASURES]
+            of_part = pa.Table.from_arrays([of_part["frame_id"].combine_chunks(), vectors, *measures], schema=columns)
+            embeddings.append(run.write_table(f"embeddings/part-{number:06d}.parquet", of_part))
+        counts = {"rows_in": rows, "rows_out": rows, "rejected": 0, "copies": 0, "seconds": 0.0}
+        done = ingest.finish(counts, frames)
+        embed = Step(run, "embed", "embeddings", EmbedConfig(run_dir=str(run_dir)), {"frames": done["output_hash"]})
+        embed.begin()
+        embed.finish(counts, embeddings)
+        return run_dir
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tables() -> Callable[[Path], dict[str, str]]:
+    """tables(run_dir): the SHA-256 of every whole Parquet file by its path below the run directory."""
+
+    def digests(run_dir: Path) -> dict[str, str]:
+        files = sorted(file for file in run_dir.rglob("*.parquet") if not file.name.startswith("."))
+        return {str(file.relative_to(run_dir)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    return digests
+
+
+@pytest.fixture(scope="session")
+def written() -> Callable[[Path], dict[str, tuple[int, int]]]:
+    """written(run_dir): inode and time of change of every file, by its path: a file written anew differs."""
+
+    def stats(run_dir: Path) -> dict[str, tuple[int, int]]:
+        files = sorted(file for file in run_dir.rglob("*") if file.is_file())
+        return {str(file.relative_to(run_dir)): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+    return stats
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path, str], pa.Table]:
+    """rows(run_dir, folder): all parts of one folder of a run as one table, in their order."""
+
+    def read(run_dir: Path, folder: str) -> pa.Table:
+        parts = sorted((run_dir / folder).glob("part-*.parquet"))
+        return pa.concat_tables(pq.ParquetFile(part).read().replace_schema_metadata(None) for part in parts)
+
+    return read
