@@ -18,7 +18,7 @@ from curation.config import ClusterConfig, require
 from curation.console import Stopwatch, progress
 from curation.nearest import Coded
 from curation.store import File, RunDirectory, Step, marker_of
-from curation.vectors import Float32, Keys, Vectors, centered, keys_of, to_unit
+from curation.vectors import Float32, Keys, Vectors, centered, keys_of, limit_threads, to_unit
 
 FAN_IN = 8
 Shard = tuple[Keys, Coded]
@@ -107,6 +107,7 @@ def load_vectors(run: RunDirectory, path: str, mean: Float32 | None) -> tuple[li
 
 def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Shard:
     """Return the keys [N] and coded vectors [N, D] of several parts together."""
+    limit_threads(engine.granted_cpus())
     loaded = [load_vectors(run, path, mean) for path in paths]
     keys = [keys_of(ids) for ids, _ in loaded]
     return np.concatenate(keys), kmeans.coded(np.concatenate([vectors for _, vectors in loaded]))
@@ -143,6 +144,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
 
 def shard_sums(shard: Shard, centroids: Float32) -> kmeans.Sums:
     """Assign and add up one shard on the device this task was granted."""
+    limit_threads(engine.granted_cpus())
     return kmeans.partial_sums(*shard, centroids, engine.device())
 
 
@@ -171,6 +173,7 @@ def sample_shard(shard: Shard, share: float, seed: int) -> tuple[Keys, Vectors]:
 
 def seed_from_samples(clusters: int, seed: int, *samples: tuple[Keys, Vectors]) -> Float32:
     """Return k-means++ centroids from the samples of all shards."""
+    limit_threads(engine.granted_cpus())
     keys, vectors = (np.concatenate(column) for column in zip(*samples, strict=True))
     return kmeans.seed_centroids(keys, vectors, clusters, seed)
 
@@ -231,6 +234,7 @@ def assign_part(
     """Write cluster and centroid distance of each frame of a part; only describe them where they exist."""
     if exists:
         return run.describe(assignment_path(path))
+    limit_threads(engine.granted_cpus())
     ids, vectors = load_vectors(run, path, mean)
     units = to_unit(vectors)
     assignment, similarity = kmeans.assign(units, centroids)

@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray.data
-import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation import engine, schema
@@ -20,6 +19,7 @@ from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, build, resolve_precision
 from curation.store import File, RunDirectory, Step, check_rejected, marker_of
+from curation.vectors import limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
@@ -116,8 +116,7 @@ class EncodeChunk:
     """An actor with an encoder: rows of DECODED to rows of ENCODED."""
 
     def __init__(self, config: EmbedConfig, precision: str) -> None:
-        if engine.device() == "cpu":
-            torch.set_num_threads(1)
+        limit_threads(engine.granted_cpus())
         self.shape = (-1, config.image_size, config.image_size, 3)
         self.encoder = Encoder(config, precision, engine.device())
 

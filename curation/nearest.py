@@ -20,6 +20,7 @@ from curation.vectors import Float32, Vectors, as_tensor
 Indices = npt.NDArray[np.int64]
 BLOCK = 1 << 20  # products at once: what a core's cache holds
 COLUMNS = 2048
+FEW_COLUMNS = 256  # below which the codes do not pay
 DENSE_SHARE = 1 / 100  # of a block's pairs left to compute, above which computing all at once is faster
 TIES = 16  # columns a row, on average, that are compared once more after computing all
 ROUNDING = 4e-6  # of float32 arithmetic on unit vectors, with room to spare
@@ -105,7 +106,7 @@ class Search:
         if before is not None and left + len(columns) > before:
             later = np.arange(left, left + len(columns)) >= np.arange(before, before + len(self.rows))[:, None]
         exact = as_tensor(columns.vectors_ND).float().numpy()
-        if not integers_are_fast():
+        if len(columns) < FEW_COLUMNS or not integers_are_fast():
             self.compare_all(exact, left, later)
             return
         products, error = self.estimate(columns, exact)

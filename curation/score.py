@@ -20,7 +20,7 @@ from curation.config import ScoreConfig
 from curation.console import Stopwatch, progress
 from curation.nearest import NOTHING
 from curation.store import File, RunDirectory, Step, marker_of
-from curation.vectors import Float32, Keys, Vectors, keys_of, to_unit
+from curation.vectors import Float32, Keys, Vectors, keys_of, limit_threads, to_unit
 
 SPLIT_ROWS = 32_768  # frames in a cluster above which its pairs are shared out over several tasks
 STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
@@ -216,6 +216,7 @@ def score_rows(config: ScoreConfig, cluster: Piece, rows: tuple[int, int]) -> tu
     taking_part = int(within(config, cluster.distance).sum())
     end = min(stop, taking_part)
     if end > start:
+        limit_threads(engine.granted_cpus())
         units = to_unit(cluster.vectors[:end])
         if config.rule == "greedy":
             assert config.d is not None

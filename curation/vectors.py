@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from threadpoolctl import threadpool_limits
 
 Float32 = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.floating]  # float16 or float32
@@ -46,3 +47,12 @@ def to_unit(x_ND: Vectors) -> Float32:
 def centered(x_ND: Vectors, mean_D: Float32) -> Vectors:
     """Return the rows less the mean, at unit length again, in the type they came in."""
     return to_unit(as_tensor(x_ND).float().numpy() - mean_D).astype(x_ND.dtype)
+
+
+def limit_threads(cpus: int) -> None:
+    """Hold NumPy and PyTorch in this process to `cpus` threads.
+
+    Both bring threads of their own, as many as the machine has cores, which would fight each other and other tasks.
+    """
+    torch.set_num_threads(cpus)
+    threadpool_limits(cpus)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
 from torch import nn
@@ -17,6 +16,7 @@ from curation import engine
 from curation.config import digest, hashed_fields
 from curation.encoder import resolve_precision
 from curation.store import RunDirectory
+from curation.vectors import limit_threads
 from training import checkpoint
 from training.cache import cache, cached_frames, read_subset
 from training.config import LengthConfig, OptimiserConfig, PretrainConfig
@@ -130,7 +130,7 @@ def train_rank(given: dict[str, Job]) -> None:
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size(), engine.device())
     if rank.device == "cpu":
-        torch.set_num_threads(engine.granted_cpus())
+        limit_threads(engine.granted_cpus())
     frames = cached_frames(read_subset(job.config.subset), job.config.output)
     kept = ray.train.get_checkpoint()
     state, history = None, []

@@ -1,7 +1,7 @@
 """k-means as Ray tasks against faiss.Kmeans on all points: same k, start and iterations; time and inertia.
 
-Ours includes the tasks, their reduction and writing every iteration's centroids; Ray's start is left out of it, as is
-the loading of shards. Floor: the products of assignment at the rate that NumPy's matrix product reaches here.
+Ours includes coding the shards, the tasks, their reduction and writing every iteration's centroids; Ray's start is
+left out, and so is reading the vectors, on both sides. Floor: the products of assignment at the rate that NumPy's matrix product reaches here.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from harness import report, seconds
 
 from curation import cluster, kmeans
 from curation.config import ClusterConfig
+from curation.nearest import Coded
 from curation.store import RunDirectory
-from curation.vectors import to_unit
+from curation.vectors import limit_threads, to_unit
 
 
 def points(rows: int, dimensions: int, clusters: int) -> np.ndarray:
@@ -28,6 +29,12 @@ def points(rows: int, dimensions: int, clusters: int) -> np.ndarray:
     x = centers[generator.integers(clusters, size=rows)]
     x += 1.5 * generator.standard_normal((rows, dimensions), dtype=np.float32)
     return to_unit(x).astype(np.float16)
+
+
+def code_shard(shard: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Coded]:
+    """What loading does with a shard's vectors."""
+    limit_threads(1)
+    return shard[0], kmeans.coded(shard[1])
 
 
 def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
@@ -53,7 +60,7 @@ def main() -> None:
         x = points(given.rows, given.dimensions, clusters)
         keys = np.arange(len(x), dtype=np.uint64)
         start_centroids = kmeans.seed_centroids(keys[:16_384], x[:16_384], clusters, 0)
-        shards = [ray.put(shard) for shard in zip(np.array_split(keys, cores), np.array_split(x, cores), strict=True)]
+        read = [ray.put(shard) for shard in zip(np.array_split(keys, cores), np.array_split(x, cores), strict=True)]
         x32 = x.astype(np.float32)
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(given.repeats + 1):
@@ -74,6 +81,7 @@ def main() -> None:
                 cluster.keep_iteration(run, start_centroids, row)
                 config = ClusterConfig(run_dir=folder, clusters=clusters, iterations=given.iterations)
                 start = time.perf_counter()
+                shards = [ray.remote(code_shard).remote(shard) for shard in read]
                 ours = cluster.lloyd(run, shards, given.rows, clusters, config)
                 times[1].append(time.perf_counter() - start)
         faiss_s, ours_s = (float(np.median(spent[1:])) for spent in times)
