@@ -1,7 +1,8 @@
 """k-means as Ray tasks against faiss.Kmeans on all points: same k, start and iterations; time and inertia.
 
 Ours includes coding the shards, the tasks, their reduction and writing every iteration's centroids; Ray's start is
-left out, and so is reading the vectors, on both sides. Floor: the products of assignment at the rate that NumPy's matrix product reaches here.
+left out, and so is reading the vectors, on both sides. Floor: the products of assignment at the rate that NumPy's
+matrix product reaches here.
 """
 
 import argparse
