@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curation.nearest import Coded, code, nearest
+from curation.nearest import Coded, code, nearest, nearest_index
 from curation.vectors import Float32, Keys, Vectors, as_tensor, scramble, to_unit
 
 GRID = 2.0**24
@@ -85,21 +85,48 @@ class Sums:
 
 def partial_sums(keys_N: Keys, shard: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> Sums:
     """Assign a shard's vectors [N, D] and add them up by cluster."""
-    assignment, similarity = assign(shard, centroids_KD, device)
-    x_ND = shard.vectors_ND if isinstance(shard, Coded) else shard
+    rows = shard if isinstance(shard, Coded) else coded(shard)
+    x_ND = rows.vectors_ND
+    if device == "cpu":
+        similarity, error, index = nearest_index(rows, code(centroids_KD, centroids_KD.mean(axis=0)))
+        assignment = index.astype(np.int32)
+    else:
+        assignment, similarity = _assign_on_gpu(x_ND, centroids_KD, device)
+        error = np.zeros_like(similarity)
     sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
     clusters = torch.from_numpy(assignment)
     for start in range(0, len(x_ND), BLOCK):
         sums.index_add_(0, clusters[start : start + BLOCK], on_grid(x_ND[start : start + BLOCK]))
-    far = np.lexsort((keys_N, similarity))[:FARTHEST]
+    far, far_similarity = farthest(keys_N, x_ND, centroids_KD, assignment, (similarity, error))
     return Sums(
         sums_KD=sums.numpy(),
         counts_K=np.bincount(assignment, minlength=len(centroids_KD)),
-        inertia=float(2 * len(x_ND) - 2 * similarity.sum(dtype=np.float64)),
-        far_similarity=similarity[far],
+        inertia=float(2 * len(x_ND) - 2 * np.einsum("kd,kd->", sums.numpy(), centroids_KD, dtype=np.float64)),
+        far_similarity=far_similarity,
         far_keys=keys_N[far],
         far_vectors=x_ND[far],
     )
+
+
+def farthest(
+    keys_N: Keys,
+    x_ND: Vectors,
+    centroids_KD: Float32,
+    assignment_N: npt.NDArray[np.int32],
+    estimate: tuple[Float32, Float32],
+) -> tuple[npt.NDArray[np.intp], Float32]:
+    """Return the FARTHEST rows with the lowest dot product with their centroid, ascending, and those products.
+
+    `estimate` is the products and how far off each may be, float32 [N] each; what could be among the lowest is
+    computed, so that the result does not depend on the estimates.
+    """
+    product, error = estimate
+    place = min(FARTHEST, len(product)) - 1
+    highest = np.partition(product + error, place)[place] if len(product) else np.float32(0)
+    near = np.flatnonzero(product - error <= highest)
+    exact = np.einsum("nd,nd->n", as_tensor(x_ND[near]).float().numpy(), centroids_KD[assignment_N[near]])
+    order = np.lexsort((keys_N[near], exact))[:FARTHEST]
+    return near[order], exact[order]
 
 
 def merge(*parts: Sums) -> Sums:

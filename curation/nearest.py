@@ -91,6 +91,25 @@ def nearest(rows: Coded, columns: Coded, before: int | None = None) -> tuple[Flo
     return np.where(found, best, NOTHING), index
 
 
+def nearest_index(rows: Coded, columns: Coded) -> tuple[Float32, Float32, Indices]:
+    """Return each row's nearest column, int64 [N], an estimate of their dot product, and its error, float32 [N] each.
+
+    For when the column is wanted and the product is not: where the codes leave one candidate, as for most rows, float32
+    arithmetic is saved altogether. The error is a bound, 0 where the product was computed. All columns at once.
+    """
+    best, error = np.full(len(rows), -np.inf, np.float32), np.zeros(len(rows), np.float32)
+    index = np.full(len(rows), -1, np.int64)
+    height = max(64, BLOCK // max(1, len(columns)))
+    exact_columns = as_tensor(columns.vectors_ND).float().numpy()
+    for top in range(0, len(rows), height):
+        block = rows[top : top + height]
+        here = slice(top, top + len(block))
+        exact = as_tensor(block.vectors_ND).float().numpy()
+        search = Search(block, exact, best[here], index[here])
+        error[here] = search.settle(columns, exact_columns)
+    return best, error, index
+
+
 @dataclass(frozen=True)
 class Search:
     """A block of rows with the best column each has met so far; `best_N` and `index_N` are written in place."""
@@ -122,13 +141,32 @@ class Search:
         else:
             self.improve(*np.divmod(pairs, len(columns)), exact, left)
 
+    def settle(self, columns: Coded, exact_MD: Float32) -> Float32:
+        """Meet all columns there are; leave an estimate where one candidate is left, and return its error bound."""
+        if not integers_are_fast():
+            self.compare_all(exact_MD, 0, None)
+            return np.full(len(self.rows), np.float32(ROUNDING))
+        products, error = self.estimate(columns, exact_MD)
+        guess = products.argmax(axis=1)
+        value = products[np.arange(len(guess)), guess]
+        pairs = np.flatnonzero(products > (value - 2 * error)[:, None])
+        owner, column = np.divmod(pairs, len(columns))
+        sure = np.bincount(owner, minlength=len(guess)) == 1
+        doubtful = ~sure[owner]
+        if doubtful.sum() > DENSE_SHARE * products.size:
+            self.compare_all(exact_MD, 0, None)
+            return np.full(len(guess), np.float32(ROUNDING))
+        self.best_N[sure], self.index_N[sure] = value[sure], guess[sure]
+        self.improve(owner[doubtful], column[doubtful], exact_MD, 0)
+        return np.where(sure, error, np.float32(0))
+
     def estimate(self, columns: Coded, exact_MD: Float32) -> tuple[Float32, Float32]:
         """Return products from the codes, float32 [N, M], and a bound on the error of each row's, float32 [N]."""
         rows = self.rows
         integers = torch._int_mm(as_tensor(rows.codes_ND), as_tensor(columns.codes_ND).T)
         products = torch.mul(integers, as_tensor(columns.scale_N)).mul_(as_tensor(rows.scale_N)[:, None])
         products.add_(as_tensor(exact_MD @ rows.origin_D))
-        row_part = (self.exact_ND - rows.origin_D) @ columns.origin_D
+        row_part = self.exact_ND @ columns.origin_D - rows.origin_D @ columns.origin_D
         products.add_(as_tensor(row_part)[:, None])
         missed, length = columns.missed_N.max(), (columns.length_N + columns.missed_N).max()
         return products.numpy(), rows.missed_N * length + rows.length_N * missed + np.float32(ROUNDING)
@@ -147,13 +185,13 @@ class Search:
         products = self.exact_ND @ exact_MD.T
         if later is not None:
             products[later] = -np.inf
-        highest = products.max(axis=1)
-        pairs = np.flatnonzero((products >= (highest - ROUNDING)[:, None]) & np.isfinite(products))
-        if len(pairs) > TIES * len(products):  # masses of equal columns: any of them will do
-            rows = np.flatnonzero(np.isfinite(highest))
-            self.improve(rows, products[rows].argmax(axis=1), exact_MD, left)
-        else:
-            self.improve(*np.divmod(pairs, products.shape[1]), exact_MD, left)
+        guess = products.argmax(axis=1)
+        highest = products[np.arange(len(guess)), guess]
+        rows, columns = np.divmod(np.flatnonzero(products >= (highest - ROUNDING)[:, None]), products.shape[1])
+        if len(rows) > TIES * len(products):  # masses of equal columns: any of them will do
+            rows, columns = np.arange(len(guess)), guess
+        some = np.isfinite(highest[rows])
+        self.improve(rows[some], columns[some], exact_MD, left)
 
     def keep(self, rows: Indices, values: Float32, columns: Indices) -> None:
         """Take over, for rows named once each, what is better than what they have."""
