@@ -38,7 +38,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     frames = before["rows_out"]
     require(frames > 0, f"{run.uri}/embeddings has no rows; there is nothing to cluster")
     auto = config.clusters == "auto"
-    clusters = kmeans.automatic_clusters(frames) if auto else int(config.clusters)
+    clusters = kmeans.automatic_clusters(frames, config.center) if auto else int(config.clusters)
     require(
         clusters <= frames,
         f"clusters is {clusters}, but there are only {frames} embedded frames; ask for fewer",

@@ -100,8 +100,9 @@ class ClusterConfig:
 
     run_dir: str = run_dir_option()
     clusters: int | Literal["auto"] = option(
-        "Number of clusters k. auto: as few as keep the mean cluster at 20,000 frames or fewer, since duplicates on "
-        "either side of a border are not found. Baselines that balance clusters, and a strict epsilon, want more.",
+        "Number of clusters k. auto: as few as keep the mean cluster at 20,000 frames or fewer (with center, at least "
+        "8), since duplicates on either side of a border are not found. Baselines that balance clusters, and a strict "
+        "epsilon, want more.",
         "auto",
     )
     iterations: int = option("Lloyd iterations at most; it stops earlier where nothing moves.", 20)

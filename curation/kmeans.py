@@ -22,17 +22,18 @@ GRID = 2.0**24
 FARTHEST = 64  # vectors that a shard offers for empty clusters
 GPU_BLOCK = 1 << 16  # vectors assigned at once
 BLOCK = 4096  # vectors added up at once
-MEAN_CLUSTER = 20_000
+MEAN_CLUSTER, FEWEST_CENTERED = 20_000, 8
 SAMPLE_FLOOR, SAMPLE_PER_CLUSTER = 16_384, 8
 
 
-def automatic_clusters(frames: int) -> int:
+def automatic_clusters(frames: int, center: bool = False) -> int:
     """Return the k of `--clusters auto` (OURS): as few clusters as keep their mean at 20,000 frames or fewer.
 
     Two alike on either side of a border are never compared, so each border costs duplicates (README, measured);
     and comparing with up to 20,000 others costs a thousandth of embedding a frame.
     """
-    return max(1, math.ceil(frames / MEAN_CLUSTER))
+    fewest = min(frames, FEWEST_CENTERED) if center else 1  # all centred vectors together have no direction
+    return max(fewest, math.ceil(frames / MEAN_CLUSTER))
 
 
 def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from curation.config import option, require
 class PretrainConfig:
     """What is trained on what, where it goes, and how often it is kept."""
 
-    subset: str = option("A subset's folder with its kept.parquet: RUN/subsets/NAME.")
+    subset: str = option("A subset's folder with its kept.parquet: RUN/subsets/NAME.", hashed=False)
     output: str = option("Where the weights, checkpoints and metrics go: a local path.", hashed=False)
     method: Literal["mae", "simclr"] = option("How it is pre-trained.", "mae")
     init: str = option("The encoder to begin with: `scratch`, or a weights file that fits it.", "scratch")

@@ -45,6 +45,9 @@ def pretrain(
     that is no number.
     """
     subset = read_subset(config.subset)
+    run = RunDirectory(config.output)
+    places: dict[str, Any] = {"subset": RunDirectory(config.subset).root, "output": run.root}
+    config = dataclasses.replace(config, **places)  # ranks run in other working directories
     frames, pool = len(subset.table), subset.about["pool"]
     epochs = length.epochs
     if length.equal_compute_to is not None:
@@ -56,7 +59,6 @@ def pretrain(
     plan.check(config.workers)
     job = Job(config, plan, model, augmentation)
     method_of(job)  # what cannot be built is told before anything starts
-    run = RunDirectory(config.output)
     claim(run, job, subset.about["digest"])
     side = round(model.image_size * config.cache_margin)
     cache(subset, run, side)

@@ -1,6 +1,7 @@
 """`python -m training pretrain` on a subset, through Ray Train."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ FLAGS = [
 
 
 def test_a_subset_trains_an_encoder_that_plain_timm_loads(
-    reference: tuple[Path, list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reference: tuple[Path, list[dict[str, Any]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     subset = str(next((reference[0] / "subsets").iterdir()))
-    flags = ["pretrain", "--subset", subset, "--output", str(tmp_path), *FLAGS]
+    monkeypatch.chdir(tmp_path)  # relative paths hold for ranks too, which run elsewhere
+    flags = ["pretrain", "--subset", os.path.relpath(subset), "--output", ".", *FLAGS]
     assert main([*flags, "--steps", "6"]) == 0
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
     model.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)

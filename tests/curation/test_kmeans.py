@@ -298,3 +298,8 @@ def test_a_sample_has_its_share_and_depends_on_key_and_seed_alone() -> None:
     assert (kmeans.sample(keys, 0.1, seed=4) & chosen).sum() < 300  # 200 of both by chance
     assert not (chosen & ~kmeans.sample(keys, 0.2, seed=3)).any()
     assert kmeans.sample(keys, 1.0, seed=3).all()
+
+
+@pytest.mark.parametrize(("frames", "clusters"), [(5, 5), (100, 8), (160_000, 8), (160_001, 9)])
+def test_automatic_clusters_of_centred_vectors(frames: int, clusters: int) -> None:
+    assert kmeans.automatic_clusters(frames, center=True) == clusters
