@@ -63,7 +63,12 @@ class RunDirectory:
         self.filesystem, self.root = filesystem_of(uri)
 
     def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
-        return RunDirectory, (self.uri,)
+        return RunDirectory, (self.address,)
+
+    @property
+    def address(self) -> str:
+        """Path or URI that names this directory in any process, whatever that one's working directory is."""
+        return self.root if self.filesystem.type_name == "local" else self.uri
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"

@@ -46,7 +46,7 @@ def pretrain(
     """
     subset = read_subset(config.subset)
     run = RunDirectory(config.output)
-    places: dict[str, Any] = {"subset": RunDirectory(config.subset).root, "output": run.root}
+    places: dict[str, Any] = {"subset": RunDirectory(config.subset).address, "output": run.address}
     config = dataclasses.replace(config, **places)  # ranks run in other working directories
     frames, pool = len(subset.table), subset.about["pool"]
     epochs = length.epochs

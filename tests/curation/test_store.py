@@ -256,3 +256,12 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for uri in ("zzz://bucket/x", "s4://bucket/x"):
         with pytest.raises(ValueError, match=rf"no file system is known for {uri[:2]}.*use a path, s3://"):
             filesystem_of(uri)
+
+
+def test_a_run_sent_to_a_process_elsewhere_is_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = pickle.dumps(RunDirectory("run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(sent).root == str(tmp_path / "run")
+    assert pickle.loads(pickle.dumps(RunDirectory("memory://run"))).uri == "memory://run"
