@@ -1,0 +1,209 @@
+"""Folders of images and masks, found by a set's name. It reads names and lists of names, and no pixels."""
+
+import difflib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from curation.config import require
+from curation.sources import IMAGE_SUFFIXES
+from training.layouts import LAYOUTS, Layout, Pair, Tree
+
+PART_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+MAX_SHOWN = 3  # names that a message lists
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and its masks. Examples that share a group (a sequence, patient or centre) stay in one part."""
+
+    name: str  # its path below the set's folder, without the suffix
+    image: str
+    masks: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    split: str = ""  # the official part: train, validation or test; empty where there is none
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set as found on disk: examples sorted by name, and the names of images left out for want of a mask."""
+
+    name: str
+    examples: tuple[Example, ...]
+    layout: Layout
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one tree makes of a folder: examples, images without a mask, masks without an image, doubled images."""
+
+    tree: Tree
+    base: str
+    examples: tuple[Example, ...]
+    maskless: tuple[str, ...]
+    orphans: tuple[str, ...]
+    twins: tuple[str, ...]
+
+
+def parse(text: str) -> tuple[str, str]:
+    """The set's name and its folder from NAME=DIR. ValueError, with the nearest name, for a set that is not known."""
+    name, equals, folder = text.partition("=")
+    require(bool(equals and folder), f"dataset {text!r} is no NAME=DIR; write for example kvasir-seg=/data/Kvasir-SEG")
+    return layout_of(name)[0], folder
+
+
+def layout_of(name: str) -> tuple[str, Layout]:
+    """The set's name as listed, in any case, and its layout. ValueError as in `parse`."""
+    known = name.strip().lower().replace("_", "-")
+    if known not in LAYOUTS:
+        near = difflib.get_close_matches(known, LAYOUTS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"no segmentation set is named {name!r}; {hint}Known: {', '.join(LAYOUTS)}. "
+            "Any folder of images and masks can be read as generic=DIR"
+        )
+    return known, LAYOUTS[known]
+
+
+def load(name: str, folder: str, partial: bool = False) -> Dataset:
+    """Find the images and masks of the set `name` in `folder`, which holds it or holds one folder that does.
+
+    Reads names only. `partial` takes what is there of an incomplete set. ValueError, with the expected tree, where
+    the folder is missing or packed in no known way, or (unless partial) masks, images or frames are missing.
+    """
+    name, layout = layout_of(name)
+    require(os.path.isdir(folder), f"{name}: {folder} is no folder; give the one that holds\n{expected(layout)}")
+    files = list_images(folder)
+    tries = [match(layout, tree, folder, base, files) for base in bases(files) for tree in layout.trees]
+    found = max(tries, key=lambda one: (len(one.examples), len(one.maskless)))  # the first of equals
+    check(name, folder, layout, found, partial)
+    examples = official(layout, found.examples, os.path.join(folder, found.base), partial)
+    return Dataset(name, examples, layout, found.maskless)
+
+
+def expected(layout: Layout) -> str:
+    """The trees of a layout, a line each."""
+    return "\n".join("  " + ", ".join(pair.shown for pair in tree.pairs) for tree in layout.trees)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The count of `names` and the first few of them."""
+    return f"{len(names)} ({', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''})"
+
+
+def check(name: str, folder: str, layout: Layout, found: Found, partial: bool) -> None:
+    """Raise ValueError, with what is missing and the expected tree, unless what was found is the whole set."""
+    faults = []
+    if not found.examples:
+        faults.append("no image with its mask where one is expected")
+    if found.twins:
+        faults.append(f"images that another file of the same name doubles: {shown(found.twins)}")
+    if not partial or not found.examples:
+        if found.maskless and not layout.maskless:
+            faults.append(f"images without a mask: {shown(found.maskless)}")
+        if found.orphans:
+            faults.append(f"masks without an image: {shown(found.orphans)}")
+        count = found.tree.count or layout.count
+        if count is not None and len(found.examples) < count:
+            faults.append(f"{len(found.examples)} of {count} images with masks")
+    require(
+        not faults,
+        f"{name} in {folder} is not whole, or packed in another way: {'; '.join(faults)}. Expected one of\n"
+        f"{expected(layout)}\nPut back what is missing, or take what is there as generic=DIR",
+    )
+
+
+def list_images(folder: str) -> list[str]:
+    """Image files below `folder`, as sorted relative paths with `/`; hidden files and __MACOSX are passed over."""
+    paths = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        within = Path(place).relative_to(folder)
+        paths += [
+            (within / name).as_posix()
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return sorted(paths)
+
+
+def bases(files: Sequence[str]) -> list[str]:
+    """The folder itself, then each folder that all files are below: where a set's own folder may be."""
+    common = os.path.commonpath(files).split("/")[:3] if len(files) > 1 else []
+    return ["", *("/".join(common[: depth + 1]) for depth in range(len(common)) if common[depth])]
+
+
+def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[str]) -> Found:
+    """Pair images with masks as `tree` says, with paths taken below `base`."""
+    names = [file.removeprefix(base).lstrip("/") for file in files]
+    root = os.path.join(folder, base)
+    examples, maskless, orphans, twins = [], [], [], []
+    for pair in tree.pairs:
+        images, masks = keyed(pair.images, pair, names), keyed(pair.masks, pair, names)
+        orphans += [place for key, places in masks.items() if key not in images for place, _ in places]
+        for key, [(path, fields), *copies] in images.items():
+            twins += [copy for copy, _ in copies]
+            if key not in masks:
+                maskless.append(path)
+                continue
+            part = fields.get("split", "").lower().removesuffix("dataset")
+            example = Example(
+                name=os.path.splitext(path)[0],
+                image=os.path.join(root, path),
+                masks=tuple(os.path.join(root, mask) for mask, _ in masks[key]),
+                groups=layout.groups(fields),
+                split=layout.part or PART_NAMES.get(part, part),
+            )
+            examples.append(example)
+    examples.sort(key=lambda example: example.name)
+    return Found(tree, base, tuple(examples), tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
+
+
+Keyed = dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]
+
+
+def keyed(pattern: str, pair: Pair, names: Sequence[str]) -> Keyed:
+    """Files that match `pattern`, with its groups, by the values (lower case) of the groups that `pair` shares."""
+    compiled = re.compile(pattern, re.IGNORECASE)
+    shared = sorted(set(re.compile(pair.images).groupindex) & set(re.compile(pair.masks).groupindex))
+    result: Keyed = defaultdict(list)
+    for name in names:
+        if match := compiled.fullmatch(os.path.splitext(name)[0]):
+            fields = {group: value for group, value in match.groupdict().items() if value is not None}
+            result[tuple(fields[group].lower() for group in shared)].append((name, fields))
+    return result
+
+
+def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: bool) -> tuple[Example, ...]:
+    """The examples with the part that the set's lists give, where all the lists are there.
+
+    ValueError (unless partial) where a list names what is not there, or no list names an image.
+    """
+    paths = [(os.path.join(root, file), part) for file, part in layout.lists]
+    if not paths or not all(os.path.isfile(path) for path, _ in paths):
+        return examples
+    parts: dict[str, str] = {}
+    for path, part in paths:
+        lines = Path(path).read_text(encoding="utf-8").split()
+        names = [os.path.splitext(line)[0] if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines]
+        twice = sorted(name for name in names if parts.setdefault(name, part) != part)
+        require(not twice, f"{path} names what another list names too: {shown(twice)}")
+    known = {os.path.basename(example.name) for example in examples}
+    missing, unlisted = sorted(set(parts) - known), sorted(known - set(parts))
+    require(partial or not missing, f"the lists in {root} name images that are not there: {shown(missing)}")
+    require(partial or not unlisted, f"no list in {root} names these images: {shown(unlisted)}")
+    return tuple(replace(example, split=parts.get(os.path.basename(example.name), "")) for example in examples)
+
+
+def table() -> str:
+    """The known sets, a paragraph each: name, expected count, split, licence, citation and what else to know."""
+    texts = []
+    for name, layout in LAYOUTS.items():
+        count = "count unknown" if layout.count is None else f"{layout.count:,} images"
+        lines = [f"{name}: {count}", f"split: {layout.split}", f"licence: {layout.licence}", f"cite: {layout.citation}"]
+        texts.append("\n  ".join([*lines, *([f"note: {layout.note}"] if layout.note else [])]))
+    return "\n".join(texts)
