@@ -1,0 +1,255 @@
+"""The paper's figures 3, 4 and 6 from a results table: curves, box plots, the cross-dataset matrix. It trains nothing.
+
+Figures are matplotlib's own objects drawn by Agg: no pyplot, no window, no global state. Equal tables give equal SVG
+bytes; its text stays text. Colours are Okabe and Ito's, told apart by colour-blind readers, and lines also differ in
+marker and dash. mIoU is shown in percent.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from curation.config import require
+from curation.store import RunDirectory
+from training import results
+from training.results import Row
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", ":")
+PANEL_INCHES = (4.2, 3.4)
+CELL_INCHES = 0.62
+DPI = 150
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "endosieve",
+    "svg.fonttype": "none",
+}
+
+
+def render(figure: Figure, kind: Literal["png", "svg"], dpi: int = DPI) -> bytes:
+    """Return a figure's file. PNG has inches * dpi pixels; SVG is equal for equal figures."""
+    stream = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=metadata)
+    return stream.getvalue()
+
+
+def write(figure: Figure, folder: RunDirectory, name: str) -> None:
+    """Put NAME.png and NAME.svg into a folder."""
+    folder.write_bytes(f"{name}.png", render(figure, "png"))
+    folder.write_bytes(f"{name}.svg", render(figure, "svg"))
+
+
+def curves(table: pa.Table, *, columns: int = 3) -> Figure:
+    """Return figure 3: test mIoU by fine-tune epoch, a panel a data set, a line a subset.
+
+    A line is the mean over seeds and the band around it runs from the lowest to the highest seed; an epoch that a
+    seed lacks is left out. Only tests on the data set that was trained on. ValueError where there are none.
+    """
+    panels = by_dataset(table)
+    subsets = subset_order([row for rows in panels.values() for row in rows])
+    figure, axes = grid(len(panels), columns)
+    with mpl.rc_context(STYLE):
+        for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
+            for place, (key, label) in enumerate(subsets.items()):
+                epochs_E, miou_SE = curve([row for row in rows if subset_key(row) == key])
+                if not len(epochs_E):
+                    continue
+                colour, marker, dash = look(place)
+                axis.fill_between(epochs_E, miou_SE.min(axis=0), miou_SE.max(axis=0), color=colour, alpha=0.15, lw=0)
+                axis.plot(epochs_E, miou_SE.mean(axis=0), dash, color=colour, marker=marker, markersize=4, label=label)
+            axis.set(title=dataset, xlabel="fine-tune epoch", ylabel="test mIoU (%)")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(axis="y", color="0.9")
+        legend(figure, axes)
+    return figure
+
+
+def curve(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the epochs that every seed has [E], and mIoU in percent of each seed [S, E]."""
+    seeds: dict[int, dict[int, float]] = {}
+    for row in rows:
+        seeds.setdefault(row["seed"], {})[row["epoch"]] = 100 * row["miou"]
+    shared = sorted(set.intersection(*map(set, seeds.values()))) if seeds else []
+    values = [[seeds[seed][epoch] for epoch in shared] for seed in sorted(seeds)]
+    return np.array(shared, np.int64), np.array(values, np.float64).reshape(len(seeds), len(shared))
+
+
+def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure:
+    """Return figure 4: box plots of test mIoU by nominal ratio, a panel a data set, a colour a method.
+
+    A box holds the last `last_epochs` epochs of every seed (all of them where there are fewer): the line is the
+    median, the box the middle half, the whiskers reach to the lowest and highest value. Only tests on the data set
+    that was trained on; the longest pre-training of a subset. ValueError where there are none.
+    """
+    require(last_epochs >= 1, f"last_epochs is {last_epochs}; it must be at least 1")
+    panels = by_dataset(table)
+    every = [row for rows in panels.values() for row in rows]
+    methods = sorted({row["method"] for row in every}, key=results.method_order)
+    ratios = sorted({row["ratio_nominal"] for row in every}, key=lambda ratio: ratio or 0)
+    figure, axes = grid(len(panels), columns)
+    width = 0.8 / len(methods)
+    with mpl.rc_context(STYLE):
+        for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
+            for place, method in enumerate(methods):
+                groups = [
+                    last_values([r for r in rows if r["method"] == method and r["ratio_nominal"] == ratio], last_epochs)
+                    for ratio in ratios
+                ]
+                shown = [number for number, group in enumerate(groups) if len(group)]
+                if not shown:
+                    continue
+                drawn = axis.boxplot(
+                    [groups[number] for number in shown],
+                    positions=[number + width * (place - (len(methods) - 1) / 2) for number in shown],
+                    widths=0.8 * width,
+                    whis=(0, 100),
+                    patch_artist=True,
+                    medianprops={"color": "black"},
+                    boxprops={"facecolor": look(place)[0], "alpha": 0.7},
+                )
+                drawn["boxes"][0].set_label(method)
+            labels = [results.percent_label(ratio) for ratio in ratios]
+            axis.set_xticks(range(len(ratios)), labels)
+            axis.set(title=dataset, xlabel="share of the pool retained", ylabel="test mIoU (%)")
+            axis.set_xlim(-0.6, len(ratios) - 0.4)
+            axis.grid(axis="y", color="0.9")
+        legend(figure, axes)
+    return figure
+
+
+def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
+    """Return mIoU in percent of the last epochs of each run, the runs in order."""
+    longest = max((row["pretrain_epochs"] or 0 for row in rows), default=0)
+    runs: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if (row["pretrain_epochs"] or 0) == longest:
+            runs.setdefault((row["subset"], row["seed"]), []).append(row)
+    kept = [sorted(runs[key], key=lambda row: row["epoch"])[-last_epochs:] for key in sorted(runs)]
+    return [100 * row["miou"] for run in kept for row in run]
+
+
+def matrix(
+    table: pa.Table,
+    methods: Sequence[str] = ("random", "meddel"),
+    ratios: Sequence[float] = (0.05, 0.2, 0.5, 1.0),
+) -> Figure:
+    """Return figure 6: mean mIoU by data set trained on (row) and tested on (column), a panel a method and ratio.
+
+    At ratio 1 every method is the full pool, so `full` stands in where a method has none. All panels share one colour
+    scale. A pair that was not run is blank. ValueError where none of the panels has a value.
+    """
+    final = results.final_rows(table).to_pylist()
+    names = sorted({row[key] for row in final for key in ("train_dataset", "test_dataset")}, key=results.dataset_order)
+    panels = {(m, r): panel(final, names, m, r) for m in methods for r in ratios}
+    present = [ratio for ratio in ratios if any(not np.isnan(panels[method, ratio]).all() for method in methods)]
+    require(bool(present), f"no final row is of {' or '.join(methods)} at one of the ratios {list(ratios)}")
+    values = np.concatenate([panels[method, ratio].ravel() for method in methods for ratio in present])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    side = max(2.2, CELL_INCHES * len(names))
+    figure = Figure(figsize=(side * len(present) + 2.6, (side + 0.5) * len(methods) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    with mpl.rc_context(STYLE):
+        axes = figure.subplots(len(methods), len(present), squeeze=False, sharex=True, sharey=True)
+        for line, method in zip(axes, methods, strict=True):
+            for axis, ratio in zip(line, present, strict=True):
+                image = heat(axis, panels[method, ratio], names, (low, high))
+                axis.set_title(f"{method}, {results.percent_label(ratio)}")
+        figure.supxlabel("tested on", fontsize=11)
+        figure.supylabel("trained on", fontsize=11)
+        figure.colorbar(image, ax=axes, label="mean test mIoU (%)", shrink=0.8)
+    return figure
+
+
+def panel(final: Sequence[Row], names: Sequence[str], method: str, ratio: float) -> npt.NDArray[np.float64]:
+    """Return the mean mIoU in percent [trained on, tested on] of a method at a ratio, NaN where there is no run."""
+    rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == method]
+    if not rows and ratio == 1:
+        rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == "full"]
+    mean_TT = np.full((len(names), len(names)), np.nan)
+    for line, train in enumerate(names):
+        for column, test in enumerate(names):
+            found = [row for row in rows if row["train_dataset"] == train and row["test_dataset"] == test]
+            if found:
+                mean_TT[line, column] = 100 * results.values_of(found).mean()
+    return mean_TT
+
+
+def heat(axis: Axes, mean_TT: npt.NDArray[np.float64], names: Sequence[str], limits: tuple[float, float]) -> Any:
+    """Draw one matrix with its values written in it; returns the image that a colour bar belongs to."""
+    image = axis.imshow(mean_TT, cmap="cividis", vmin=limits[0], vmax=limits[1])
+    middle = sum(limits) / 2
+    for (line, column), value in np.ndenumerate(mean_TT):
+        if not np.isnan(value):
+            colour = "white" if value < middle else "black"
+            axis.text(column, line, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def by_dataset(table: pa.Table) -> dict[str, list[Row]]:
+    """Return the rows tested on the data set they were trained on, by its name in the paper's order."""
+    groups = results.grouped(results.checked(table), ("train_dataset", "test_dataset"))
+    same = {train: rows for (train, test), rows in groups.items() if train == test}
+    require(bool(same), "no row is tested on the data set it was trained on; this figure shows those alone")
+    return {name: same[name] for name in sorted(same, key=results.dataset_order)}
+
+
+def subset_key(row: Row) -> tuple[str, float | None]:
+    """Return what tells the subsets and lengths of pre-training apart."""
+    return row["subset"], row["pretrain_epochs"]
+
+
+def subset_order(rows: Sequence[Row]) -> dict[tuple[str, float | None], str]:
+    """Return the legend's text of each subset, by method and ratio; the length where one subset has several."""
+    ordered = sorted(
+        rows, key=lambda row: (results.method_order(row["method"]), row["ratio_nominal"] or 0, str(subset_key(row)))
+    )
+    keys = list(dict.fromkeys(map(subset_key, ordered)))
+    several = {name for name, _ in keys if sum(other == name for other, _ in keys) > 1}
+    return {(name, length): f"{name}, {length:g} epochs" if name in several else name for name, length in keys}
+
+
+def look(place: int) -> tuple[str, str, str]:
+    """Return colour, marker and dash of the line at a place."""
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    return colour, marker, DASHES[place % len(DASHES)]
+
+
+def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with one axis a panel, in rows of `columns`."""
+    columns = min(columns, panels)
+    lines = -(-panels // columns)
+    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * lines + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    with mpl.rc_context(STYLE):
+        axes = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axis in axes[panels:]:
+        axis.remove()
+    return figure, axes[:panels]
+
+
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend for all panels below them."""
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)), frameon=False
+    )
