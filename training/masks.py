@@ -1,0 +1,174 @@
+"""Image and mask files to arrays: the usual formats, TIFFs that Pillow refuses, masks of any colour. No set is known.
+
+A mask's pixel is foreground where its brightest channel (or plane) is above 127, so the seams of anti-aliased and
+JPEG masks go and colours are joined; in a lossless file that holds 0 and 1 only, where it is 1. Masks are resized by
+area: a pixel is foreground where half or more of what it covers is.
+
+Legend: N examples; H, W height and width in pixels; C channels; S side of the square that both are squeezed to.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from curation import images
+from curation.config import require
+from curation.images import Pixels
+from training.datasets import Example
+
+THRESHOLD = 127
+MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LOSSY = (".jpg", ".jpeg", ".webp")
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+
+
+def arrays(examples: Sequence[Example], size: int) -> tuple[Pixels, Pixels]:
+    """Images, uint8 [N, S, S, 3], bicubic, and masks, uint8 [N, S, S] of 0 and 1, by area, in the given order.
+
+    ValueError, naming the file, for one that cannot be read or a mask of another shape than its image.
+    """
+    images_NSSC = np.empty((len(examples), size, size, 3), np.uint8)
+    masks_NSS = np.empty((len(examples), size, size), np.uint8)
+    for row, example in enumerate(examples):
+        images_NSSC[row] = square_image(example.image, size)
+        masks_NSS[row] = read_mask(example, size)
+    return images_NSSC, masks_NSS
+
+
+def read_image(path: str) -> Pixels:
+    """One image, uint8 [H, W, 3]. ValueError, naming the file, where it cannot be read."""
+    planes_HWC = read_planes(path)
+    if planes_HWC.shape[2] < 3:
+        return np.repeat(planes_HWC[:, :, :1], 3, axis=2)
+    return np.ascontiguousarray(planes_HWC[:, :, :3])
+
+
+def square_image(path: str, size: int) -> Pixels:
+    """One image squeezed to uint8 [S, S, 3], decoded as frames for pre-training are. ValueError as `read_image`."""
+    data = read_bytes(path)
+    try:
+        return images.decode(data, size)
+    except images.FrameError as error:
+        require(data.startswith(TIFF_MARKS), f"{path} cannot be read: {error.reason}, {error.message}")
+    return np.asarray(Image.fromarray(read_image(path)).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def read_mask(example: Example, size: int | None = None) -> Pixels:
+    """The masks of an example joined, uint8 of 0 and 1, [S, S] or by default [H, W] of the image.
+
+    ValueError, naming the file: no mask, one that cannot be read, or one of another shape than the image.
+    """
+    require(len(example.masks) > 0, f"{example.image} has no mask; leave it out or draw one")
+    width, height = image_size(example.image)
+    target = (width, height) if size is None else (size, size)
+    joined_HW = np.zeros(target[::-1], np.uint8)
+    for path in example.masks:
+        mask_HW = foreground(read_planes(path), lossless=not path.lower().endswith(LOSSY))
+        rows, columns = mask_HW.shape
+        stretch = columns * height / (rows * width)
+        require(
+            max(stretch, 1 / stretch) <= 1 + MAX_STRETCH,
+            f"mask {path} is {columns} x {rows}, of another shape than its image {example.image}, {width} x {height}; "
+            "a mask may have another size, not another shape: is it turned, cropped, or another image's?",
+        )
+        joined_HW |= resize_mask(mask_HW, target)
+    return joined_HW
+
+
+def foreground(planes_HWC: Pixels, lossless: bool) -> Pixels:
+    """The mask that a file holds, uint8 [H, W] of 0 and 1; `lossless` files may hold just 0 and 1."""
+    brightest_HW: Pixels = planes_HWC.max(axis=2)
+    if lossless and brightest_HW.max(initial=0) == 1:
+        return brightest_HW
+    return (brightest_HW > THRESHOLD).astype(np.uint8)
+
+
+def resize_mask(mask_HW: Pixels, target: tuple[int, int]) -> Pixels:
+    """A mask of 0 and 1 at the size `target`, width and height, by area."""
+    if mask_HW.shape == target[::-1]:
+        return mask_HW
+    scaled = Image.fromarray(mask_HW * np.uint8(255)).resize(target, Image.Resampling.BOX)
+    return (np.asarray(scaled) > THRESHOLD).astype(np.uint8)
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image, from its header where Pillow knows it."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UnidentifiedImageError:
+        height, width = read_image(path).shape[:2]
+        return width, height
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def read_bytes(path: str) -> bytes:
+    """All bytes of a file. ValueError, naming it, where the system refuses."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def read_planes(path: str) -> Pixels:
+    """What a file holds, uint8 [H, W, C]. ValueError, naming it, where it cannot be read."""
+    data = read_bytes(path)
+    try:
+        if data.startswith(TIFF_MARKS):
+            return tiff_planes(data)
+        with Image.open(io.BytesIO(data)) as image:
+            return pillow_planes(image)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path} cannot be read as an image: {type(error).__name__}: {error}; fetch it again, or leave it out"
+        ) from error
+
+
+def tiff_planes(data: bytes) -> Pixels:
+    """A TIFF through Pillow, or through tifffile where it has several pages or Pillow does not know its layout.
+
+    CVC-ClinicDB's are planar RGB tagged as gray, EAD2019's masks have a page for each class.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return pillow_planes(image)
+    except UnidentifiedImageError:
+        pass  # tifffile's error is the one to tell
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        series = file.series[0]
+        array, axes = series.asarray(), series.axes
+    array = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (0, 1))
+    return eight_bits(array.reshape(*array.shape[:2], -1))
+
+
+def pillow_planes(image: Image.Image) -> Pixels:
+    """A Pillow image as uint8 [H, W, C] with C 1 or 3: palettes resolved, alpha dropped, 16 bits scaled to 8."""
+    if image.mode.startswith("I;16"):
+        return eight_bits(np.asarray(image, np.uint16)[:, :, None])
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))[:, :, None]
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def eight_bits(array: npt.NDArray[np.generic]) -> Pixels:
+    """Truth values, 8-bit or 16-bit samples as uint8. ValueError for others."""
+    if array.dtype == np.uint8:
+        return array.astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        scaled = array.astype(np.uint32) // 257
+        return scaled.astype(np.uint8)
+    raise ValueError(f"samples are {array.dtype}; expected 8 or 16 bits")
