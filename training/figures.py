@@ -16,6 +16,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from curation.config import require
@@ -72,7 +73,17 @@ def curves(table: pa.Table, *, columns: int = 3) -> Figure:
                     continue
                 colour, marker, dash = look(place)
                 axis.fill_between(epochs_E, miou_SE.min(axis=0), miou_SE.max(axis=0), color=colour, alpha=0.15, lw=0)
-                axis.plot(epochs_E, miou_SE.mean(axis=0), dash, color=colour, marker=marker, markersize=4, label=label)
+                every = max(1, len(epochs_E) // 8)
+                axis.plot(
+                    epochs_E,
+                    miou_SE.mean(axis=0),
+                    dash,
+                    color=colour,
+                    marker=marker,
+                    markevery=(place % every, every),
+                    markersize=5,
+                    label=label,
+                )
             axis.set(title=dataset, xlabel="fine-tune epoch", ylabel="test mIoU (%)")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(axis="y", color="0.9")
@@ -106,24 +117,17 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     width = 0.8 / len(methods)
     with mpl.rc_context(STYLE):
         for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
+            ran = {(row["method"], row["ratio_nominal"]) for row in rows}
             for place, method in enumerate(methods):
-                groups = [
-                    last_values([r for r in rows if r["method"] == method and r["ratio_nominal"] == ratio], last_epochs)
-                    for ratio in ratios
-                ]
-                shown = [number for number, group in enumerate(groups) if len(group)]
-                if not shown:
-                    continue
-                drawn = axis.boxplot(
-                    [groups[number] for number in shown],
-                    positions=[number + width * (place - (len(methods) - 1) / 2) for number in shown],
-                    widths=0.8 * width,
-                    whis=(0, 100),
-                    patch_artist=True,
-                    medianprops={"color": "black"},
-                    boxprops={"facecolor": look(place)[0], "alpha": 0.7},
-                )
-                drawn["boxes"][0].set_label(method)
+                groups, positions = [], []
+                for number, ratio in enumerate(ratios):
+                    there = [name for name in methods if (name, ratio) in ran]
+                    if method in there:
+                        own = [row for row in rows if (row["method"], row["ratio_nominal"]) == (method, ratio)]
+                        groups.append(last_values(own, last_epochs))
+                        positions.append(number + width * (there.index(method) - (len(there) - 1) / 2))
+                if groups:
+                    draw_boxes(axis, groups, positions, (look(place)[0], method, 0.8 * width))
             labels = [results.percent_label(ratio) for ratio in ratios]
             axis.set_xticks(range(len(ratios)), labels)
             axis.set(title=dataset, xlabel="share of the pool retained", ylabel="test mIoU (%)")
@@ -133,13 +137,29 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     return figure
 
 
+def draw_boxes(
+    axis: Axes, groups: Sequence[Sequence[float]], positions: Sequence[float], style: tuple[str, str, float]
+) -> None:
+    """Draw one box a group, all with the colour, the name for the legend and the width that `style` gives."""
+    colour, name, width = style
+    drawn = axis.boxplot(
+        groups,
+        positions=positions,
+        widths=width,
+        whis=(0, 100),
+        manage_ticks=False,
+        patch_artist=True,
+        medianprops={"color": "black"},
+        boxprops={"facecolor": colour, "alpha": 0.7},
+    )
+    drawn["boxes"][0].set_label(name)
+
+
 def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
     """Return mIoU in percent of the last epochs of each run, the runs in order."""
-    longest = max((row["pretrain_epochs"] or 0 for row in rows), default=0)
     runs: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        if (row["pretrain_epochs"] or 0) == longest:
-            runs.setdefault((row["subset"], row["seed"]), []).append(row)
+    for row in results.longest(rows):
+        runs.setdefault((row["subset"], row["seed"]), []).append(row)
     kept = [sorted(runs[key], key=lambda row: row["epoch"])[-last_epochs:] for key in sorted(runs)]
     return [100 * row["miou"] for run in kept for row in run]
 
@@ -154,7 +174,7 @@ def matrix(
     At ratio 1 every method is the full pool, so `full` stands in where a method has none. All panels share one colour
     scale. A pair that was not run is blank. ValueError where none of the panels has a value.
     """
-    final = results.final_rows(table).to_pylist()
+    final = results.longest(results.final_rows(table).to_pylist())
     names = sorted({row[key] for row in final for key in ("train_dataset", "test_dataset")}, key=results.dataset_order)
     panels = {(m, r): panel(final, names, m, r) for m in methods for r in ratios}
     present = [ratio for ratio in ratios if any(not np.isnan(panels[method, ratio]).all() for method in methods)]
@@ -169,7 +189,7 @@ def matrix(
         for line, method in zip(axes, methods, strict=True):
             for axis, ratio in zip(line, present, strict=True):
                 image = heat(axis, panels[method, ratio], names, (low, high))
-                axis.set_title(f"{method}, {results.percent_label(ratio)}")
+                axis.set_title(f"{panel_method(final, method, ratio)}, {results.percent_label(ratio)}")
         figure.supxlabel("tested on", fontsize=11)
         figure.supylabel("trained on", fontsize=11)
         figure.colorbar(image, ax=axes, label="mean test mIoU (%)", shrink=0.8)
@@ -177,10 +197,9 @@ def matrix(
 
 
 def panel(final: Sequence[Row], names: Sequence[str], method: str, ratio: float) -> npt.NDArray[np.float64]:
-    """Return the mean mIoU in percent [trained on, tested on] of a method at a ratio, NaN where there is no run."""
-    rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == method]
-    if not rows and ratio == 1:
-        rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == "full"]
+    """Return the mean mIoU in percent [T trained on, T tested on] of a panel, NaN where there is no run."""
+    shown = panel_method(final, method, ratio)
+    rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == shown]
     mean_TT = np.full((len(names), len(names)), np.nan)
     for line, train in enumerate(names):
         for column, test in enumerate(names):
@@ -188,6 +207,12 @@ def panel(final: Sequence[Row], names: Sequence[str], method: str, ratio: float)
             if found:
                 mean_TT[line, column] = 100 * results.values_of(found).mean()
     return mean_TT
+
+
+def panel_method(final: Sequence[Row], method: str, ratio: float) -> str:
+    """Return the method that a panel shows: `full` at ratio 1 where the method itself has no run there."""
+    has_runs = any(row["method"] == method and row["ratio_nominal"] == ratio for row in final)
+    return "full" if ratio == 1 and not has_runs else method
 
 
 def heat(axis: Axes, mean_TT: npt.NDArray[np.float64], names: Sequence[str], limits: tuple[float, float]) -> Any:
@@ -235,10 +260,13 @@ def look(place: int) -> tuple[str, str, str]:
 
 
 def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one axis a panel, in rows of `columns`."""
-    columns = min(columns, panels)
+    """Return a figure with one axis a panel, in even rows of at most `columns`."""
     lines = -(-panels // columns)
-    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * lines + 0.5), layout="constrained")
+    columns = -(-panels // lines)
+    figure = Figure(
+        figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * lines + 0.5),
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
+    )
     FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
         axes = list(figure.subplots(lines, columns, squeeze=False).ravel())

@@ -120,6 +120,18 @@ def final_rows(results: pa.Table) -> pa.Table:
     return final
 
 
+def longest(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of each subset's longest pre-training on each pair of data sets."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["subset"], row["train_dataset"], row["test_dataset"]
+
+    best: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        best[key(row)] = max(best.get(key(row), 0.0), row["pretrain_epochs"] or 0.0)
+    return [row for row in rows if (row["pretrain_epochs"] or 0.0) == best[key(row)]]
+
+
 def values_of(rows: Sequence[Row], column: str = "miou") -> npt.NDArray[np.float64]:
     """Return one column of rows as float64 [rows]."""
     return np.array([row[column] for row in rows], np.float64)

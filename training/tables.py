@@ -147,7 +147,7 @@ def ratio_table(
     A subset pre-trained for several lengths stands with the longest. Two subsets of one method and ratio get rows of
     their own, named. `beside_paper` adds the published row under each data set that has one.
     """
-    made = longest(records(table, external=external, bootstrap=bootstrap))
+    made = results.longest(records(table, external=external, bootstrap=bootstrap))
     shared = clashing(made)
 
     def row_of(record: Row) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def length_table(table: pa.Table, ratios: Sequence[float] = (0.2, 0.33), bootstr
     ]
     made = [record for record in made if record["pretrain_epochs"] is not None]
     require(bool(made), f"no final row has one of the ratios {', '.join(map(str, ratios))} and a pre-training length")
-    shared = clashing(longest(made))
+    shared = clashing(results.longest(made))
 
     def row_of(record: Row) -> tuple[str, ...]:
         name = f"{record['method']} ({record['subset']})" if record["subset"] in shared else record["method"]
@@ -182,14 +182,6 @@ def length_table(table: pa.Table, ratios: Sequence[float] = (0.2, 0.33), bootstr
     header, lines = pivot(made, row_of, ("pretrain_epochs", lengths, lambda n: f"{n:g} epochs"), estimate_text)
     first = ["data set", "method", "ratio"]
     return Report(markdown([*first, *header], lines), as_csv(COLUMNS, [list(record.values()) for record in made]))
-
-
-def longest(made: Sequence[Row]) -> list[Row]:
-    """Return for each subset and pair of data sets the record of the longest pre-training."""
-    best: dict[tuple[str, ...], Row] = {}
-    for record in sorted(made, key=lambda record: record["pretrain_epochs"] or 0):
-        best[tuple(record[name] for name in ("test_dataset", "train_dataset", "method", "subset"))] = record
-    return sorted(best.values(), key=record_order)
 
 
 def clashing(made: Sequence[Row]) -> set[str]:
