@@ -41,7 +41,8 @@ class IngestConfig:
     run_dir: str = run_dir_option()
     source: tuple[str, ...] = option(
         "A folder tree of frames, as PATH or NAME=PATH (the name, by default the folder's, enters every frame's "
-        "id). Give it again for more."
+        "id). Give it again for more. A public pool's name (gastrovision, hyper-kvasir-labelled, "
+        "hyper-kvasir-unlabelled, hyper-kvasir-videos, kvasir-capsule) brings its globs and lineage."
     )
     include: tuple[str, ...] = option("Only files whose path below the source matches this glob.", ())
     exclude: tuple[str, ...] = option("No files whose path below the source matches this glob.", ())

@@ -57,6 +57,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     check_rejected("ingest", rejected, listing.listed, config.max_rejected)
     counts = {"rows_in": listing.listed, "rows_out": frames, "rejected": rejected, "copies": copies}
     note = f"{copies} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
+    note += listing.describe_pools()
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, list(files.values()))
 
 
@@ -74,15 +75,15 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
             )
         written = [run.describe(name) for name in (path, rejected_path) if run.exists(name)]
     else:
-        lineage = sources.Lineage(config.lineage_pattern)
+        lineages = sources.Lineages(config)
         good, bad = [], []
         for entry in part.entries:
             try:
-                good.append(frame_row(entry, lineage, config.max_pixels))
+                good.append(frame_row(entry, lineages[entry.source], config.max_pixels))
             except images.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
         written = [run.write_table(rejected_path, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
-        columns = schema.frames(lineage.metadata).with_metadata({DIGEST: part.digest.encode()})
+        columns = schema.frames(lineages.metadata).with_metadata({DIGEST: part.digest.encode()})
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
     return Done(written, written[0].rows, sum(file.rows for file in written[1:]))
 

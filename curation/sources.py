@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from wcmatch import glob
 
 from curation.config import LINEAGE, IngestConfig, check_pattern, digest, require
+from curation.pools import POOLS, Pool
 from curation.schema import FRAMES, IMAGE, SCORES
 from curation.store import filesystem_of
 
@@ -23,10 +24,11 @@ GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB
 
 @dataclass(frozen=True)
 class Source:
-    """A named folder tree."""
+    """A named folder tree, and the public pool it is where the user named one."""
 
     name: str
     uri: str
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def parse_sources(texts: tuple[str, ...]) -> list[Source]:
             name not in sources,
             f"two sources are named {name!r} ({sources.get(name)} and {uri}); tell them apart with NAME=PATH",
         )
-        sources[name] = Source(name, uri)
+        sources[name] = Source(name, uri, POOLS.get(name) if named else None)
     return [sources[name] for name in sorted(sources)]
 
 
@@ -107,13 +109,15 @@ class Listing:
         self.skipped: Counter[str] = Counter()  # by suffix: files of a kind that is not read here
         self.excluded = 0
         self.listed = 0
-        self._include = glob.compile(config.include, flags=GLOB) if config.include else None
+        self._found: Counter[str] = Counter()  # by source
+        globs = {source.name: config.include or (source.pool.include if source.pool else ()) for source in self.sources}
+        self._include = {name: glob.compile(texts, flags=GLOB) if texts else None for name, texts in globs.items()}
         self._exclude = glob.compile(config.exclude, flags=GLOB) if config.exclude else None
 
     def __iter__(self) -> Iterator[Entry]:
         for source in self.sources:
             for path, size in walk(source):
-                if not self._wanted(path):
+                if not self._wanted(source.name, path):
                     self.excluded += 1
                     continue
                 stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
@@ -121,10 +125,12 @@ class Listing:
                     self.skipped[f".{suffix.lower()}" if dot and stem else "no suffix"] += 1
                     continue
                 self.listed += 1
+                self._found[source.name] += 1
                 yield Entry(source.name, path, f"{source.uri}/{path}", size)
 
-    def _wanted(self, path: str) -> bool:
-        included = self._include is None or self._include.match(path)
+    def _wanted(self, source: str, path: str) -> bool:
+        include = self._include[source]
+        included = include is None or include.match(path)
         return bool(included and not (self._exclude is not None and self._exclude.match(path)))
 
     def parts(self, rows: int) -> Iterator[Part]:
@@ -148,6 +154,14 @@ class Listing:
         """The skipped files by kind, as a sentence."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
         return f"skipped {self.skipped.total()} files of other kinds" + (f" ({kinds})" if kinds else "")
+
+    def describe_pools(self) -> str:
+        """What pools should have and do not, as clauses that each begin with `; `; empty where all is as expected."""
+        return "".join(
+            f"; {source.name} has {self._found[source.name]} frames, expected {source.pool.count}"
+            for source in self.sources
+            if source.pool and source.pool.count not in (None, self._found[source.name])
+        )
 
 
 def count(config: IngestConfig) -> int:
@@ -173,3 +187,17 @@ class Lineage:
         empty: dict[str, str | None] = dict.fromkeys((*LINEAGE, *self.metadata))
         match = self._pattern.search(path) if self._pattern else None
         return empty | match.groupdict() if match else empty
+
+
+class Lineages:
+    """The lineage of each source: by the user's pattern, or else by that of the pool the source is."""
+
+    def __init__(self, config: IngestConfig) -> None:
+        self._of = {
+            source.name: Lineage(config.lineage_pattern or (source.pool.lineage_pattern if source.pool else None))
+            for source in parse_sources(config.source)
+        }
+        self.metadata = tuple(dict.fromkeys(name for lineage in self._of.values() for name in lineage.metadata))
+
+    def __getitem__(self, source: str) -> Lineage:
+        return self._of[source]
