@@ -85,7 +85,7 @@ def curves(table: pa.Table, *, columns: int = 3) -> Figure:
                     label=label,
                 )
             axis.set(title=dataset, xlabel="fine-tune epoch", ylabel="test mIoU (%)")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
             axis.grid(axis="y", color="0.9")
         legend(figure, axes)
     return figure

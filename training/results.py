@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.config import require
-from training import published
+from training import metrics, published
 from training.intervals import Bootstrap
 
 Row = dict[str, Any]
@@ -93,8 +93,6 @@ def measured(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
 
     Empty masks count as training.metrics' default says; `seed` is the bootstrap's.
     """
-    from training import metrics  # noqa: PLC0415  torchmetrics takes seconds to load, and tables do not need it
-
     everything = metrics.summarise(counts_NC4)
     image_iou = metrics.per_image(counts_NC4)["iou"]
     found = asdict(metrics.estimate(counts_NC4, bootstrap=Bootstrap(seed=seed)))
