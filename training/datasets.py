@@ -20,7 +20,7 @@ MAX_SHOWN = 3  # names that a message lists
 class Example:
     """One image and its masks. Examples that share a group (a sequence, patient or centre) stay in one part."""
 
-    name: str  # its path below the set's folder, without the suffix
+    name: str  # the same wherever the set lies and, splits aside, however it is packed
     image: str
     masks: tuple[str, ...]
     groups: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
                 continue
             part = fields.get("split", "").lower().removesuffix("dataset")
             example = Example(
-                name=os.path.splitext(path)[0],
+                name="/".join(fields[group] for group in shared_groups(pair)),
                 image=os.path.join(root, path),
                 masks=tuple(os.path.join(root, mask) for mask, _ in masks[key]),
                 groups=layout.groups(fields),
@@ -163,13 +163,19 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
     return Found(tree, base, tuple(examples), tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
 
 
+def shared_groups(pair: Pair) -> list[str]:
+    """The groups that both patterns name, which tell one image from another; `key` last."""
+    shared = set(re.compile(pair.images).groupindex) & set(re.compile(pair.masks).groupindex)
+    return sorted(shared, key=lambda group: (group == "key", group))
+
+
 Keyed = dict[tuple[str, ...], list[tuple[str, dict[str, str]]]]
 
 
 def keyed(pattern: str, pair: Pair, names: Sequence[str]) -> Keyed:
     """Files that match `pattern`, with its groups, by the values (lower case) of the groups that `pair` shares."""
     compiled = re.compile(pattern, re.IGNORECASE)
-    shared = sorted(set(re.compile(pair.images).groupindex) & set(re.compile(pair.masks).groupindex))
+    shared = shared_groups(pair)
     result: Keyed = defaultdict(list)
     for name in names:
         if match := compiled.fullmatch(os.path.splitext(name)[0]):
