@@ -140,10 +140,8 @@ def linear_probe(train_NTD: Tensor, masks: UInt8, test_NTD: Tensor, side: int, r
         centred = tokens_TD.double() - mean
         gram += centred.T @ centred
         cross += centred.T @ (share_TK - middle)
-    gram += (ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny) * torch.eye(
-        len(mean), device=mean.device
-    )
-    weights = torch.linalg.solve(gram, cross)
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    weights = torch.linalg.pinv(gram, hermitian=True) @ cross
     predicted = torch.stack([(tokens_TD.double() - mean) @ weights + middle for tokens_TD in test_NTD])
     return shares_to_masks(predicted.float(), side)
 

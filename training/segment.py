@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -88,8 +87,8 @@ class Pairs:
             self.masks.shape == shape[:3],
             f"masks are {self.masks.shape} for images {shape}; expected {shape[:3]}, a mask of its size each",
         )
-        types = self.images.dtype, self.masks.dtype
-        require(types == (np.uint8, np.uint8), f"images are {types[0]}, masks {types[1]}; expected uint8")
+        types = str(self.images.dtype), str(self.masks.dtype)
+        require(types == ("uint8", "uint8"), f"images are {types[0]}, masks {types[1]}; expected uint8")
 
 
 class Epoch(NamedTuple):
@@ -140,8 +139,7 @@ class SegmentationModel(nn.Module):
 def segmentation_loss(logits_BKSS: Tensor, masks_BSS: Tensor) -> Tensor:
     """Cross-entropy plus soft Dice, a scalar; binary cross-entropy where there is one output.
 
-    Dice is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) over an image's pixels, its mean over images and classes, the
-    background left out.
+    Dice, over an image's pixels, is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1); its mean over images and lesions.
     """
     if logits_BKSS.shape[1] == 1:
         truth = (masks_BSS > 0).to(logits_BKSS.dtype)[:, None]
@@ -239,7 +237,7 @@ def finetune(
     drawn = (cached if config.frozen else cropped)(model, train, augmentation)
     kept = list(encode(model.encoder, validation.images, model.precision)) if config.frozen else None
     batch = min(config.batch_size, len(train.images))
-    order = Draws(len(train.images), batch, batch, config.seed)
+    order = Draws(len(train.images), batch, size=batch, seed=config.seed)
     ends = [0, *(total_steps(order.frames, order.batch, epochs=epoch + 1) for epoch in range(config.passes))]
     optimiser = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay, config.layer_decay), fused=model.device.type != "cpu" or None
