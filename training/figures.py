@@ -147,6 +147,7 @@ def draw_boxes(
         positions=positions,
         widths=width,
         whis=(0, 100),
+        showfliers=False,
         manage_ticks=False,
         patch_artist=True,
         medianprops={"color": "black"},

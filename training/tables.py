@@ -75,7 +75,8 @@ def cell_of(rows: Sequence[Row], bootstrap: Bootstrap | None = None) -> Cell:
     miou_S = results.values_of(rows)
     seeds, images = len(rows), {row["images"] for row in rows}
     require(
-        len(images) == 1, f"{rows[0]['subset']} on {rows[0]['test_dataset']}: seeds tested on {sorted(images)} images"
+        len(images) == 1,
+        f"{rows[0]['subset']} on {rows[0]['test_dataset']}: seeds tested on {sorted(images)} images; use one test set",
     )
     mean = float(miou_S.mean())
     std = float(miou_S.std(ddof=1)) if seeds > 1 else math.nan
