@@ -2,7 +2,8 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,7 @@ from curation.config import (
     SelectConfig,
 )
 from curation.console import summary
+from curation.store import RunDirectory
 
 RUN = {
     "ingest": IngestConfig,
@@ -113,10 +115,21 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     command = COMMANDS[name]
     try:
-        command.work(*cli.parse(f"curation {name}", command.about, command.configs, arguments[1:]))
+        configs = cli.parse(f"curation {name}", command.about, command.configs, arguments[1:])
+        with held(configs):
+            command.work(*configs)
     except Exception as error:
         return cli.complain(error)
     return 0
+
+
+@contextmanager
+def held(configs: Sequence[Any]) -> Iterator[None]:
+    """Keep other commands off the run directory; one that is not there yet is left for its step to make or refuse."""
+    run_dir = next((config.run_dir for config in configs if hasattr(config, "run_dir")), None)
+    run = RunDirectory(run_dir) if run_dir else None
+    with run.lock() if run and run.exists("") else nullcontext():
+        yield
 
 
 def overview() -> str:

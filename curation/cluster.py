@@ -16,8 +16,9 @@ import ray
 from curation import engine, kmeans, schema
 from curation.config import ClusterConfig, require
 from curation.console import Stopwatch, progress
+from curation.markers import Step, marker_of
 from curation.nearest import Coded
-from curation.store import File, RunDirectory, Step, marker_of
+from curation.store import File, RunDirectory
 from curation.vectors import Float32, Keys, Vectors, centered, keys_of, limit_threads, to_unit
 
 FAN_IN = 8

@@ -18,7 +18,8 @@ from curation.config import EmbedConfig, require
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, build, resolve_precision
-from curation.store import File, RunDirectory, Step, check_rejected, marker_of
+from curation.markers import Step, check_rejected, marker_of
+from curation.store import File, RunDirectory
 from curation.vectors import limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]

@@ -18,7 +18,8 @@ from curation import engine, images, schema
 from curation.config import ExportConfig, require
 from curation.console import Stopwatch, progress
 from curation.frames import read_bytes
-from curation.store import RunDirectory, filesystem_of, marker_of
+from curation.markers import marker_of
+from curation.store import RunDirectory, filesystem_of
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
 LINKS: dict[str, Callable[[str, str], None]] = {"hard": os.link, "symbolic": os.symlink}

@@ -17,8 +17,9 @@ from curation.config import (
 from curation.embed import embed
 from curation.export import export
 from curation.ingest import ingest
+from curation.markers import SUCCESS
 from curation.score import score
-from curation.store import SUCCESS, RunDirectory
+from curation.store import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

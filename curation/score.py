@@ -18,8 +18,9 @@ from curation import dedup, engine, schema
 from curation.cluster import assignment_path, grouped, load_vectors, read_vectors, rows_of
 from curation.config import ScoreConfig
 from curation.console import Stopwatch, progress
+from curation.markers import Step, marker_of
 from curation.nearest import NOTHING
-from curation.store import File, RunDirectory, Step, marker_of
+from curation.store import File, RunDirectory
 from curation.vectors import Float32, Keys, Vectors, keys_of, limit_threads, to_unit
 
 SPLIT_ROWS = 32_768  # frames in a cluster above which its pairs are shared out over several tasks

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from curation import schema
 from curation.config import ScoreConfig, SelectConfig, digest, hashed_fields, require
 from curation.console import Stopwatch
-from curation.store import RunDirectory, Step, marker_of
+from curation.markers import Step, marker_of
+from curation.store import RunDirectory
 from curation.vectors import Float32, Keys, keys_of, scramble
 
 KEPT, OUTLIER, DUPLICATE, EXACT_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
@@ -214,6 +215,7 @@ def select(config: SelectConfig) -> dict[str, Any]:
     result = {
         "name": config.name,
         "pool": pool,
+        "pool_bytes": pool_bytes(run),
         "kept": counts["kept"],
         "ratio": counts["kept"] / pool,
         "counts": counts,
@@ -228,6 +230,12 @@ def select(config: SelectConfig) -> dict[str, Any]:
     )
     timing = {"copies": counts["exact copy"], "seconds": watch.seconds, "note": note}
     return step.finish(summary | timing, [run.describe(path)])
+
+
+def pool_bytes(run: RunDirectory) -> int:
+    """Encoded bytes of all frames that ingest listed."""
+    sizes = (run.read_table(path, ["byte_size"])["byte_size"] for path in run.parts("frames").values())
+    return sum(pc.sum(column).as_py() or 0 for column in sizes)
 
 
 def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:

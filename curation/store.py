@@ -1,10 +1,10 @@
-"""The run directory: tables that appear whole or not at all, and markers that say which steps are done.
+"""The run directory: files and tables that appear whole or not at all, on a local disk or in object storage.
 
-It knows neither what the steps compute nor which engine runs them. Paths are relative to the run directory,
-which is a local path or an object-storage URI.
+It knows neither steps nor engine. Paths are relative to the run directory, which is a local path or a URI.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +12,6 @@ import re
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import fsspec
@@ -20,9 +19,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from curation.config import digest, hashed_fields
-
-SUCCESS = "_SUCCESS.json"
 TEMPORARY = ".tmp-"
 ROW_GROUP_BYTES = 64 << 20
 RENAMES = ("local", "hdfs")  # file systems where a half-written file shows; elsewhere a put is atomic
@@ -78,6 +74,11 @@ class RunDirectory:
         infos = self.filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in `folder`, sorted; none where it is missing."""
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def parts(self, folder: str) -> dict[int, str]:
         """Paths of the parts in `folder` by their number, ascending."""
         matches = ((re.fullmatch(r"part-(\d+)\.parquet", name), name) for name in self.names(folder))
@@ -95,6 +96,29 @@ class RunDirectory:
     def delete(self, path: str) -> None:
         """Delete one file."""
         self.filesystem.delete_file(self._full(path))
+
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder and all that is in it."""
+        self.filesystem.delete_dir(self._full(path))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold a local directory for one process until the block ends or the process does; elsewhere nothing.
+
+        ValueError where another process holds it.
+        """
+        if self.filesystem.type_name != "local":
+            yield
+            return
+        self.filesystem.create_dir(self.root, recursive=True)
+        with open(self._full(".lock"), "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.uri} is in use by another process; wait for its end, or name another directory"
+                ) from None
+            yield
 
     def clear_temporary(self, folder: str) -> None:
         """Delete what killed writers left behind in `folder` and below it."""
@@ -136,6 +160,12 @@ class RunDirectory:
         with self.create(path) as stream:
             stream.write(content)
 
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[pa.NativeFile]:
+        """A file to read from, at any place of it."""
+        with self.filesystem.open_input_file(self._full(path)) as file:
+            yield file
+
     def read_bytes(self, path: str) -> bytes:
         """All of `path`."""
         with self.filesystem.open_input_stream(self._full(path)) as stream:
@@ -174,93 +204,3 @@ class RunDirectory:
         content = self.read_bytes(path)
         rows = pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows
         return File(path, rows, len(content), hashlib.sha256(content).hexdigest())
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step's place in a run: the folder it fills, its config and the hashes of what it reads."""
-
-    run: RunDirectory
-    name: str
-    folder: str
-    config: Any
-    inputs: dict[str, str]
-
-    def find(self) -> dict[str, Any] | None:
-        """The step's marker when it is done already, else None.
-
-        ValueError when its folder holds work done with another config or from other inputs, naming each difference
-        and what to do.
-        """
-        found = read_record(self.run)["steps"].get(self.folder)
-        if found is not None and self.run.holds_files(self.folder):
-            self._compare(found)
-        marker = f"{self.folder}/{SUCCESS}"
-        return self.run.read_json(marker) if self.run.exists(marker) else None
-
-    def begin(self) -> None:
-        """Record the step's config and inputs in run.json and clear what a killed call left half-written.
-
-        To be called when all that can be checked beforehand is checked, so that a refused call leaves no trace.
-        """
-        record = read_record(self.run)
-        config = hashed_fields(self.config)
-        record["steps"][self.folder] = {"config": config, "inputs": self.inputs, "config_hash": digest(config)}
-        self.run.write_json("run.json", record)
-        self.run.clear_temporary(self.folder)
-
-    def _compare(self, found: dict[str, Any]) -> None:
-        wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
-        changes = [
-            f"{name} was {found[part].get(name)!r}, now {wanted[part].get(name)!r}"
-            for part in ("config", "inputs")
-            for name in sorted(found[part].keys() | wanted[part].keys())
-            if found[part].get(name) != wanted[part].get(name)
-        ]
-        if changes:
-            raise ValueError(
-                f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(changes)}. Use the old "
-                f"settings or another --run-dir; or delete {self.folder}/ there, and what was made from it."
-            )
-
-    def finish(self, counts: dict[str, Any], files: list[File]) -> dict[str, Any]:
-        """Write the marker: counts and every file with its rows, size and checksum. Returns it."""
-        listed = [vars(file) for file in sorted(files, key=lambda file: file.path)]
-        marker = {
-            "step": self.name,
-            **counts,
-            "config_hash": digest(hashed_fields(self.config)),
-            "inputs": self.inputs,
-            "output_hash": digest([[file["path"], file["sha256"]] for file in listed]),
-            "files": listed,
-        }
-        self.run.write_json(f"{self.folder}/{SUCCESS}", marker)
-        return marker
-
-
-def read_record(run: RunDirectory) -> dict[str, Any]:
-    """run.json: the versions that made the run, and each step's config and inputs; new where there is none."""
-    if run.exists("run.json"):
-        record: dict[str, Any] = run.read_json("run.json")
-        return record
-    packages = ("endosieve", "numpy", "pillow", "pyarrow", "ray", "timm", "torch")
-    return {"versions": {name: version(name) for name in packages}, "steps": {}}
-
-
-def marker_of(run: RunDirectory, folder: str, made_by: str) -> dict[str, Any]:
-    """The marker of a finished step. ValueError, naming the command to run first, where it is not done."""
-    path = f"{folder}/{SUCCESS}"
-    if not run.exists(path):
-        raise ValueError(f"{run.uri}/{folder} is missing or unfinished; run `python -m curation {made_by}` first")
-    marker: dict[str, Any] = run.read_json(path)
-    return marker
-
-
-def check_rejected(step: str, rejected: int, rows: int, limit: float) -> None:
-    """ValueError when more than the share `limit` of `rows` was rejected."""
-    if rejected > limit * rows:
-        raise ValueError(
-            f"{step} rejected {rejected} of {rows} frames ({rejected / rows:.1%}), more than max_rejected "
-            f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, or "
-            "mend or exclude those files and begin another --run-dir"
-        )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from curation import cli
-from training.config import LengthConfig, OptimiserConfig, PretrainConfig
+from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 
 USAGE = """usage: python -m training pretrain [--help] [--config FILE.yaml] [flags]
 
@@ -22,11 +22,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         kind = import_module("training.methods").METHODS[method_in(arguments)]
-        configs = (PretrainConfig, LengthConfig, OptimiserConfig, kind.config, kind.augmentation)
+        general = (PretrainConfig, ComputeConfig, RecordConfig, LengthConfig, OptimiserConfig)
+        configs = (*general, kind.config, kind.augmentation)
         about = "Train an encoder on exactly the frames that a subset keeps."
-        card = import_module("training.pretrain").pretrain(
+        settings = import_module("training.rank").Settings(
             *cli.parse("training pretrain", about, configs, arguments[1:])
         )
+        card = import_module("training.pretrain").pretrain(settings)
         print(f"loss {card['loss']:.4f} after {card['cost']['images_seen']} images")
     except Exception as error:
         return cli.complain(error)

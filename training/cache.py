@@ -1,31 +1,55 @@
-"""A subset's frames decoded once: Ray Data writes uint8 parts that training maps into memory for every epoch."""
+"""A subset's frames through Ray Data: decoded once and kept, or streamed to a rank anew for each use.
+
+What is kept are uint8 parts: files below a local output, which ranks map into memory and a rerun finds again; or, where
+the output is an object store's, blocks in Ray's object store.
+
+Legend: S side of the decoded frames in pixels.
+"""
 
 import io
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray.data
+import torch
 from ray.data import DataContext
+from torch import Tensor
 
 from curation import engine, images
 from curation.config import require
 from curation.console import progress
 from curation.frames import read_bytes
 from curation.store import RunDirectory
-from training.loop import Frames
+from training.draws import Draws, Rows
+from training.frames import Frames, Pixels
 
 PART_ROWS = 256
+DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
+WINDOW_DRAWS = 2048  # draws of one streaming execution of Ray Data
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset as its kept.parquet tells it: frame ids and where their bytes are (or the bytes)."""
+    """A subset as its kept.parquet tells it: frame ids, where their bytes are (or the bytes), and their sizes."""
 
     path: str
     table: pa.Table
     about: dict[str, Any]  # subset.json
+
+    @property
+    def ids(self) -> list[str]:
+        """The frames' ids."""
+        return cast(list[str], self.table["frame_id"].to_pylist())
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of all encoded frames."""
+        return int(np.sum(self.table["byte_size"].to_numpy()))
 
 
 def read_subset(path: str) -> Subset:
@@ -35,34 +59,88 @@ def read_subset(path: str) -> Subset:
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
-    names = [name for name in ("frame_id", "uri", "image") if name in folder.read_schema("kept.parquet").names]
+    wanted = ("frame_id", "uri", "image", "byte_size")
+    names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
     table = folder.read_table("kept.parquet", names)
     require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
     return Subset(path, table, folder.read_json("subset.json"))
 
 
-def cache(subset: Subset, run: RunDirectory, size: int) -> None:
-    """Decode every frame to uint8 [S, S, 3] into cache/part-N.npy of `run`; do only what is missing.
+@dataclass(frozen=True)
+class Feed:
+    """How ranks come by the frames: files or blocks that hold them decoded, or neither to decode as they go."""
+
+    side: int
+    files: tuple[str, ...] = ()
+    blocks: tuple[Any, ...] = ()  # references to tables of one row, `pixels`
+
+    def source(self, subset: Subset, gpu: bool) -> Any:
+        """What a rank's loop takes its frames from (a `training.loop.Source`)."""
+        if self.files:
+            return Frames(self.files, subset.ids, loaders=min(4, max(1, engine.granted_cpus() - 1)) if gpu else 0)
+        if self.blocks:
+            return Frames(parts_of(ray.get(list(self.blocks)), self.side), subset.ids)
+        return StreamedFrames(subset, self.side)
+
+
+def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> Feed:
+    """Decode every frame to uint8 [S, S, 3] and keep it where that fits; do only what is missing.
 
     ValueError, naming some, where frames cannot be read or decoded any more.
     """
+    local = run.filesystem.type_name == "local"
+    size = len(subset.table) * side**2 * 3
+    if size > room(run, local) if cache_gb is None else size > cache_gb * 1e9:
+        return Feed(side)
+    starts = range(0, len(subset.table), PART_ROWS)
+    if not local:
+        return Feed(side, blocks=keep_blocks(subset, side, starts))
     run.clear_temporary("cache")
     present = set(run.names("cache"))
-    starts = range(0, len(subset.table), PART_ROWS)
-    missing = [start for start in starts if part_name(start) not in present]
-    if not missing:
-        return
-    engine.connect()
+    if missing := [start for start in starts if part_name(start) not in present]:
+        keep_files(subset, run, side, missing)
+    return Feed(side, files=tuple(f"{run.root}/cache/{part_name(start)}" for start in starts))
+
+
+def room(run: RunDirectory, local: bool) -> float:
+    """Bytes that decoded frames may take: half of what is free."""
+    if not local:
+        return 0.5 * engine.resources().get("object_store_memory", 0.0)
+    run.filesystem.create_dir(run.root, recursive=True)
+    return 0.5 * shutil.disk_usage(run.root).free
+
+
+def decoded(task: "DecodePart", starts: Sequence[int]) -> ray.data.Dataset:
+    """The dataset of parts {start, failed, pixels}, a part a block, decoded on all CPUs when it is asked for."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    dataset = ray.data.from_items([{"start": start} for start in missing], override_num_blocks=len(missing))
-    done = dataset.map_batches(CachePart(subset, run, size), batch_size=1, batch_format="pyarrow")
-    failed: list[str] = []
-    with progress("cache", len(missing) * PART_ROWS) as bar:
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+    context.target_max_block_size = PART_ROWS * task.side**2 * 3 + (1 << 20)
+    rows = [{"start": start} for start in starts]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        task, batch_size=1, batch_format="pyarrow"
+    )
+
+
+def keep_files(subset: Subset, run: RunDirectory, side: int, starts: Sequence[int]) -> None:
+    """Write the parts that begin with frames `starts` below cache/."""
+    dataset, failed = decoded(DecodePart(subset, side, run), starts), list[str]()
+    with progress("decode", len(starts) * PART_ROWS) as bar:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in cast(pa.Table, batch).to_pylist():
                 failed += row["failed"]
                 bar.update(PART_ROWS)
+    check(subset, failed)
+
+
+def keep_blocks(subset: Subset, side: int, starts: Sequence[int]) -> tuple[Any, ...]:
+    """Hold all parts in Ray's object store; return references to their tables."""
+    dataset = decoded(DecodePart(subset, side, None), starts).materialize()
+    check(subset, [text for row in dataset.select_columns(["failed"]).take_all() for text in row["failed"]])
+    return tuple(dataset.to_arrow_refs())
+
+
+def check(subset: Subset, failed: list[str]) -> None:
+    """ValueError where frames failed, naming some."""
     require(
         not failed,
         f"{len(failed)} of {len(subset.table)} frames of {subset.path} cannot be used any more: "
@@ -75,32 +153,92 @@ def part_name(start: int) -> str:
     return f"part-{start // PART_ROWS:06d}.npy"
 
 
-class CachePart:
-    """A row {start} to a written part; yields what could not be read."""
+def parts_of(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
+    """The frames uint8 [n, S, S, 3] of the parts in some blocks, in their order and without a copy."""
+    rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in rows_of(table))
+    return [np.frombuffer(pixels.as_buffer(), np.uint8).reshape(-1, side, side, 3) for _, pixels in rows]
 
-    def __init__(self, subset: Subset, run: RunDirectory, size: int) -> None:
-        self.subset, self.run, self.size = subset, run, size
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
+    """The rows of a table as Arrow scalars."""
+    return (dict(zip(table.column_names, row, strict=True)) for row in zip(*table.columns, strict=True))
+
+
+class DecodePart:
+    """A row {start} to {start, failed, pixels}: written to cache/ of `run`, or held in the row without one."""
+
+    def __init__(self, subset: Subset, side: int, run: RunDirectory | None) -> None:
+        self.subset, self.side, self.run = subset, side, run
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode one part, and write it unless a frame failed."""
+        """Decode one part; what could not be decoded is told in `failed`, and nothing is written then."""
         [start] = batch["start"].to_pylist()
-        rows = self.subset.table.slice(start, PART_ROWS).to_pylist()
-        pixels, failed = [], []
-        for row in rows:
-            try:
-                pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), self.size))
-            except images.FrameError as error:
-                failed.append(f"{row['uri']}: {error.reason}, {error.message}")
-        if not failed:
+        rows = np.arange(start, min(start + PART_ROWS, len(self.subset.table)))
+        pixels, failed = decode_rows(self.subset, rows, self.side)
+        held = b"" if failed or self.run else pixels.tobytes()
+        if self.run and not failed:
             sink = io.BytesIO()
-            np.save(sink, np.stack(pixels))
+            np.save(sink, pixels)
             self.run.write_bytes(f"cache/{part_name(start)}", sink.getvalue())
-        return pa.table({"start": [start], "failed": pa.array([failed], pa.list_(pa.string()))})
+        columns = [pa.array([start]), pa.array([failed], pa.list_(pa.string())), pa.array([held], pa.large_binary())]
+        return pa.Table.from_arrays(columns, ["start", "failed", "pixels"])
 
 
-def cached_frames(subset: Subset, output: str) -> Frames:
-    """Map the cached parts into memory."""
-    run = RunDirectory(output)
-    names = [name for name in run.names("cache") if name.startswith("part-")]
-    parts = [np.load(f"{run.root}/cache/{name}", mmap_mode="r") for name in names]
-    return Frames(parts, subset.table["frame_id"].to_pylist())
+def decode_rows(subset: Subset, rows: Rows, side: int) -> tuple[Pixels, list[str]]:
+    """Decode frames of a subset: uint8 [B, S, S, 3] of those that can be, and what is wrong with the others."""
+    pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
+    for row in subset.table.take(pa.array(rows)).to_pylist():
+        try:
+            pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), side)[None])
+        except images.FrameError as error:
+            failed.append(f"{row['uri']}: {error.reason}, {error.message}")
+    return np.concatenate(pixels), failed
+
+
+class StreamedFrames:
+    """A subset whose frames are decoded anew for each draw, by Ray Data on all CPUs, ahead of the rank that asks."""
+
+    def __init__(self, subset: Subset, side: int) -> None:
+        self.subset, self.side, self.ids = subset, side, subset.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def names(self, rows: Rows) -> list[str]:
+        """Return the ids of frames."""
+        return [self.ids[row] for row in rows]
+
+    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [draw size, S, S, 3] for each (update, draw), in order. ValueError where a frame is lost."""
+        task = DecodeDraw(self.subset, self.side, order)
+        while window := list(islice(places, WINDOW_DRAWS)):
+            for row in streamed(task, window):
+                check(self.subset, row["failed"])
+                yield torch.frombuffer(bytearray(row["pixels"]), dtype=torch.uint8).view(-1, self.side, self.side, 3)
+
+
+def streamed(task: "DecodeDraw", window: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a window of draws, a draw a block, in order."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    rows = [{"update": update, "draw": draw} for update, draw in window]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        task, batch_size=1, batch_format="pyarrow", num_cpus=DECODER_CPUS
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=8):
+        yield from cast(pa.Table, batch).to_pylist()
+
+
+class DecodeDraw:
+    """A row {update, draw} to the pixels of its frames."""
+
+    def __init__(self, subset: Subset, side: int, order: Draws) -> None:
+        self.subset, self.side, self.order = subset, side, order
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Decode one draw."""
+        [place] = batch.to_pylist()
+        pixels, failed = decode_rows(self.subset, self.order.rows(place["update"], place["draw"]), self.side)
+        columns = [pa.array([failed], pa.list_(pa.string())), pa.array([pixels.tobytes()], pa.large_binary())]
+        return pa.Table.from_arrays(columns, ["failed", "pixels"])

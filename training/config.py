@@ -8,26 +8,70 @@ from curation.config import option, require
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """What is trained on what, where it goes, and how often it is kept."""
+    """What is trained on what, and where it goes."""
 
     subset: str = option("A subset's folder with its kept.parquet: RUN/subsets/NAME.", hashed=False)
-    output: str = option("Where the weights, checkpoints and metrics go: a local path.", hashed=False)
+    output: str = option("Where weights, checkpoints and records go: a path or an object-storage URI.", hashed=False)
     method: Literal["mae", "simclr"] = option("How it is pre-trained.", "mae")
-    init: str = option("The encoder to begin with: `scratch`, or a weights file that fits it.", "scratch")
+    init: str = option(
+        "The encoder to begin with: `scratch`, a weights file that fits it, or a timm name with weights (of the same "
+        "architecture), from the hub.",
+        "scratch",
+    )
+    seed: int = option("Seed of weights, order, crops and masks.", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What it is trained on: ranks, arithmetic, and where decoded frames wait. Weights depend on arithmetic alone."""
+
     workers: int = option("Ranks of data-parallel training; a GPU each where there are any.", 1, hashed=False)
+    min_workers: int = option(
+        "Go on with as few ranks as this where nodes leave, and grow again up to --workers; 0: as many always.",
+        0,
+        hashed=False,
+    )
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "Arithmetic of forward and backward; auto: bfloat16 where the chip has it.", "auto"
     )
-    cache_margin: float = option("Frames are cached at the training size times this.", 1.25)
+    compile: bool = option("Compile the model with torch.compile (minutes at the start; needs a C++ compiler).", False)
+    cache_margin: float = option("Frames are decoded once to the training size times this.", 1.25)
+    cache_gb: float | None = option(
+        "Keep decoded frames while they need no more than this, else decode them anew each epoch. Default: half of the "
+        "disk's free space at --output (of Ray's object store where --output is a URI); 0: never keep them.",
+        None,
+        hashed=False,
+    )
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"workers is {self.workers}; it must be at least 1")
+        require(
+            0 <= self.min_workers <= self.workers,
+            f"min_workers is {self.min_workers}; it must be between 0 and workers, {self.workers}",
+        )
+        require(self.cache_margin >= 1, f"cache_margin is {self.cache_margin}; it must be at least 1")
+        require(self.cache_gb is None or self.cache_gb >= 0, f"cache_gb is {self.cache_gb}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What is written down while it trains. None of it changes the weights."""
+
     checkpoint_steps: int = option("Keep a checkpoint after this many updates.", 500, hashed=False)
     keep_checkpoints: int = option("How many of the last checkpoints stay.", 2, hashed=False)
     log_steps: int = option("Record loss and speed after this many updates.", 20, hashed=False)
-    seed: int = option("Seed of weights, order, crops and masks.", 0)
+    picture_steps: int = option("Draw what the model does after this many updates; 0: never.", 1000, hashed=False)
+    pictures: int = option("How many frames are drawn.", 8, hashed=False)
+    logger: tuple[Literal["mlflow", "wandb"], ...] = option(
+        "Also record with MLflow or Weights & Biases, set up by their own environment variables. Repeatable.",
+        (),
+        hashed=False,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("workers", "checkpoint_steps", "keep_checkpoints", "log_steps"):
+        for name in ("checkpoint_steps", "keep_checkpoints", "log_steps", "pictures"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(self.cache_margin >= 1, f"cache_margin is {self.cache_margin}; it must be at least 1")
+        require(self.picture_steps >= 0, f"picture_steps is {self.picture_steps}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +83,9 @@ class LengthConfig:
     images_seen: int | None = option("Length in images, each as often as it is seen.", None)
     equal_compute_to: float | None = option("As many images as this many epochs over the full pool would see.", None)
     batch_size: int = option("Images of one update, over all ranks and accumulations.", 256)
+    reference_epochs: float = option(
+        "Epochs over the full pool that the cost is set against: the paper trains 200.", 200, hashed=False
+    )
     draw_rows: int = option("Images whose crops and masks are drawn together; a rank takes whole draws.", 16)
     micro_batch: int = option("Images of one forward pass of a rank; 0: all its share of the batch.", 0)
 
@@ -70,6 +117,11 @@ class OptimiserConfig:
     minimum_learning_rate: float = option("Rate at the end of the cosine.", 0.0)
     layer_decay: float = option("Factor on the rate for each layer farther from the last.", 1.0)
     clip_norm: float = option("Largest gradient norm; 0: no clipping.", 0.0)
+    ema_decay: float = option("Keep a moving average of the weights with this decay, and export it; 0: none.", 0.0)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be 0, or below 1")
+        require(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}; it must be 0 or more")
 
 
 LENGTHS = ("epochs", "steps", "images_seen", "equal_compute_to")

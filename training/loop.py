@@ -1,42 +1,44 @@
-"""One pre-training loop for every method: order, crops and masks, updates, what is recorded. It knows no engine.
+"""One pre-training loop for every method: forward, backward, update, what is recorded. It knows no engine.
 
-All randomness is a function of (seed, update, draw): a draw is a fixed number of neighbouring images of an update's
-batch, and a rank takes whole draws. So a run continued from a checkpoint is the run that was never stopped, and two
-ranks compute what one rank computes with all their draws, to rounding.
-
-Legend: B images of a rank's share of one update.
+Legend: B images of a rank's share of one update; S their side.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curation.config import require
 from training.config import LengthConfig, OptimiserConfig
+from training.draws import Draws, Rank, draw_generator
 from training.methods import Method
 from training.schedule import learning_rate, parameter_groups, peak_learning_rate, warmup_steps
 
 State = dict[str, Any]
+Update = tuple[int, dict[str, float], Callable[[], State]]
 
 
 class NotFiniteError(ValueError):
-    """A loss that is no number: the update, and the frames of its batch."""
+    """A loss or gradient that is no number: the update, and the frames of its batch."""
 
 
-@dataclass(frozen=True)
-class Rank:
-    """A process among those that train together."""
+class Source(Protocol):
+    """Where decoded frames come from."""
 
-    number: int = 0
-    ranks: int = 1
-    device: str = "cpu"
+    def __len__(self) -> int:
+        """How many frames there are."""
+
+    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [draw size, S, S, 3] for each (update, draw) of `places`, in their order."""
+
+    def names(self, rows: Any) -> list[str]:
+        """Return the ids of frames."""
 
 
 @dataclass(frozen=True)
@@ -49,110 +51,145 @@ class Plan:
     optimiser: OptimiserConfig
     precision: str  # float32 or bfloat16
 
-    def check(self, ranks: int) -> None:
-        """ValueError where the draws of a batch do not come out even over the ranks."""
-        draws = self.length.batch_size // self.length.draw_rows
-        require(
-            draws % ranks == 0,
-            f"batch_size {self.length.batch_size} makes {draws} draws of {self.length.draw_rows} images, which {ranks} "
-            "workers cannot share evenly; change --batch-size, --draw-rows or --workers",
+    def order(self, frames: int) -> Draws:
+        """The order in which `frames` are taken."""
+        return Draws(frames, self.length.batch_size, self.length.draw_rows, self.seed)
+
+
+class Trainer:
+    """A method's module with its optimiser and average on one rank; one `update` after another.
+
+    `wrap` puts the module into DDP or compiles it; the module itself stays plain, and is what is kept.
+    """
+
+    def __init__(self, method: Method, plan: Plan, rank: Rank, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        self.method, self.plan, self.rank = method, plan, rank
+        self.module = method.module.to(rank.device).train()
+        optimiser = plan.optimiser
+        self.peak = peak_learning_rate(optimiser.learning_rate, plan.length.batch_size, optimiser.learning_rate_reading)
+        self.warmup = warmup_steps(plan.total, optimiser.warmup_share)
+        groups = parameter_groups(self.module, optimiser.weight_decay, optimiser.layer_decay)
+        betas = (optimiser.beta1, optimiser.beta2)
+        self.optimiser = torch.optim.AdamW(groups, lr=self.peak, betas=betas, fused=True)
+        decay = optimiser.ema_decay
+        averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.module, multi_avg_fn=averaging) if decay else None
+        self.model = wrap(self.module)
+        self.done = 0
+
+    def load(self, state: State) -> None:
+        """Go on from a state."""
+        self.module.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.done = state["update"]
+
+    def state(self) -> State:
+        """All that the next updates depend on. Tensors are the living ones: save or copy them before going on."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
+        kept = {"model": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "update": self.done}
+        return kept | average
+
+    def update(self, order: Draws, arriving: Iterator[Tensor], names: Callable[[Any], list[str]]) -> dict[str, float]:
+        """Do the next update; metrics: loss of the whole batch, gradient_norm, learning_rate, data_s (waiting)."""
+        settings = self.plan.optimiser
+        rate = learning_rate(self.done, self.peak, self.warmup, self.plan.total, settings.minimum_learning_rate)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        loss, waited = self.accumulate(order, arriving)
+        norm = self.gradient_norm()
+        total, finite = across_ranks(loss, norm, self.rank)
+        if not finite:
+            self.complain(order, loss, norm, names)
+        if settings.clip_norm > 0:
+            gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+            torch._foreach_mul_(gradients, (settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        self.done += 1
+        return {"loss": total, "gradient_norm": float(norm), "learning_rate": rate, "data_s": waited}
+
+    def accumulate(self, order: Draws, arriving: Iterator[Tensor]) -> tuple[Tensor, float]:
+        """Add up the gradients of this rank's share; return its part of the loss and the seconds spent on data."""
+        share = order.share(self.rank)
+        together = self.plan.length.micro_batch // order.size or len(share)
+        passes = [share[first : first + together] for first in range(0, len(share), together)]
+        total, waited = torch.zeros((), device=self.rank.device), 0.0
+        for drawn in passes:
+            began = time.perf_counter()
+            images = dict(zip(drawn, islice(arriving, len(drawn)), strict=True))
+            views = views_of(self.method, images, self.plan.seed, self.done, self.rank.device)
+            waited += time.perf_counter() - began
+            with self.quietly(last=drawn is passes[-1]):
+                with torch.autocast(
+                    self.rank.device.split(":")[0], torch.bfloat16, enabled=self.plan.precision == "bfloat16"
+                ):
+                    loss = self.method.loss(self.model, views)
+                part = loss * (len(drawn) * self.rank.ranks / order.each)  # DDP takes the mean over ranks
+                torch.autograd.backward(part)
+            total += part.detach()
+        return total, waited
+
+    def quietly(self, *, last: bool) -> Any:
+        """Hold DDP's exchange of gradients back in all passes but the last."""
+        held = isinstance(self.model, nn.parallel.DistributedDataParallel) and not last
+        return self.model.no_sync() if held else nullcontext()  # type: ignore[operator]
+
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of all gradients together, a scalar."""
+        return nn.utils.get_total_norm([each.grad for each in self.module.parameters() if each.grad is not None])
+
+    def complain(self, order: Draws, loss: Tensor, norm: Tensor, names: Callable[[Any], list[str]]) -> None:
+        """Raise NotFiniteError on every rank, with the frames of the ranks whose own loss is no number (or of all)."""
+        mine = [name for draw in order.share(self.rank) for name in names(order.rows(self.done, draw))]
+        gathered: list[tuple[bool, list[str]]] = [(bool(loss.isfinite()), mine)]
+        if self.rank.ranks > 1:
+            gathered = [(True, [])] * self.rank.ranks
+            dist.all_gather_object(gathered, (bool(loss.isfinite()), mine))
+        guilty = [name for fine, frames in gathered if not fine for name in frames]
+        frames = guilty or [name for _, each in gathered for name in each]
+        what = f"gradient norm {float(norm)}" if not guilty else "loss is no finite number"
+        raise NotFiniteError(
+            f"training stopped at update {self.done + 1} before it changed a weight: {what}; the frames of its batch: "
+            f"{', '.join(frames)}"
         )
 
 
-def batch_rows(update: int, frames: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the frames of an update, int64 [batch]: a seeded permutation an epoch, one running into the next."""
-    first, last = update * batch, (update + 1) * batch
-    epochs = range(first // frames, (last - 1) // frames + 1)
-    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(frames) for epoch in epochs])
-    start = first - epochs[0] * frames
-    return order[start : start + batch]
-
-
-def draw_generator(seed: int, update: int, draw: int) -> torch.Generator:
-    """Return the generator of one draw of one update."""
-    state = np.random.SeedSequence([seed, update, draw]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+def across_ranks(loss: Tensor, norm: Tensor, rank: Rank) -> tuple[float, bool]:
+    """Return the loss of the whole batch, and whether it and all gradients are finite, the same on every rank."""
+    both = torch.stack([loss, norm.to(loss.device)]).float()
+    if rank.ranks > 1:
+        dist.all_reduce(both)
+        both /= rank.ranks
+    values = both.tolist()
+    return values[0], bool(torch.isfinite(torch.tensor(values)).all())
 
 
 def train(
     method: Method,
-    frames: "Frames",
+    source: Source,
     plan: Plan,
     rank: Rank,
     wrap: Callable[[nn.Module], nn.Module],
     state: State | None = None,
-) -> Iterator[tuple[int, dict[str, float], Callable[[], State]]]:
+) -> Iterator[Update]:
     """Train from `state` or from the start; yields after each update: its number, metrics, and how to get the state.
 
-    `wrap` puts the module into DDP or compiles it. Metrics: loss (this rank's mean), learning_rate, data_s and
-    seconds of the update. Raises NotFiniteError before a loss that is no number changes any weight.
+    Metrics are those of `Trainer.update`, and seconds. Raises NotFiniteError before a loss or a gradient that is no
+    number changes any weight.
     """
-    plan.check(rank.ranks)
-    module = method.module.to(rank.device).train()
-    model = wrap(module)
-    peak = peak_learning_rate(
-        plan.optimiser.learning_rate, plan.length.batch_size, plan.optimiser.learning_rate_reading
-    )
-    warmup = warmup_steps(plan.total, plan.optimiser.warmup_share)
-    groups = parameter_groups(module, plan.optimiser.weight_decay, plan.optimiser.layer_decay)
-    optimiser = torch.optim.AdamW(
-        groups, lr=peak, betas=(plan.optimiser.beta1, plan.optimiser.beta2), fused=rank.device != "cpu" or None
-    )
-    start = 0
+    order = plan.order(len(source))
+    trainer = Trainer(method, plan, rank, wrap)
     if state is not None:
-        module.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["update"]
-    for update in range(start, plan.total):
+        trainer.load(state)
+    arriving = source.images(order, order.places(rank, trainer.done, plan.total))
+    while trainer.done < plan.total:
         began = time.perf_counter()
-        rate = learning_rate(update, peak, warmup, plan.total, plan.optimiser.minimum_learning_rate)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        loss, waited = accumulate(method, model, frames, plan, rank, update)
-        if plan.optimiser.clip_norm > 0:
-            nn.utils.clip_grad_norm_(module.parameters(), plan.optimiser.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        done = update + 1
-
-        def snapshot(done: int = done) -> State:
-            return {"model": module.state_dict(), "optimiser": optimiser.state_dict(), "update": done}
-
-        spent = {"data_s": waited, "seconds": time.perf_counter() - began}
-        yield done, {"loss": loss, "learning_rate": rate, **spent}, snapshot
-
-
-def accumulate(
-    method: Method, model: nn.Module, frames: "Frames", plan: Plan, rank: Rank, update: int
-) -> tuple[float, float]:
-    """Add up the gradients of this rank's share of an update; return its mean loss and the seconds spent on data."""
-    size = plan.length.draw_rows
-    rows = batch_rows(update, len(frames), plan.length.batch_size, plan.seed)
-    share = len(rows) // size // rank.ranks
-    draws = range(rank.number * share, (rank.number + 1) * share)
-    together = plan.length.micro_batch // size or share
-    passes = [draws[first : first + together] for first in range(0, share, together)]
-    total, waited = 0.0, 0.0
-    for place, drawn in enumerate(passes):
-        began = time.perf_counter()
-        size = plan.length.draw_rows
-        images = {draw: frames.images(rows[draw * size : (draw + 1) * size]) for draw in drawn}
-        views = views_of(method, images, plan.seed, update, rank.device)
-        waited += time.perf_counter() - began
-        last = place == len(passes) - 1
-        quiet = (
-            model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) and not last else nullcontext()
-        )
-        with quiet:
-            with torch.autocast(rank.device.split(":")[0], torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                loss = method.loss(model, views)
-            torch.autograd.backward(loss * (len(drawn) / share))
-        total += float(loss.detach()) * len(drawn) / share
-    if not np.isfinite(total):
-        mine = rows[draws.start * size : draws.stop * size]
-        names = ", ".join(frames.names(mine)[:8])
-        raise NotFiniteError(f"the loss of update {update} is {total}; its frames: {names}, and {len(mine)} in all")
-    return total, waited
+        metrics = trainer.update(order, arriving, source.names)
+        yield trainer.done, metrics | {"seconds": time.perf_counter() - began}, trainer.state
 
 
 def views_of(method: Method, images: dict[int, Tensor], seed: int, update: int, device: str) -> tuple[Tensor, ...]:
@@ -162,26 +199,3 @@ def views_of(method: Method, images: dict[int, Tensor], seed: int, update: int, 
         for draw, pixels in images.items()
     ]
     return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
-
-
-class Frames:
-    """Cached frames, by number: uint8 parts [n, S, S, 3] (memory-mapped or not) and their frame ids."""
-
-    def __init__(self, parts: list[npt.NDArray[np.uint8]], ids: list[str]) -> None:
-        require(sum(map(len, parts)) == len(ids) and len(ids) > 0, f"{len(ids)} ids for {sum(map(len, parts))} frames")
-        self.parts, self.ids = parts, ids
-        self.starts = np.cumsum([0, *map(len, parts)])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def images(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return frames uint8 [B, S, S, 3]."""
-        part = np.searchsorted(self.starts, rows, side="right") - 1
-        return torch.from_numpy(
-            np.stack([self.parts[p][row - self.starts[p]] for p, row in zip(part, rows, strict=True)])
-        )
-
-    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        """Return the ids of frames."""
-        return [self.ids[row] for row in rows]

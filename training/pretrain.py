@@ -1,122 +1,100 @@
-"""Pre-training on a subset with Ray Train: ranks, checkpoints and restarts around the loop of loop.py."""
+"""Pre-training on a subset with Ray Train: what is checked before, what is shown meanwhile, what is left behind."""
 
 import dataclasses
 import json
-import tempfile
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
-import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
-from torch import nn
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from curation import engine
-from curation.config import digest, hashed_fields
+from curation.config import digest, require
+from curation.console import progress
 from curation.encoder import resolve_precision
 from curation.store import RunDirectory
-from curation.vectors import limit_threads
 from training import checkpoint
-from training.cache import cache, cached_frames, read_subset
-from training.config import LengthConfig, OptimiserConfig, PretrainConfig
-from training.loop import Plan, Rank, train
-from training.methods import METHODS
+from training.cache import DECODER_CPUS, Subset, feed, read_subset
+from training.cost import Cost, flops_per_image
+from training.loop import Plan, State
+from training.rank import Board, Job, Settings, train_rank
 from training.schedule import equal_compute_epochs, total_steps
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """All that a rank needs to know."""
-
-    config: PretrainConfig
-    plan: Plan
-    model: Any
-    augmentation: Any
+REFRESH_S = 0.5
 
 
-def pretrain(
-    config: PretrainConfig, length: LengthConfig, optimiser: OptimiserConfig, model: Any, augmentation: Any
-) -> dict[str, Any]:
+def pretrain(settings: Settings) -> dict[str, Any]:
     """Train an encoder on exactly the frames a subset keeps; return its card. A rerun goes on where it stopped.
 
-    Leaves in `output`: encoder.safetensors and card.json, metrics.parquet, checkpoints, the cache of decoded frames.
-    ValueError: no such subset, frames that have gone, weights that do not fit, settings that changed since, a loss
-    that is no number.
+    Leaves in `output`: encoder.safetensors, card.json, metrics.parquet, checkpoints/, tensorboard/, pictures/, and
+    cache/ with the decoded frames.
+    ValueError: no such subset, frames that have gone, weights that do not fit, settings that changed since, an output
+    in use, a full disk, a loss that is no number.
     """
-    subset = read_subset(config.subset)
-    run = RunDirectory(config.output)
-    places: dict[str, Any] = {"subset": RunDirectory(config.subset).address, "output": run.address}
-    config = dataclasses.replace(config, **places)  # ranks run in other working directories
-    frames, pool = len(subset.table), subset.about["pool"]
-    epochs = length.epochs
-    if length.equal_compute_to is not None:
-        epochs = equal_compute_epochs(length.equal_compute_to, frames / pool)
-    total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
-    gpus = engine_gpus()
-    precision = resolve_precision(config.precision, gpu=gpus > 0)
-    plan = Plan(total, config.seed, length, optimiser, precision)
-    plan.check(config.workers)
-    job = Job(config, plan, model, augmentation)
-    method_of(job)  # what cannot be built is told before anything starts
-    claim(run, job, subset.about["digest"])
-    side = round(model.image_size * config.cache_margin)
-    cache(subset, run, side)
-    began = time.perf_counter()
-    trainer = TorchTrainer(
-        train_rank,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpus > 0),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=run.root,
-            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
-    result = trainer.fit()
-    if result.error is not None:
-        raise result.error
-    assert result.checkpoint is not None, "training ended without a checkpoint"
-    with result.checkpoint.as_directory() as folder:
-        state = checkpoint.load(folder)
-    run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
-    method = method_of(job)
-    method.module.load_state_dict(state["model"])
-    card = card_of(job, subset.about, frames, state["history"], time.perf_counter() - began)
-    checkpoint.export_encoder(method.encoder, run.root, card)
+    subset = read_subset(settings.what.subset)
+    run = RunDirectory(settings.what.output)
+    places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
+    settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
+    engine.connect()
+    plan = plan_of(settings, subset)
+    side = round(settings.model.image_size * settings.compute.cache_margin)
+    flops = flops_per_image(settings.method(), side)  # what cannot be built is told before anything starts
+    with run.lock():
+        claim(run, settings, plan, subset.about["digest"])
+        fed = feed(subset, run, side, settings.compute.cache_gb)
+        checkpoint.prune(run, settings.record.keep_checkpoints)
+        if checkpoint.kept(run)[-1:] != [plan.total]:
+            fit(run, Job(settings, plan, fed, ray.remote(Board).options(num_cpus=0).remote()))
+        state = checkpoint.load(run, plan.total)
+        checkpoint.prune(run, settings.record.keep_checkpoints)
+        kept = len(subset.table) * side**2 * 3 if fed.files or fed.blocks else 0
+        cost = Cost(
+            updates=plan.total,
+            images_seen=plan.total * settings.length.batch_size,
+            frames=len(subset.table),
+            flops_per_image=flops,
+            device_seconds=state["device_seconds"],
+            encoded_bytes=subset.encoded_bytes,
+            decoded_bytes=kept,
+        )
+        card = card_of(settings, plan, subset, cost, state["history"])
+        run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
+        checkpoint.export_encoder(encoder_of(state), run, card)
     return card
 
 
-def engine_gpus() -> int:
-    """Connect, and count the cluster's GPUs."""
-    engine.connect()
-    return engine.count("GPU")
+def plan_of(settings: Settings, subset: Subset) -> Plan:
+    """How long and in what arithmetic; ValueError where that cannot be, or a logger is not installed."""
+    for name in settings.record.logger:
+        package = {"mlflow": "mlflow-skinny"}.get(name, name)
+        require(find_spec(name) is not None, f"--logger {name} needs a package: pip install {package}")
+    length, frames = settings.length, len(subset.table)
+    epochs = length.epochs
+    if length.equal_compute_to is not None:
+        epochs = equal_compute_epochs(length.equal_compute_to, frames / subset.about["pool"])
+    total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
+    precision = resolve_precision(settings.compute.precision, gpu=engine.count("GPU") > 0)
+    plan = Plan(total, settings.what.seed, length, settings.optimiser, precision)
+    for ranks in range(settings.compute.min_workers or settings.compute.workers, settings.compute.workers + 1):
+        plan.order(frames).check(ranks, even=settings.what.method == "simclr")
+    return plan
 
 
-def method_of(job: Job) -> Any:
-    """Make the job's method with its first weights."""
-    method = METHODS[job.config.method].make(job.model, job.augmentation)
-    if job.config.init != "scratch":
-        checkpoint.initialise_from(method, job.config.init)
-    return method
-
-
-def settings_of(job: Job) -> dict[str, Any]:
-    """All settings that shape the weights, by name."""
-    parts = (job.config, job.plan.length, job.plan.optimiser, job.model, job.augmentation)
-    return {key: value for part in parts for key, value in hashed_fields(part).items()}
-
-
-def claim(run: RunDirectory, job: Job, subset_digest: str) -> None:
+def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str) -> None:
     """Record the settings in settings.json; ValueError where the folder holds another training."""
-    wanted = settings_of(job) | {"subset_digest": subset_digest, "arithmetic": job.plan.precision}
+    shaping = settings.shaping() | {"subset_digest": subset_digest, "arithmetic": plan.precision}
+    wanted = json.loads(json.dumps(shaping))
     if run.exists("settings.json"):
         found = run.read_json("settings.json")
         changes = [
             f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
             for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != json.loads(json.dumps(wanted.get(key)))
+            if found.get(key) != wanted.get(key)
         ]
         if changes:
             raise ValueError(
@@ -126,88 +104,105 @@ def claim(run: RunDirectory, job: Job, subset_digest: str) -> None:
     run.write_json("settings.json", wanted)
 
 
-def train_rank(given: dict[str, Job]) -> None:
-    """Train as one rank of Ray Train, from the last checkpoint where there is one."""
-    job = given["job"]
-    context = ray.train.get_context()
-    rank = Rank(context.get_world_rank(), context.get_world_size(), engine.device())
-    if rank.device == "cpu":
-        limit_threads(engine.granted_cpus())
-    frames = cached_frames(read_subset(job.config.subset), job.config.output)
-    kept = ray.train.get_checkpoint()
-    state, history = None, []
-    if kept is not None:
-        with kept.as_directory() as folder:
-            state = checkpoint.load(folder)
-        history = state.pop("history")
-    window: list[dict[str, float]] = []
-    for update, metrics, snapshot in train(method_of(job), frames, job.plan, rank, wrapper(rank), state):
-        window.append(metrics)
-        last = update == job.plan.total
-        if update % job.config.log_steps == 0 or last:
-            history.append(row_of(update, window, job.plan.length.batch_size))
-            window = []
-            if rank.number == 0:
-                print(line_of(history[-1], job.plan.total), flush=True)
-        if update % job.config.checkpoint_steps == 0 or last:
-            report(rank, snapshot() | {"history": history}, history[-1] if history else {})
+def fit(run: RunDirectory, job: Job) -> None:
+    """Run the ranks to the end. ValueError for what the user has to mend."""
+    for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
+        run.delete(f"{checkpoint.FOLDER}/{name}")
+    trainer = TorchTrainer(
+        train_rank,
+        train_loop_config={"job": job},
+        scaling_config=scaling(job),
+        run_config=RunConfig(
+            name=checkpoint.FOLDER,
+            storage_path=run.root,
+            storage_filesystem=run.filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=job.settings.record.keep_checkpoints),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    with shown(job):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            if ray.get(job.board.stopped.remote()) is None:
+                raise
+    if reason := ray.get(job.board.stopped.remote()):
+        raise ValueError(reason)
 
 
-def wrapper(rank: Rank) -> Any:
-    """How a rank wraps its module: DDP where there are several ranks."""
-
-    def wrap(module: nn.Module) -> nn.Module:
-        return prepare_model(module) if rank.ranks > 1 else module
-
-    return wrap
-
-
-def report(rank: Rank, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Hand metrics, and rank 0's checkpoint, to Ray Train."""
-    if rank.number > 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(state, folder)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+def scaling(job: Job) -> ScalingConfig:
+    """The ranks, a GPU or an equal share of the CPUs each; some is left to decoding where frames are streamed."""
+    compute = job.settings.compute
+    wanted: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
+    if engine.count("GPU"):
+        return ScalingConfig(num_workers=wanted, use_gpu=True)
+    streamed = not (job.feed.files or job.feed.blocks)
+    cpus = engine.count("CPU") - (4 * DECODER_CPUS if streamed else 0)
+    share = max(0.5, cpus / compute.workers)
+    return ScalingConfig(num_workers=wanted, resources_per_worker={"CPU": int(share) if share >= 1 else share})
 
 
-def row_of(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
-    """A row of metrics.parquet: means over the updates since the last row."""
-    seconds = sum(metrics["seconds"] for metrics in window)
-    return {
-        "update": update,
-        "loss": sum(metrics["loss"] for metrics in window) / len(window),
-        "learning_rate": window[-1]["learning_rate"],
-        "images_per_second": batch * len(window) / seconds,
-        "data_wait_share": sum(metrics["data_s"] for metrics in window) / seconds,
-    }
+@contextmanager
+def shown(job: Job) -> Iterator[None]:
+    """Show the board's last row on a progress line until the block ends."""
+    over = threading.Event()
+    done = (checkpoint.kept(RunDirectory(job.settings.what.output)) or [0])[-1]
+
+    def refresh() -> None:
+        with progress("pretrain", job.plan.total, "update", done=done) as bar:
+            while not over.wait(REFRESH_S):
+                show(bar, ray.get(job.board.row.remote()))
+            show(bar, ray.get(job.board.row.remote()))
+
+    watcher = threading.Thread(target=refresh, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(timeout=10)
 
 
-def line_of(row: dict[str, float], total: int) -> str:
-    """The progress line of a row."""
+def show(bar: Any, row: dict[str, float]) -> None:
+    """Bring a progress bar to a row of metrics."""
+    if row and row["update"] != bar.n:
+        bar.set_postfix_str(line_of(row), refresh=False)
+        bar.update(row["update"] - bar.n)
+
+
+def line_of(row: dict[str, float]) -> str:
+    """A row of metrics as the progress line tells it."""
     return (
-        f"update {row['update']} of {total}: loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, "
-        f"data {row['data_wait_share']:.0%}"
+        f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, data {row['data_wait_share']:.0%}, "
+        f"{row['memory_gb']:.1f} GB"
     )
 
 
+def encoder_of(state: State) -> dict[str, Any]:
+    """The encoder's tensors in timm's names: the moving average's where there is one."""
+    prefix, tensors = "encoder.", state["model"]
+    if "average" in state:
+        prefix, tensors = "module.encoder.", state["average"]
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def card_of(
-    job: Job, about: dict[str, Any], frames: int, history: list[dict[str, Any]], seconds: float
+    settings: Settings, plan: Plan, subset: Subset, cost: Cost, history: list[dict[str, float]]
 ) -> dict[str, Any]:
     """The model card: data, recipe and cost."""
-    images = job.plan.total * job.plan.length.batch_size
+    about, shaping = subset.about, settings.shaping()
     return {
         "data": {
             "subset": about["name"],
-            "frames": frames,
+            "frames": cost.frames,
             "pool": about["pool"],
             "ratio": about["ratio"],
             "selection": about["config"],
             "digest": about["digest"],
         },
-        "recipe": settings_of(job),
-        "recipe_hash": digest(settings_of(job)),
-        "cost": {"updates": job.plan.total, "images_seen": images, "epochs": images / frames, "seconds": seconds},
+        "recipe": shaping | {"arithmetic": plan.precision},
+        "recipe_hash": digest(shaping),
+        "cost": cost.card(),
+        "against_full_pool": cost.saved(about["pool"], about["pool_bytes"], settings.length.reference_epochs),
         "loss": history[-1]["loss"],
     }

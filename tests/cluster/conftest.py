@@ -22,8 +22,9 @@ from ray.data import DataContext
 
 from curation import pipeline, schema, sources
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.markers import Step
 from curation.phantom import PhantomConfig, draw
-from curation.store import RunDirectory, Step
+from curation.store import RunDirectory
 
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from curation import dedup, schema, select
 from curation.config import IngestConfig, ScoreConfig, SelectConfig
-from curation.store import RunDirectory, Step
+from curation.markers import Step
+from curation.store import RunDirectory
 from curation.vectors import keys_of, scramble, to_unit
 
 MARGIN = 1e-5  # around a threshold, where float32 may decide otherwise than float64

@@ -1,17 +1,19 @@
 """The loop: exact resuming, the same result however a batch is cut, and a stop before a bad loss does harm."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from curation.store import RunDirectory
 from training import checkpoint, loop
 from training.augment import Augmentation
 from training.config import LengthConfig, OptimiserConfig
+from training.draws import Rank
+from training.frames import Frames
 from training.mae import MaeConfig, MaeMethod
 
 SMALL = MaeConfig(encoder="vit_tiny_patch16_224", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
@@ -27,23 +29,28 @@ def _one_thread() -> Any:
 
 
 @pytest.fixture(scope="module")
-def frames() -> loop.Frames:
+def frames() -> Frames:
     pixels = np.random.default_rng(0).integers(0, 256, (13, 40, 40, 3), dtype=np.uint8)
-    return loop.Frames([pixels[:5], pixels[5:]], [f"frame-{number}" for number in range(13)])
+    return Frames([pixels[:5], pixels[5:]], [f"frame-{number}" for number in range(13)])
 
 
-def plan(**length: Any) -> loop.Plan:
+def same(module: torch.nn.Module) -> torch.nn.Module:
+    return module
+
+
+def plan(optimiser: dict[str, Any] | None = None, **length: Any) -> loop.Plan:
     sizes = {"steps": UPDATES, "batch_size": 8, "draw_rows": 2} | length
-    return loop.Plan(UPDATES, 3, LengthConfig(**sizes), OptimiserConfig(learning_rate=1e-2), "float32")
+    rates = {"learning_rate": 1e-2} | (optimiser or {})
+    return loop.Plan(UPDATES, 3, LengthConfig(**sizes), OptimiserConfig(**rates), "float32")
 
 
 def trained(
-    frames: loop.Frames, state: loop.State | None = None, stop: int = UPDATES, **length: Any
+    frames: Frames, state: loop.State | None = None, stop: int = UPDATES, **settings: Any
 ) -> tuple[list[float], loop.State]:
     losses: list[float] = []
     kept: loop.State = {}
     method = MaeMethod(SMALL, Augmentation())
-    for update, metrics, snapshot in loop.train(method, frames, plan(**length), loop.Rank(), lambda m: m, state):
+    for update, metrics, snapshot in loop.train(method, frames, plan(**settings), Rank(), same, state):
         losses.append(metrics["loss"])
         if update == stop:
             kept = copy.deepcopy(snapshot())
@@ -51,20 +58,22 @@ def trained(
     return losses, kept
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize(("stop", "optimiser"), [(1, {}), (3, {"ema_decay": 0.9, "clip_norm": 0.1}), (4, {})])
 def test_a_run_continued_from_a_checkpoint_is_the_undisturbed_run(
-    frames: loop.Frames, tmp_path: Any, stop: int
+    frames: Frames, tmp_path: Path, stop: int, optimiser: dict[str, Any]
 ) -> None:
-    whole, expected = trained(frames)
-    first, state = trained(frames, stop=stop)
+    whole, expected = trained(frames, optimiser=optimiser)
+    first, state = trained(frames, stop=stop, optimiser=optimiser)
+    run = RunDirectory(str(tmp_path / "output"))
     checkpoint.save(state, str(tmp_path))
-    rest, found = trained(frames, checkpoint.load(str(tmp_path)))
+    checkpoint.upload(str(tmp_path), run, checkpoint.name_of(stop))
+    rest, found = trained(frames, checkpoint.load(run, stop), optimiser=optimiser)
     assert first + rest == whole
-    assert all(torch.equal(expected["model"][name], found["model"][name]) for name in expected["model"])
-    assert list(tmp_path.iterdir()) == [tmp_path / checkpoint.CHECKPOINT]
+    for part in ("model", "average") if optimiser else ("model",):
+        assert all(torch.equal(expected[part][name], found[part][name]) for name in expected[part])
 
 
-def test_cutting_a_batch_into_passes_changes_rounding_only(frames: loop.Frames) -> None:
+def test_cutting_a_batch_into_passes_changes_rounding_only(frames: Frames) -> None:
     whole, expected = trained(frames)
     cut, found = trained(frames, micro_batch=2)
     assert cut == pytest.approx(whole, abs=1e-5)
@@ -72,46 +81,48 @@ def test_cutting_a_batch_into_passes_changes_rounding_only(frames: loop.Frames) 
         assert torch.allclose(value, found["model"][name], atol=1e-4), name
 
 
-@settings(deadline=None)
-@given(frames=st.integers(1, 30), batch=st.integers(1, 40), seed=st.integers(0, 9))
-def test_batches_run_through_one_permutation_after_the_other(frames: int, batch: int, seed: int) -> None:
-    epochs = 3
-    updates = -(-epochs * frames // batch)
-    order = np.concatenate([loop.batch_rows(update, frames, batch, seed) for update in range(updates)])
-    for epoch in range(epochs):
-        assert sorted(order[epoch * frames : (epoch + 1) * frames]) == list(range(frames))
-
-
-def test_frames_come_from_the_part_that_holds_them(frames: loop.Frames) -> None:
-    rows = np.array([12, 0, 5, 4])
-    whole = np.concatenate(frames.parts)
-    assert np.array_equal(frames.images(rows).numpy(), whole[rows])
-    assert frames.names(rows) == ["frame-12", "frame-0", "frame-5", "frame-4"]
-
-
-def test_a_loss_that_is_no_number_stops_before_it_changes_a_weight(frames: loop.Frames) -> None:
+def test_the_average_follows_the_weights_as_its_decay_says(frames: Frames) -> None:
     method = MaeMethod(SMALL, Augmentation())
-    with torch.no_grad():
-        method.module.decoder.mask_token.fill_(float("nan"))
+    weight = method.encoder.blocks[0].attn.qkv.weight
+    expected = None
+    for update, _, snapshot in loop.train(method, frames, plan({"ema_decay": 0.75}), Rank(), same):
+        now = weight.detach().clone()
+        expected = now if expected is None else 0.75 * expected + 0.25 * now
+        if update == 4:
+            kept = snapshot()["average"]["module.encoder.blocks.0.attn.qkv.weight"]
+            assert torch.allclose(kept, expected, atol=1e-7)
+            assert not torch.allclose(kept, now, atol=1e-5)
+            break
+
+
+def test_gradients_are_clipped_to_the_norm(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *given: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    method = MaeMethod(SMALL, Augmentation())
+    found = [m["gradient_norm"] for _, m, _ in loop.train(method, frames, plan({"clip_norm": 0.05}), Rank(), same)]
+    assert min(found) > 0.05
+    assert norms == pytest.approx([0.05] * UPDATES, rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_what_is_no_number_stops_before_it_changes_a_weight(frames: Frames, part: str) -> None:
+    method = MaeMethod(SMALL, Augmentation())
+    if part == "loss":
+        with torch.no_grad():
+            method.module.decoder.mask_token.fill_(float("nan"))
+    else:
+        method.module.decoder.pred.bias.register_hook(lambda gradient: gradient * float("inf"))
     before = copy.deepcopy(method.encoder.state_dict())
-    with pytest.raises(loop.NotFiniteError, match=r"update 0 is nan.*frame-"):
-        next(loop.train(method, frames, plan(), loop.Rank(), lambda m: m))
+    with pytest.raises(loop.NotFiniteError, match=rf"stopped at update 1 .*{part}.*frame-") as caught:
+        next(loop.train(method, frames, plan(), Rank(), same))
+    order = plan().order(len(frames))
+    named = [name for draw in range(4) for name in frames.names(order.rows(0, draw))]
+    assert str(caught.value).endswith(": " + ", ".join(named))
     assert all(torch.equal(before[name], value) for name, value in method.encoder.state_dict().items())
-
-
-def test_draws_that_ranks_cannot_share_are_refused() -> None:
-    with pytest.raises(ValueError, match="makes 4 draws of 2 images, which 3 workers cannot share"):
-        plan().check(3)
-
-
-def test_init_takes_an_encoder_and_refuses_another(tmp_path: Any) -> None:
-    source = MaeMethod(SMALL, Augmentation())
-    with torch.no_grad():
-        source.encoder.blocks[0].attn.qkv.weight.fill_(0.5)
-    checkpoint.export_encoder(source.encoder, str(tmp_path), {"name": "a"})
-    target = MaeMethod(SMALL, Augmentation())
-    checkpoint.initialise_from(target, str(tmp_path / "encoder.safetensors"))
-    assert torch.all(target.encoder.blocks[0].attn.qkv.weight == 0.5)
-    wide = MaeConfig(**vars(SMALL) | {"encoder": "vit_small_patch16_224"})
-    with pytest.raises(ValueError, match="do not fit the encoder"):
-        checkpoint.initialise_from(MaeMethod(wide, Augmentation()), str(tmp_path / "encoder.safetensors"))

@@ -1,0 +1,64 @@
+"""FLOPs against a count by hand, and the arithmetic of what was saved."""
+
+import pytest
+
+from training.augment import Augmentation, SimclrAugmentation
+from training.cost import Cost, flops_per_image
+from training.mae import MaeConfig, MaeMethod
+from training.simclr import SimclrConfig, SimclrMethod
+
+
+def blocks(depth: int, width: int, tokens: int) -> int:
+    """Forward FLOPs of transformer blocks: qkv, projection and a fourfold MLP, and attention's two products."""
+    return depth * (2 * 12 * width**2 * tokens + 2 * 2 * width * tokens**2)
+
+
+def test_flops_of_mae_are_those_of_its_layers() -> None:
+    config = MaeConfig(encoder="vit_tiny_patch16_224", decoder_depth=2, decoder_width=64, decoder_heads=2)
+    width, patches, visible, values = 192, 196, 49, 768
+    patching = 2 * values * width * patches
+    around = 2 * width * 64 * (visible + 1) + 2 * 64 * values * (patches + 1)
+    forward = patching + blocks(12, width, visible + 1) + around + blocks(2, 64, patches + 1)
+    # Backward is twice forward, but the image needs no gradient; attention's backward computes its weights again.
+    again = 12 * 2 * width * (visible + 1) ** 2 + 2 * 2 * 64 * (patches + 1) ** 2
+    counted = flops_per_image(MaeMethod(config, Augmentation()), 280)
+    assert counted == pytest.approx(3 * forward - patching + again, rel=0.002)
+
+
+def test_counting_leaves_the_method_as_it_was_and_takes_simclr_too() -> None:
+    method = SimclrMethod(SimclrConfig(encoder="test_vit", image_size=32), SimclrAugmentation())
+    before = [parameter.detach().clone() for parameter in method.module.parameters()]
+    assert flops_per_image(method, 40) > 0
+    for old, parameter in zip(before, method.module.parameters(), strict=True):
+        assert parameter.grad is None
+        assert old.equal(parameter)
+
+
+def test_the_card_by_hand() -> None:
+    cost = Cost(
+        updates=100,
+        images_seen=1600,
+        frames=200,
+        flops_per_image=5e9,
+        device_seconds=7200.0,
+        encoded_bytes=30_000,
+        decoded_bytes=9,
+    )
+    assert cost.card() == {
+        "updates": 100,
+        "images_seen": 1600,
+        "epochs": 8.0,
+        "flops": 8e12,
+        "flops_per_image": 5e9,
+        "device_hours": 2.0,
+        "bytes_read": 30_000,
+        "decoded_bytes_kept": 9,
+    }
+    assert Cost(**vars(cost) | {"decoded_bytes": 0}).card()["bytes_read"] == 240_000
+    saved = cost.saved(pool=1000, pool_bytes=120_000, reference_epochs=4)
+    assert saved["images_seen"] == 4000
+    assert saved["device_hours"] == pytest.approx(5.0)
+    assert saved["compute_saved"] == pytest.approx(0.6)
+    assert saved["storage_saved"] == pytest.approx(0.75)
+    equal = Cost(**vars(cost) | {"images_seen": 4000})
+    assert equal.saved(1000, 120_000, 4)["compute_saved"] == 0
