@@ -13,7 +13,8 @@ from curation import engine, images, schema, sources
 from curation.config import IngestConfig
 from curation.console import Stopwatch, progress
 from curation.frames import frame_row, rejected_row
-from curation.store import File, RunDirectory, Step, check_rejected
+from curation.markers import Step, check_rejected
+from curation.store import File, RunDirectory
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 
