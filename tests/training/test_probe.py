@@ -235,3 +235,12 @@ def test_a_constant_feature_and_bad_parts() -> None:
         probe.source_probe(features, labels, train, np.arange(190, 300))
     with pytest.raises(ValueError, match="show 1 of the classes"):
         probe.source_probe(features, labels, np.flatnonzero(labels == "a"), np.flatnonzero(labels == "b"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", [probe.linear_probe, probe.neighbour_probe])
+def test_a_gpu_predicts_what_the_cpu_predicts(kind: Any) -> None:
+    (train, masks), (test, _) = drawn(40, 0), drawn(10, 1)
+    first, second = (kind(train.to(on), masks, test.to(on), 12) for on in ("cpu", "cuda"))
+    assert (first == second).mean() > 0.99

@@ -66,9 +66,6 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-# The loss
-
-
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_the_loss_is_what_it_says_by_hand(outputs: int) -> None:
     rng = np.random.default_rng(0)
@@ -151,9 +148,6 @@ def test_crops_differ_and_a_seed_repeats_them() -> None:
     assert torch.equal(cuts[0][0], cuts[1][0])
     assert torch.equal(cuts[0][1], cuts[1][1])
     assert not torch.equal(cuts[0][1], other[1])
-
-
-# Learning
 
 
 def test_it_learns_bright_squares(encoder: Any) -> None:
@@ -261,9 +255,6 @@ def test_bfloat16_follows_float32(encoder: Any) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-# What is refused
-
-
 def test_settings_and_data_that_do_not_fit_are_told(encoder: Any) -> None:
     pairs = squares(4, 0)
     with pytest.raises(ValueError, match="no lesion pixel in 4 training masks"):
@@ -293,3 +284,14 @@ def test_a_loss_that_is_no_number_stops_it(encoder: Any) -> None:
     broken.norm.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the mean loss of epoch 1 is nan"):
         list(segment.finetune(broken, squares(4, 0), squares(4, 1), config()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gpu_learns_what_the_cpu_learns(encoder: Any, frozen: bool) -> None:
+    runs = [
+        segment.finetune(encoder, squares(8, 0), squares(4, 1), config(frozen=frozen), on) for on in ("cpu", "cuda")
+    ]
+    losses = [[each.metrics["loss"] for each in run] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
