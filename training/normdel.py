@@ -62,11 +62,11 @@ class NormdelConfig:
 def check(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float) -> None:
     """ValueError for mIoU outside [0, 1], a ratio outside (0, 1], or alpha below 0."""
     miou, ratio = np.asarray(miou, np.float64), np.asarray(ratio, np.float64)
-    wrong = miou[~((miou >= 0) & (miou <= 1))]
-    require(not wrong.size, f"mIoU is {wrong[:1]}; it must lie within 0 and 1 (a share, not percent)")
-    wrong = ratio[~((ratio > 0) & (ratio <= 1))]
-    require(not wrong.size, f"ratio is {wrong[:1]}; it must be above 0 and up to 1 (a share, not percent)")
-    require(alpha >= 0, f"alpha is {alpha}; it must be 0 or more")
+    first = miou[~((miou >= 0) & (miou <= 1))][:1]
+    require(not first.size, f"mIoU is {first.sum():g}; it must lie within 0 and 1 (a share, not percent)")
+    first = ratio[~((ratio > 0) & (ratio <= 1))][:1]
+    require(not first.size, f"ratio is {first.sum():g}; it must be above 0 and up to 1 (a share, not percent)")
+    require(alpha >= 0, f"alpha is {alpha:g}; it must be 0 or more")
 
 
 def del_(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Float64:

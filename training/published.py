@@ -31,7 +31,12 @@ NORMDEL = {
     "cvc-clinicdb": (67.16, 66.26, 64.94, 63.25, 61.25, 56.85),
     "cvc-colondb": (65.96, 65.03, 63.93, 62.59, 60.42, 56.36),
 }
-ALIASES = {"etis-laribpolypdb": "etis", "etislarib": "etis", "polypgen": "polypgen2021", "medvqa-gi": "imageclefmed"}
+ALIASES = {
+    "etis-larib": "etis",
+    "etis-laribpolypdb": "etis",
+    "polypgen": "polypgen2021",
+    "medvqa-gi": "imageclefmed",
+}
 
 
 def published(dataset: str, ratio: float) -> tuple[float, float] | None:

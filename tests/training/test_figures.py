@@ -89,9 +89,7 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
     for axis in figure.axes:
         same = (axis.get_title(), axis.get_title())
         assert [label.get_text() for label in axis.get_xticklabels()] == ["5 %", "20 %", "100 %"]
-        places = [patch.get_path().vertices[:, 0].mean() for patch in axis.patches]
         drawn = sorted((patch.get_path().vertices[:, 0].mean(), patch) for patch in axis.patches)
-        assert len(places) == 4
         expected = [("meddel", 0.05), ("meddel", 0.2), ("random", 0.2), ("full", 1.0)]
         for (x, patch), (method, ratio) in zip(drawn, expected, strict=True):
             values = [100 * miou(method, ratio, same, seed, epoch) for seed in (0, 1) for epoch in (2, 3)]
@@ -111,9 +109,7 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
 def test_the_matrix_holds_means_of_final_rows() -> None:
     figure = figures.matrix(TABLE)
     panels = {axis.get_title(): axis for axis in figure.axes if axis.images}
-    assert (
-        list(panels) == ["random, 5 %", "random, 20 %", "full, 100 %", "meddel, 5 %", "meddel, 20 %", "full, 100 %"][:5]
-    )
+    assert list(panels) == ["random, 5 %", "random, 20 %", "full, 100 %", "meddel, 5 %", "meddel, 20 %"]
     for name, (method, ratio) in (("random, 20 %", ("random", 0.2)), ("full, 100 %", ("full", 1.0))):
         shown = panels[name].images[0].get_array()
         expected = [

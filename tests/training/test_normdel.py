@@ -88,11 +88,11 @@ def test_more_miou_or_less_data_is_never_worse(miou: float, other: float, ratio:
 @pytest.mark.parametrize(
     ("miou", "ratio", "alpha", "message"),
     [
-        (76.4, 0.2, 1, r"mIoU is \[76.4\]; it must lie within 0 and 1 \(a share, not percent\)"),
-        (math.nan, 0.2, 1, "mIoU is"),
-        ([0.5, -0.1], 0.2, 1, r"mIoU is \[-0.1\]"),
-        (0.5, 0, 1, r"ratio is \[0.\]; it must be above 0 and up to 1"),
-        (0.5, [0.2, 20], 1, r"ratio is \[20.\]"),
+        (76.4, 0.2, 1, r"mIoU is 76.4; it must lie within 0 and 1 \(a share, not percent\)"),
+        (math.nan, 0.2, 1, "mIoU is nan"),
+        ([0.5, -0.1], 0.2, 1, r"mIoU is -0.1"),
+        (0.5, 0, 1, r"ratio is 0; it must be above 0 and up to 1"),
+        (0.5, [0.2, 20], 1, r"ratio is 20"),
         (0.5, 0.2, -1, "alpha is -1; it must be 0 or more"),
     ],
 )
