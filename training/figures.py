@@ -85,7 +85,7 @@ def curves(table: pa.Table, *, columns: int = 3) -> Figure:
                     label=label,
                 )
             axis.set(title=dataset, xlabel="fine-tune epoch", ylabel="test mIoU (%)")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
             axis.grid(axis="y", color="0.9")
         legend(figure, axes)
     return figure
@@ -105,8 +105,8 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     """Return figure 4: box plots of test mIoU by nominal ratio, a panel a data set, a colour a method.
 
     A box holds the last `last_epochs` epochs of every seed (all of them where there are fewer): the line is the
-    median, the box the middle half, the whiskers reach to the lowest and highest value. Only tests on the data set
-    that was trained on; the longest pre-training of a subset. ValueError where there are none.
+    median, the box the middle half, the whiskers reach to the lowest and highest value, the dots are the values. Only
+    tests on the data set that was trained on; the longest pre-training of a subset. ValueError where there are none.
     """
     require(last_epochs >= 1, f"last_epochs is {last_epochs}; it must be at least 1")
     panels = by_dataset(table)
@@ -154,6 +154,8 @@ def draw_boxes(
         boxprops={"facecolor": colour, "alpha": 0.7},
     )
     drawn["boxes"][0].set_label(name)
+    for x, group in zip(positions, groups, strict=True):
+        axis.plot([x] * len(group), group, "o", color=colour, markersize=3, alpha=0.6, zorder=3)
 
 
 def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:

@@ -97,7 +97,8 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
             np.testing.assert_allclose([heights.min(), heights.max()], np.percentile(values, (25, 75)))
             near = [line for line in axis.lines if abs(np.mean(line.get_xdata()) - x) < 0.1]
             ends = [line.get_ydata() for line in near]
-            np.testing.assert_allclose([np.min(ends), np.max(ends)], [min(values), max(values)])
+            np.testing.assert_allclose([min(map(min, ends)), max(map(max, ends))], [min(values), max(values)])
+            assert sorted(next(end for end in ends if len(end) == 4)) == pytest.approx(sorted(values))  # the dots
             assert any(np.allclose(end, np.median(values)) for end in ends)
         assert [round(x) for x, _ in drawn] == [0, 1, 1, 2]
         assert drawn[1][0] < 1 < drawn[2][0]  # side by side
