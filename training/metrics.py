@@ -41,11 +41,12 @@ METRICS = {  # name: score, over which counts, from which class on
 
 
 def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2) -> Int64:
-    """Return the four counts of each image and class, int64 [N, C, 4]; a device's tensors are counted there.
+    """Return the four counts of each image and class, int64 [N, C, 4]; counted on the prediction's device.
 
     ValueError unless both are whole numbers or bool [N, H, W], alike in shape, with values 0 to classes - 1.
     """
     prediction, truth = as_masks(prediction_NHW, "prediction"), as_masks(truth_NHW, "truth")
+    truth = truth.to(prediction.device)
     require(
         prediction.shape == truth.shape,
         f"prediction is {list(prediction.shape)}, truth {list(truth.shape)}; scale the prediction to the truth's size",
