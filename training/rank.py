@@ -208,9 +208,9 @@ class Log:
     def keep(self, snapshot: Callable[[], State], *, last: bool) -> None:
         """Keep a checkpoint: written to local disk here, and brought to the output while training goes on."""
         metrics = self.history[-1] if self.history else {}
-        name = checkpoint.name_of(self.done)
+        name, mode = checkpoint.name_of(self.done), CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC
         if self.rank.number > 0:
-            ray.train.report(metrics, checkpoint_dir_name=name)
+            ray.train.report(metrics, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
             return
         assert self.records is not None
         self.records.publish()
@@ -221,7 +221,7 @@ class Log:
             metrics,
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
+            checkpoint_upload_mode=mode,
             delete_local_checkpoint_after_upload=True,
             checkpoint_upload_fn=self.upload,
         )

@@ -19,7 +19,7 @@ from training import checkpoint
 from training.__main__ import main
 
 SMALL = {
-    "encoder": "vit_tiny_patch16_224",
+    "encoder": "test_vit",
     "image-size": 32,
     "decoder-depth": 1,
     "decoder-width": 32,
@@ -63,7 +63,7 @@ def trained(subset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_encoder_is_plain_timm_and_the_card_says_how_it_came_about(subset: str, trained: Path) -> None:
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
+    model = timm.create_model("test_vit", img_size=32, num_classes=0)
     model.load_state_dict(weights(trained), strict=True)
     card = json.loads((trained / "card.json").read_text())
     kept = pq.read_table(f"{subset}/kept.parquet")

@@ -1,0 +1,243 @@
+"""Pre-training that is killed, starved or fed what is wrong: it goes on exactly where it stood, or says why not.
+
+Commands that are killed run in a session of their own, with a Ray of their own.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from curation.store import RunDirectory
+from training import checkpoint
+from training.__main__ import main
+
+SMALL = {
+    "encoder": "test_vit",
+    "image-size": 32,
+    "decoder-depth": 1,
+    "decoder-width": 32,
+    "decoder-heads": 2,
+    "batch-size": 8,
+    "draw-rows": 4,
+    "log-steps": 3,
+    "checkpoint-steps": 5,
+    "picture-steps": 0,
+    "precision": "float32",
+}
+LONG = 400
+
+
+def flags(subset: str | Path, output: Path | str, **changes: Any) -> list[str]:
+    values = SMALL | {name.replace("_", "-"): value for name, value in changes.items()}
+    return ["pretrain", f"--subset={subset}", f"--output={output}", *(f"--{name}={v}" for name, v in values.items())]
+
+
+@pytest.fixture(scope="module")
+def subset(reference: tuple[Path, list[dict[str, Any]]]) -> str:
+    return str(next((reference[0] / "subsets").iterdir()))
+
+
+@contextlib.contextmanager
+def started(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m training ...` in a session of its own; all of it has ended when the block is left."""
+    command = [sys.executable, "-m", "training", *arguments]
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True) as driver,
+    ):
+        try:
+            yield driver
+        finally:
+            while left := living(driver.pid):
+                for process in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                time.sleep(0.05)
+
+
+def living(session: int) -> dict[int, str]:
+    """Command lines of the living processes of a session, by process id."""
+    found: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def wait_for_checkpoint(output: Path, update: int, driver: subprocess.Popen[bytes], log: Path) -> None:
+    limit = time.monotonic() + 150
+    while (checkpoint.kept(RunDirectory(str(output))) or [0])[-1] < update:
+        assert driver.poll() is None, f"it ended before update {update}: {log.read_text()[-3000:]}"
+        assert time.monotonic() < limit, f"no checkpoint of update {update}: {log.read_text()[-3000:]}"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(subset: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "output"
+    with started(flags(subset, output, steps=LONG, checkpoint_steps=20), environment, output.parent / "log") as driver:
+        assert driver.wait(180) == 0, (output.parent / "log").read_text()
+    return output
+
+
+@pytest.mark.parametrize("victim", ["driver", "rank"])
+def test_killed_and_run_again_it_is_the_undisturbed_training(
+    subset: str, undisturbed: Path, environment: dict[str, str], tmp_path: Path, victim: str
+) -> None:
+    output, log = tmp_path / "output", tmp_path / "log"
+    settings = {"steps": LONG, "checkpoint_steps": 20}
+    with started(flags(subset, output, **settings), environment, log) as driver:
+        wait_for_checkpoint(output, 20, driver, log)
+        if victim == "driver":
+            os.kill(driver.pid, signal.SIGKILL)
+        else:
+            [rank] = [number for number, command in living(driver.pid).items() if "RayTrainWorker" in command]
+            os.kill(rank, signal.SIGKILL)
+            assert driver.wait(180) == 0, log.read_text()
+    if victim == "driver":
+        stood = checkpoint.kept(RunDirectory(str(output)))[-1]
+        assert stood < LONG
+        assert not (output / "encoder.safetensors").exists()
+        with started(flags(subset, output, **settings), environment, log) as driver:
+            assert driver.wait(180) == 0, log.read_text()
+    assert (output / "encoder.safetensors").stat().st_size > 500_000
+    expected, found = (load_file(folder / "encoder.safetensors") for folder in (undisturbed, output))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    columns = ["update", "loss", "gradient_norm", "learning_rate"]
+    curves = [pq.read_table(folder / "metrics.parquet", columns=columns) for folder in (undisturbed, output)]
+    assert curves[0].equals(curves[1])
+    assert curves[0]["update"].to_pylist() == list(range(3, LONG + 1, 3))
+    assert len(checkpoint.kept(RunDirectory(str(output)))) == 2
+
+
+def test_two_trainings_in_one_output_are_refused(
+    subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunDirectory(str(tmp_path / "output")).lock():
+        assert main(flags(subset, tmp_path / "output", steps=2)) == 2
+    assert "is in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / "output" / "settings.json").exists()
+
+
+def test_no_subset_is_told(local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(tmp_path, tmp_path / "o", steps=1)) == 2
+    assert "holds no exported subset" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 30}, "image_size 30 is not a multiple of the encoder's patch, 16"),
+        ({"workers": 2, "min_workers": 1, "batch_size": 4}, "makes 1 draws of 4 images, which 2 workers cannot share"),
+        ({"init": "nowhere.safetensors"}, "weights file nowhere.safetensors does not exist"),
+        ({"encoder": "vit_tiny_patch16_225"}, "did you mean vit_tiny_patch16_224"),
+        ({"mask_ratio": 0.99}, "leaves 0 visible"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_starts(
+    subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    assert main(flags(subset, tmp_path / "o", **{"steps": 2} | changes)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def damaged(subset: str, tmp_path: Path) -> Path:
+    """A copy of the subset whose third frame's file has gone."""
+    folder = Path(shutil.copytree(subset, tmp_path / "damaged"))
+    table = pq.read_table(folder / "kept.parquet")
+    uris = table["uri"].to_pylist()
+    uris[2] = str(tmp_path / "gone.jpg")
+    column = table.schema.get_field_index("uri")
+    pq.write_table(table.set_column(column, table.schema.field("uri"), pa.array(uris)), folder / "kept.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("cache_gb", [1, 0])
+def test_frames_that_have_gone_are_named(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cache_gb: int
+) -> None:
+    assert main(flags(damaged, tmp_path / "o", steps=40, cache_gb=cache_gb)) == 2
+    told = capsys.readouterr().err
+    assert "cannot be used any more" in told
+    assert "gone.jpg: unreadable" in told
+    assert not (tmp_path / "o" / "encoder.safetensors").exists()
+
+
+def test_a_loss_that_is_no_number_stops_at_once_with_the_checkpoint_from_before(
+    subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "o"
+    wild = {"learning_rate": 1e30, "learning_rate_reading": "absolute", "warmup_share": 0.5, "steps": 40}
+    assert main(flags(subset, output, **wild)) == 2
+    told = capsys.readouterr().err
+    assert "training stopped at update" in told
+    assert "before it changed a weight" in told
+    stopped = int(told.split("training stopped at update ")[1].split()[0])
+    ids = set(pq.read_table(f"{subset}/kept.parquet")["frame_id"].to_pylist())
+    named = told.split("the frames of its batch: ")[1].split(". The checkpoint")[0].split(", ")
+    assert len(named) == 8
+    assert set(named) <= ids
+    state = checkpoint.load(RunDirectory(str(output)), checkpoint.kept(RunDirectory(str(output)))[-1])
+    assert state["update"] == stopped - 1
+    assert f"The checkpoint of update {stopped - 1} is from before" in told
+    assert all(np.isfinite(value.numpy()).all() for value in state["model"].values())
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=400m endosieve "$1" || exit 99
+head -c 200m /dev/zero > "$1/filler"
+shift_to_command() { shift; "$@"; }
+shift_to_command "$@"; echo "first $?"
+cd "$1/o/checkpoints" && find . -name checkpoint.pt -o -name '.tmp*' | sort
+rm "$1/filler"
+shift_to_command "$@"; echo "second $?"
+"""
+
+
+def test_a_full_disk_keeps_the_checkpoints_before_and_the_next_call_goes_on(
+    subset: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A small file system of its own holds two checkpoints of 66 MB beside a file, and no third."""
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", tmp_path], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        *flags(subset, tmp_path / "o", encoder="vit_tiny_patch16_224", steps=25, keep_checkpoints=3),
+    ]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", tmp_path, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert "first 2" in lines, done.stdout + done.stderr
+    assert "No space left on device" in done.stderr
+    assert "The ones before it are whole; make room, and give the same command again" in done.stderr
+    kept = [line for line in lines if line.startswith("./")]
+    assert kept[0] == "./update-00000005/checkpoint.pt"
+    assert not any(".tmp" in line for line in kept)
+    assert lines[-1] == "second 0", done.stdout + done.stderr
