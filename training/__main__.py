@@ -1,38 +1,46 @@
 """The command line: python -m training COMMAND."""
 
+import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from curation import cli
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 
-USAGE = """usage: python -m training pretrain [--help] [--config FILE.yaml] [flags]
-
-  pretrain  Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR)."""
+Configs = tuple[type[Any], ...]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if arguments[0] != "pretrain":
-        print(f"error: no command {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
-        return 2
-    try:
-        kind = import_module("training.methods").METHODS[method_in(arguments)]
-        general = (PretrainConfig, ComputeConfig, RecordConfig, LengthConfig, OptimiserConfig)
-        configs = (*general, kind.config, kind.augmentation)
-        about = "Train an encoder on exactly the frames that a subset keeps."
-        settings = import_module("training.rank").Settings(
-            *cli.parse("training pretrain", about, configs, arguments[1:])
-        )
-        card = import_module("training.pretrain").pretrain(settings)
-        print(f"loss {card['loss']:.4f} after {card['cost']['images_seen']} images")
-    except Exception as error:
-        return cli.complain(error)
-    return 0
+@dataclass(frozen=True)
+class Command:
+    """What a command is for, the configs that its flags fill (some depend on the flags), and what it does with them."""
+
+    about: str
+    configs: Callable[[Sequence[str]], Configs]
+    work: Callable[..., None]
+
+
+def named(*paths: str) -> Callable[[Sequence[str]], Configs]:
+    """Configs by MODULE.NAME in this package, imported when asked for: PyTorch and Ray take seconds."""
+
+    def load(_: Sequence[str]) -> Configs:
+        return tuple(part(path) for path in paths)
+
+    return load
+
+
+def part(path: str) -> Any:
+    """What MODULE.NAME in this package is."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"training.{module}"), name)
+
+
+def recipe_configs(arguments: Sequence[str]) -> Configs:
+    """The configs of pre-training, with those of the method that the flags name."""
+    kind = part("methods.METHODS")[method_in(arguments)]
+    general = ("PretrainConfig", "ComputeConfig", "RecordConfig", "LengthConfig", "OptimiserConfig")
+    return (*(part(f"config.{name}") for name in general), kind.config, kind.augmentation)
 
 
 def method_in(arguments: Sequence[str]) -> str:
@@ -43,6 +51,89 @@ def method_in(arguments: Sequence[str]) -> str:
             chosen = value if equals else "".join(arguments[place + 1 : place + 2])
             return chosen if chosen == "simclr" else "mae"
     return "mae"
+
+
+def benchmark_configs(arguments: Sequence[str]) -> Configs:
+    """What is compared and how it is tested, the configs of pre-training, and those of fine-tuning."""
+    own = named("benchmark.BenchmarkConfig", "evaluate.EvaluateConfig")(arguments)
+    return (*own, *recipe_configs(arguments), part("benchmark.FinetuneFlags"))
+
+
+def pretrain(*configs: Any) -> None:
+    """Pre-train, and tell the loss."""
+    card = part("pretrain.pretrain")(part("rank.Settings")(*configs))
+    print(f"loss {card['loss']:.4f} after {card['cost']['images_seen']} images")
+
+
+def evaluate(*configs: Any) -> None:
+    """Fine-tune and test; it tells its results itself."""
+    part("evaluate.evaluate")(*configs)
+
+
+def benchmark(config: Any, evaluation: Any, *others: Any) -> None:
+    """Run the benchmark; it tells its results itself."""
+    *recipe, flags = others
+    settings, finetune = part("rank.Settings")(*recipe), part("benchmark.finetune_of")(flags)
+    part("benchmark.benchmark")(config, evaluation, settings, finetune)
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR).", recipe_configs, pretrain
+    ),
+    "evaluate": Command(
+        "Say what encoders are worth: fine-tune and test them for segmentation.",
+        named("evaluate.EncoderConfig", "evaluate.EvaluateConfig", "segment.FinetuneConfig"),
+        evaluate,
+    ),
+    "benchmark": Command(
+        "Pre-train on several subsets, fine-tune, and write the tables and figures that compare them.",
+        benchmark_configs,
+        benchmark,
+    ),
+    "normdel": Command(
+        "Compute NormDEL from an mIoU and a retention ratio.",
+        named("normdel.NormdelConfig"),
+        lambda config: print(part("normdel.normdel_command")(config)),
+    ),
+    "datasets": Command(
+        "List the segmentation sets that are known by name.", named(), lambda: print(part("datasets.table")())
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: no command {name!r}{hint}\n\n{overview()}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    try:
+        configs = command.configs(arguments[1:])
+        command.work(*cli.parse(f"training {name}", command.about, configs, arguments[1:]))
+    except Exception as error:
+        return cli.complain(error)
+    return 0
+
+
+def overview() -> str:
+    """The list of commands."""
+    lines = [f"  {name:9} {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m training COMMAND [--help] [--config FILE.yaml] [flags]",
+            "",
+            *lines,
+            "",
+            "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""The benchmark as one command: pre-train on every subset with every seed, fine-tune on every set, and compare.
+
+Nothing is trained twice: pre-trainings and fine-tunings are kept below the output by the hash of all that shapes them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_type_hints
+
+import pyarrow as pa
+
+from curation import engine
+from curation.config import digest, option, require
+from curation.store import RunDirectory
+from training import figures, results, tables
+from training.cache import Subset, read_subset
+from training.config import LENGTHS
+from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
+from training.prepared import PreparedSet
+from training.pretrain import plan_of, pretrain
+from training.rank import Settings
+from training.segment import FinetuneConfig
+from training.summary import comparisons
+from training.trial import subject_of
+
+TABLE_4_RATIOS = (0.2, 0.33)
+SHARED = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """What is compared."""
+
+    subset: tuple[str, ...] = option(
+        "A subset's folder, RUN/subsets/NAME, to pre-train on. Give it again for more, a random and the full one too: "
+        "each is compared with random of its ratio and with full.",
+        (),
+    )
+    more_lengths: tuple[float, ...] = option(
+        "A further length of pre-training, in the unit of the one that is given (--equal-compute-to, --epochs, ...): "
+        "table 4 shows mIoU by length. Repeatable.",
+        (),
+    )
+
+    def __post_init__(self) -> None:
+        require(len(self.subset) > 0, "no subset given; name at least one with --subset RUN/subsets/NAME")
+        wrong = [length for length in self.more_lengths if length <= 0]
+        require(not wrong, f"more_lengths holds {wrong}; each must be above 0")
+
+
+def prefixed(name: str) -> str:
+    """The flag's name of a field of FinetuneConfig: finetune_ before it, unless pre-training shares it."""
+    return name if name in SHARED else f"finetune_{name}"
+
+
+FinetuneFlags: type[Any] = dataclasses.make_dataclass(
+    "FinetuneFlags",
+    [
+        (
+            prefixed(field.name),
+            get_type_hints(FinetuneConfig)[field.name],
+            option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]),
+        )
+        for field in dataclasses.fields(FinetuneConfig)
+    ],
+    frozen=True,
+    kw_only=True,
+)
+
+
+def finetune_of(flags: Any) -> FinetuneConfig:
+    """The config that FinetuneFlags stand for. ValueError for a value that it refuses."""
+    values = {field.name: getattr(flags, prefixed(field.name)) for field in dataclasses.fields(FinetuneConfig)}
+    try:
+        return FinetuneConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"in the flags of fine-tuning (--finetune-...): {error}") from error
+
+
+def benchmark(
+    config: BenchmarkConfig, evaluation: EvaluateConfig, recipe: Settings, finetune: FinetuneConfig
+) -> pa.Table:
+    """Pre-train, fine-tune, test and compare; return the table of results (training.results.SCHEMA).
+
+    `recipe` says how to pre-train; its subset and output are not used. The encoder of each seed is fine-tuned with
+    that seed. Leaves in `output` what `evaluate` does, the encoders below pretrain/, comparisons with random and full,
+    and of tables 2, 3, 4 and figures 3, 4, 6 those that the results allow. A rerun does what is missing. ValueError,
+    before anything is trained: no such subset, set or folder, or settings that cannot be.
+    """
+    run, sources = RunDirectory(evaluation.output), find_sources(evaluation)
+    require(
+        run.filesystem.type_name == "local",
+        f"output is {evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
+    )
+    subsets = [read_subset(os.path.abspath(folder)) for folder in config.subset]
+    names = [subset.about["name"] for subset in subsets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
+    engine.connect()
+    planned = [one for subset in subsets for one in pretrainings(run, subset, config, recipe, evaluation.seeds)]
+    planned[0].method()  # a model that cannot be made is told before anything starts
+    with run.lock():
+        sets = prepare_all(run, sources, evaluation)
+        wanted = []
+        for number, settings in enumerate(planned, start=1):
+            print(f"pretrain {number} of {len(planned)}: {settings.what.subset}, seed {settings.what.seed}", flush=True)
+            pretrain_once(settings)
+            seeded = replace(finetune, seed=settings.what.seed)
+            wanted += trials([subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded)
+        table = try_all(run, wanted)
+        report(run, table, evaluation, comparisons(table))
+        for name, reason in publish(run, table, sets):
+            print(f"no {name}: {reason}")
+    return table
+
+
+def pretrainings(
+    run: RunDirectory, subset: Subset, config: BenchmarkConfig, recipe: Settings, seeds: int
+) -> Iterator[Settings]:
+    """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
+
+    An output is named by the hash of the subset and of all that shapes the weights.
+    """
+    unit = next(name for name in LENGTHS if getattr(recipe.length, name) is not None)
+    given = getattr(recipe.length, unit)
+    for length in dict.fromkeys((given, *map(type(given), config.more_lengths))):
+        for seed in range(recipe.what.seed, recipe.what.seed + seeds):
+            settings = replace(
+                recipe,
+                what=replace(recipe.what, subset=subset.path, seed=seed),
+                length=replace(recipe.length, **{unit: length}),
+                model=replace(recipe.model, seed=seed),
+            )
+            plan_of(settings, subset)
+            output = f"{run.root}/pretrain/{digest([subset.about['digest'], settings.shaping()])}"
+            yield replace(settings, what=replace(settings.what, output=output))
+
+
+def pretrain_once(settings: Settings) -> None:
+    """Pre-train unless that is finished, and let go of the decoded frames."""
+    output = RunDirectory(settings.what.output)
+    if not (output.exists("encoder.safetensors") and output.exists("card.json")):
+        pretrain(settings)
+    if output.exists("cache"):
+        output.delete_folder("cache")
+
+
+def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
+    """Write the paper's tables and figures of our results; return those that could not be made, and why."""
+    counted = [
+        tables.DatasetRow(
+            name=one.name,
+            images=len(one.names),
+            split=one.split,
+            **{part: len(rows) for part, rows in one.parts.items()},
+        )
+        for one in sets
+    ]
+    tables.write(tables.datasets_table(counted), run, "table2")
+    tables.write(tables.ratio_table(table, beside_paper=True), run, "table3")
+    final, missing = results.final_rows(table).to_pylist(), []
+    same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
+    if any(row["ratio_nominal"] in TABLE_4_RATIOS for row in same):
+        tables.write(tables.length_table(table, TABLE_4_RATIOS), run, "table4")
+    else:
+        missing.append(("table4", "no subset's nominal ratio is 20 % or 33 %, or no set has a test part of its own"))
+    if same:
+        figures.write(figures.curves(table), run, "figure3")
+        figures.write(figures.boxes(table), run, "figure4")
+    else:
+        missing += [(name, "no set that is trained on has a test part") for name in ("figure3", "figure4")]
+    if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
+        ratios = sorted({row["ratio_nominal"] for row in final})
+        methods = sorted({row["method"] for row in final} - {"full"}, key=results.method_order) or ["full"]
+        figures.write(figures.matrix(table, methods, ratios), run, "figure6")
+    else:
+        missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
+    return missing

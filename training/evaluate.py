@@ -1,0 +1,213 @@
+"""What pre-trained encoders are worth: every (encoder, data set, seed) fine-tuned and tested as a Ray task of its own.
+
+A task's results are one file named by the hash of all that shapes them, so that a killed run does only what is
+missing. They depend neither on the number of workers nor on the order in which tasks end.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+
+from curation import engine
+from curation.config import option, require
+from curation.console import progress
+from curation.encoder import resolve_precision
+from curation.store import RunDirectory
+from curation.vectors import limit_threads
+from training import datasets, results, tables
+from training.datasets import Dataset
+from training.prepared import PreparedSet, prepare
+from training.probe import load_encoder
+from training.results import Row
+from training.segment import FinetuneConfig
+from training.summary import comparison_table, comparisons, summary
+from training.trial import Subject, Trial, carry_out, subject_of
+
+IDENTITY = ("subset", "method", "pretrain_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Whose worth is asked for."""
+
+    encoder: tuple[str, ...] = option(
+        "The output folder of a finished pre-training; or a weights file, or `random`, with --name. Give it again for "
+        "more: each is compared with the first.",
+        (),
+    )
+    name: str | None = option("The timm name of an encoder given as a weights file or `random`.", None)
+
+    def __post_init__(self) -> None:
+        require(len(self.encoder) > 0, "no encoder given; name at least one with --encoder DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What encoders are tested on, and how."""
+
+    output: str = option("Where results, pictures and decoded images go: a path or an object-storage URI.")
+    dataset: tuple[str, ...] = option(
+        "A set to train and test on, as NAME=DIR, or LABEL:NAME=DIR to call it otherwise (`python -m training "
+        "datasets` lists the names; any folder of images and masks is `generic`). Give it again for more: what was "
+        "trained on one is tested on all.",
+        (),
+    )
+    external: tuple[str, ...] = option("A set that is only tested on, all of it, as NAME=DIR. Repeatable.", ())
+    seeds: int = option("Runs of everything, with seeds that count up from --seed; a probe of an encoder runs once.", 3)
+    probe: Literal["finetune", "linear", "knn"] = option(
+        "Fine-tune; or, in seconds, a linear layer or the nearest neighbours on frozen tokens.", "finetune"
+    )
+    reading: Literal["nominal", "actual"] = option(
+        "The ratio in NormDEL: the nearest of the paper's six, as its values are made, or the actual one.", "nominal"
+    )
+    split_seed: int = option("Seed of the split of sets without an official one; the same for every run.", 0)
+    decoded_size: int = option("Side in pixels of the squares that images are decoded to; IoU is measured there.", 256)
+    test_every: int = option(
+        "Also test after so many epochs, for curves and box plots (no result depends on it); 0: only at the end.", 1
+    )
+
+    def __post_init__(self) -> None:
+        require(len(self.dataset) > 0, "no data set given; name at least one with --dataset NAME=DIR")
+        for name, least in (("seeds", 1), ("decoded_size", 16), ("test_every", 0), ("split_seed", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"{name} is {value}; it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set as asked for and found; `external` is only tested on."""
+
+    label: str
+    dataset: Dataset
+    external: bool
+
+
+def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: FinetuneConfig) -> pa.Table:
+    """Fine-tune and test every encoder on every set with every seed; return the table (training.results.SCHEMA).
+
+    Leaves in `output`: results.parquet, summary.md and .csv, with several encoders comparisons.md and .csv;
+    results/ with a file a run, overlays/ with its best and worst predictions, cache/ with the decoded images.
+    Prints mIoU and NormDEL. ValueError, before anything is trained: no such set, folder or encoder.
+    """
+    run, sources = RunDirectory(config.output), find_sources(config)
+    subjects = [subject_of(path, encoders.name) for path in encoders.encoder]
+    check(subjects, finetune)
+    engine.connect()
+    with run.lock():
+        sets = prepare_all(run, sources, config)
+        table = try_all(run, trials(subjects, sets, config, finetune))
+        several = len(subjects) > 1
+        report(run, table, config, comparisons(table, subjects[0].about["subset"]) if several else [])
+    return table
+
+
+def find_sources(config: EvaluateConfig) -> list[Source]:
+    """Find all sets, reading names only. ValueError: one that is not there or not whole, or two of one label."""
+    sources: list[Source] = []
+    for texts, external in ((config.dataset, False), (config.external, True)):
+        for text in texts:
+            label, name, folder = named(text)
+            sources.append(Source(label, datasets.load(name, os.path.abspath(folder)), external))
+    labels = [source.label for source in sources]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    require(not twice, f"several sets are called {', '.join(twice)}; tell them apart as LABEL:NAME=DIR")
+    for source in sources:
+        require(
+            source.external or source.dataset.layout.part != "test",
+            f"all of {source.label} is test, so nothing can be trained on it; give it with --external",
+        )
+    return sources
+
+
+def named(text: str) -> tuple[str, str, str]:
+    """The label, the set's name and its folder from NAME=DIR or LABEL:NAME=DIR. ValueError as datasets.parse says."""
+    label, colon, rest = text.partition(":")
+    own = bool(colon) and "=" not in label
+    name, folder = datasets.parse(rest if own else text)
+    require(not own or bool(label), f"dataset {text!r} has no label before the colon; write LABEL:NAME=DIR")
+    return label if own else name, name, folder
+
+
+def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
+    """ValueError where an encoder cannot be loaded, or two would stand for one in the results."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for subject in subjects:
+        load_encoder(subject.source, finetune.image_size, subject.name, finetune.seed)
+        key = tuple(subject.about[name] for name in IDENTITY)
+        other = seen.setdefault(key, subject.source)
+        require(
+            other is subject.source,
+            f"encoders {other} and {subject.source} would both be {key[0]!r} in the results, of one method and length; "
+            "evaluate them into two outputs, or give the files other names",
+        )
+
+
+def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateConfig) -> list[PreparedSet]:
+    """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty."""
+    run.clear_temporary("cache")
+    task, seed = ray.remote(prepare), config.split_seed
+    calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed) for s in sources]
+    sets = []
+    with progress("decode", len(calls), "set") as bar:
+        for one in engine.stream(task, calls, in_order=True):
+            sets.append(one)
+            bar.update()
+    for source, one in zip(sources, sets, strict=True):
+        lacking = [part for part in ("train", "validation") if not one.parts[part]]
+        require(
+            source.external or not lacking,
+            f"{one.name} has no image for {' and '.join(lacking)}; give it more images, or test only, with --external",
+        )
+    require(any(one.parts["test"] for one in sets), "no set has a test part; give one with --external")
+    return sets
+
+
+def trials(
+    subjects: Iterable[Subject], sets: Sequence[PreparedSet], config: EvaluateConfig, finetune: FinetuneConfig
+) -> list[Trial]:
+    """Every trial of some encoders: each on each set to train on, with each seed."""
+    resolved: Any = resolve_precision(finetune.precision, gpu=engine.count("GPU") > 0)
+    finetune = replace(finetune, precision=resolved)
+    seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
+    return [
+        Trial(subject, one, tuple(sets), replace(finetune, seed=seed), config.probe, config.test_every)
+        for subject in subjects
+        for one in sets
+        if one.parts["train"]
+        for seed in seeds
+    ]
+
+
+def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
+    """Carry out the trials that have no file yet, each in a task, and return the rows of all in the trials' order."""
+    run.clear_temporary("results")
+    there = set(run.names("results"))
+    missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
+    task = ray.remote(carry_out_here).options(**engine.arithmetic_options())
+    with progress("evaluate", len(wanted), "run", done=len(wanted) - len(missing)) as bar:
+        for _ in engine.stream(task, ((run, trial) for trial in missing)):
+            bar.update()
+    return results.checked(pa.concat_tables(run.read_table(trial.path) for trial in wanted))
+
+
+def carry_out_here(run: RunDirectory, trial: Trial) -> str:
+    """Carry out a trial on the device this task was granted."""
+    limit_threads(engine.granted_cpus())
+    return carry_out(run, trial, engine.device())
+
+
+def report(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
+    """Write and print results: results.parquet, the summary, and comparisons where there are any."""
+    run.write_table("results.parquet", table)
+    short = summary(table, config.reading)
+    tables.write(short, run, "summary")
+    print(short.markdown)
+    if compared:
+        against = comparison_table(compared)
+        tables.write(against, run, "comparisons")
+        print(against.markdown)
+    print(f"results: {run.uri}")
