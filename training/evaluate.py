@@ -56,7 +56,11 @@ class EvaluateConfig:
         "trained on one is tested on all.",
         (),
     )
-    external: tuple[str, ...] = option("A set that is only tested on, all of it, as NAME=DIR. Repeatable.", ())
+    external: tuple[str, ...] = option(
+        "A set that is only tested on, all of it, as NAME=DIR. Repeatable. Name all at once: fine-tuned models are not "
+        "kept, so a set that comes later means fine-tuning again.",
+        (),
+    )
     seeds: int = option("Runs of everything, with seeds that count up from --seed; a probe of an encoder runs once.", 3)
     probe: Literal["finetune", "linear", "knn"] = option(
         "Fine-tune; or, in seconds, a linear layer or the nearest neighbours on frozen tokens.", "finetune"

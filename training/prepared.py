@@ -27,9 +27,10 @@ class PreparedSet:
     """A set that was read, split and decoded."""
 
     name: str
-    digest: str  # of all names, images and masks
+    size: int  # pixels a side of what was decoded
     names: tuple[str, ...]
     contents: tuple[str, ...]  # hash of each image's bytes
+    marks: tuple[str, ...]  # hash of each example: name, image and masks
     parts: dict[str, Rows]  # train, validation and test
     stem: str  # path of the decoded arrays, without their ending
     split: str  # how it was split, in words
@@ -39,6 +40,10 @@ class PreparedSet:
         known = {trained.contents[row] for part in ("train", "validation") for row in trained.parts[part]}
         return tuple(row for row in self.parts["test"] if self.contents[row] not in known)
 
+    def mark(self, rows: Rows) -> str:
+        """The hash of what some rows hold and are called, in their order."""
+        return digest([self.name, self.size, *(self.marks[row] for row in rows)])
+
 
 def prepare(run: RunDirectory, label: str, dataset: Dataset, size: int, split_seed: int | None) -> PreparedSet:
     """Hash every file of a set, split it, and keep it decoded to squares of `size` pixels below cache/.
@@ -46,11 +51,12 @@ def prepare(run: RunDirectory, label: str, dataset: Dataset, size: int, split_se
     What is decoded already stays. Without a seed of the split all of the set is its test part. ValueError for a file
     that cannot be read, or a set too small to split.
     """
-    marks = [
-        [example.name, *(content_hash(Path(path).read_bytes()) for path in (example.image, *example.masks))]
+    names = tuple(example.name for example in dataset.examples)
+    hashes = [
+        [content_hash(Path(path).read_bytes()) for path in (example.image, *example.masks)]
         for example in dataset.examples
     ]
-    names = tuple(mark[0] for mark in marks)
+    marks = tuple(digest([name, *of_files]) for name, of_files in zip(names, hashes, strict=True))
     told = "all of it is test" if split_seed is None else dataset.layout.split
     parts: dict[str, Rows] = dict.fromkeys(splits.PARTS, ())
     if split_seed is None:
@@ -59,13 +65,13 @@ def prepare(run: RunDirectory, label: str, dataset: Dataset, size: int, split_se
         place = {name: row for row, name in enumerate(names)}
         dealt = splits.split(dataset, split_seed)
         parts = {part: tuple(place[example.name] for example in dealt[part]) for part in splits.PARTS}
-    whole = digest(marks)
-    stem = f"cache/{dataset.name}-{size}px-{whole[:16]}"
+    stem = f"cache/{dataset.name}-{size}px-{digest(marks)[:16]}"
     if not run.exists(f"{stem}.masks.npy"):
         images, masks = arrays(dataset.examples, size)
         save(run, f"{stem}.images.npy", images)
         save(run, f"{stem}.masks.npy", masks)  # the last, so that it stands for both
-    return PreparedSet(label, whole, names, tuple(mark[1] for mark in marks), parts, stem, told)
+    contents = tuple(of_files[0] for of_files in hashes)
+    return PreparedSet(label, size, names, contents, marks, parts, stem, told)
 
 
 def pairs(run: RunDirectory, one: PreparedSet, rows: Sequence[int]) -> Pairs:

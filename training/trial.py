@@ -65,13 +65,12 @@ class Trial:
     @property
     def digest(self) -> str:
         """The hash of everything that shapes the result."""
-        parts = {part: self.train.parts[part] for part in ("train", "validation")}
         return digest(
             {
                 "version": VERSION,
                 "encoder": [self.subject.sha256, self.subject.name, self.subject.about],
-                "train": [self.train.name, self.train.digest, self.train.stem, parts],
-                "tests": [[one.name, one.digest, one.stem, rows] for one, rows in self.tested()],
+                "trained": [self.train.mark(self.train.parts[part]) for part in ("train", "validation")],
+                "tested": [one.mark(rows) for one, rows in self.tested()],
                 "config": hashed_fields(self.config),
                 "way": [self.way, self.test_every],
             }
