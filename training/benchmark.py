@@ -15,7 +15,7 @@ from curation import engine
 from curation.config import digest, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
-from training.cache import Subset, read_subset
+from training.subset import Subset, read_subset
 from training.config import LENGTHS
 from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
 from training.prepared import PreparedSet

@@ -6,7 +6,6 @@ the output is an object store's, blocks in Ray's object store.
 Legend: S side of the decoded frames in pixels.
 """
 
-import io
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,50 +19,16 @@ import torch
 from ray.data import DataContext
 from torch import Tensor
 
-from curation import engine, images
+from curation import engine
 from curation.config import require
 from curation.console import progress
-from curation.frames import read_bytes
 from curation.store import RunDirectory
 from training.draws import Draws, Rows
 from training.frames import Frames, Pixels
+from training.subset import PART_ROWS, DecodeDraw, DecodePart, Subset, part_name
 
-PART_ROWS = 256
 DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
 WINDOW_DRAWS = 2048  # draws of one streaming execution of Ray Data
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A subset as its kept.parquet tells it: frame ids, where their bytes are (or the bytes), and their sizes."""
-
-    path: str
-    table: pa.Table
-    about: dict[str, Any]  # subset.json
-
-    @property
-    def ids(self) -> list[str]:
-        """The frames' ids."""
-        return cast(list[str], self.table["frame_id"].to_pylist())
-
-    @property
-    def encoded_bytes(self) -> int:
-        """Bytes of all encoded frames."""
-        return int(np.sum(self.table["byte_size"].to_numpy()))
-
-
-def read_subset(path: str) -> Subset:
-    """Read a subset's folder. ValueError where it has no kept.parquet, or no frame."""
-    folder = RunDirectory(path)
-    require(
-        folder.exists("kept.parquet") and folder.exists("subset.json"),
-        f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
-    )
-    wanted = ("frame_id", "uri", "image", "byte_size")
-    names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
-    table = folder.read_table("kept.parquet", names)
-    require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
-    return Subset(path, table, folder.read_json("subset.json"))
 
 
 @dataclass(frozen=True)
@@ -110,7 +75,7 @@ def room(run: RunDirectory, local: bool) -> float:
     return 0.5 * shutil.disk_usage(run.root).free
 
 
-def decoded(task: "DecodePart", starts: Sequence[int]) -> ray.data.Dataset:
+def decoded(task: DecodePart, starts: Sequence[int]) -> ray.data.Dataset:
     """The dataset of parts {start, failed, pixels}, a part a block, decoded on all CPUs when it is asked for."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -148,11 +113,6 @@ def check(subset: Subset, failed: list[str]) -> None:
     )
 
 
-def part_name(start: int) -> str:
-    """Name of the part that begins with frame number `start`."""
-    return f"part-{start // PART_ROWS:06d}.npy"
-
-
 def parts_of(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
     """The frames uint8 [n, S, S, 3] of the parts in some blocks, in their order and without a copy."""
     rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in rows_of(table))
@@ -162,37 +122,6 @@ def parts_of(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
 def rows_of(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
     """The rows of a table as Arrow scalars."""
     return (dict(zip(table.column_names, row, strict=True)) for row in zip(*table.columns, strict=True))
-
-
-class DecodePart:
-    """A row {start} to {start, failed, pixels}: written to cache/ of `run`, or held in the row without one."""
-
-    def __init__(self, subset: Subset, side: int, run: RunDirectory | None) -> None:
-        self.subset, self.side, self.run = subset, side, run
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode one part; what could not be decoded is told in `failed`, and nothing is written then."""
-        [start] = batch["start"].to_pylist()
-        rows = np.arange(start, min(start + PART_ROWS, len(self.subset.table)))
-        pixels, failed = decode_rows(self.subset, rows, self.side)
-        held = b"" if failed or self.run else pixels.tobytes()
-        if self.run and not failed:
-            sink = io.BytesIO()
-            np.save(sink, pixels)
-            self.run.write_bytes(f"cache/{part_name(start)}", sink.getvalue())
-        columns = [pa.array([start]), pa.array([failed], pa.list_(pa.string())), pa.array([held], pa.large_binary())]
-        return pa.Table.from_arrays(columns, ["start", "failed", "pixels"])
-
-
-def decode_rows(subset: Subset, rows: Rows, side: int) -> tuple[Pixels, list[str]]:
-    """Decode frames of a subset: uint8 [B, S, S, 3] of those that can be, and what is wrong with the others."""
-    pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
-    for row in subset.table.take(pa.array(rows)).to_pylist():
-        try:
-            pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), side)[None])
-        except images.FrameError as error:
-            failed.append(f"{row['uri']}: {error.reason}, {error.message}")
-    return np.concatenate(pixels), failed
 
 
 class StreamedFrames:
@@ -210,35 +139,21 @@ class StreamedFrames:
 
     def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
         """Yield uint8 [draw size, S, S, 3] for each (update, draw), in order. ValueError where a frame is lost."""
-        task = DecodeDraw(self.subset, self.side, order)
+        task = DecodeDraw(self.subset, self.side)
         while window := list(islice(places, WINDOW_DRAWS)):
-            for row in streamed(task, window):
+            for row in streamed(task, [order.rows(*place) for place in window]):
                 check(self.subset, row["failed"])
                 yield torch.frombuffer(bytearray(row["pixels"]), dtype=torch.uint8).view(-1, self.side, self.side, 3)
 
 
-def streamed(task: "DecodeDraw", window: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def streamed(task: DecodeDraw, window: list[Rows]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a window of draws, a draw a block, in order."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    rows = [{"update": update, "draw": draw} for update, draw in window]
+    rows = [{"rows": rows.tolist()} for rows in window]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         task, batch_size=1, batch_format="pyarrow", num_cpus=DECODER_CPUS
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=8):
         yield from cast(pa.Table, batch).to_pylist()
-
-
-class DecodeDraw:
-    """A row {update, draw} to the pixels of its frames."""
-
-    def __init__(self, subset: Subset, side: int, order: Draws) -> None:
-        self.subset, self.side, self.order = subset, side, order
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode one draw."""
-        [place] = batch.to_pylist()
-        pixels, failed = decode_rows(self.subset, self.order.rows(place["update"], place["draw"]), self.side)
-        columns = [pa.array([failed], pa.list_(pa.string())), pa.array([pixels.tobytes()], pa.large_binary())]
-        return pa.Table.from_arrays(columns, ["failed", "pixels"])

@@ -19,11 +19,13 @@ from curation.console import progress
 from curation.encoder import resolve_precision
 from curation.store import RunDirectory
 from training import checkpoint
-from training.cache import DECODER_CPUS, Subset, feed, read_subset
+from training.board import Board
+from training.cache import DECODER_CPUS, feed
 from training.cost import Cost, flops_per_image
 from training.loop import Plan, State
-from training.rank import Board, Job, Settings, train_rank
+from training.rank import Job, Settings, train_rank
 from training.schedule import equal_compute_epochs, total_steps
+from training.subset import Subset, read_subset
 
 REFRESH_S = 0.5
 

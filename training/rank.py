@@ -21,12 +21,13 @@ from curation.config import hashed_fields
 from curation.store import RunDirectory
 from curation.vectors import limit_threads
 from training import checkpoint
-from training.cache import Feed, read_subset
+from training.cache import Feed
 from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.draws import Rank, draw_generator
 from training.loop import NotFiniteError, Plan, State, train
 from training.methods import METHODS, Method
 from training.record import Records
+from training.subset import read_subset
 
 PICTURE_DRAW = 2**31  # a draw that no update has: its crops and masks are the same in every picture
 
@@ -64,30 +65,6 @@ class Job:
     plan: Plan
     feed: Feed
     board: Any  # handle of a Board
-
-
-class Board:
-    """An actor between the driver and rank 0: the last row, and why training stopped if it did."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, float] = {}
-        self.reason: str | None = None
-
-    def show(self, row: dict[str, float]) -> None:
-        """Put a row up."""
-        self.last = row
-
-    def row(self) -> dict[str, float]:
-        """The last row; empty before the first."""
-        return self.last
-
-    def stop(self, reason: str) -> None:
-        """Say what the user has to mend; the first word stands."""
-        self.reason = self.reason or reason
-
-    def stopped(self) -> str | None:
-        """What the user has to mend, or None."""
-        return self.reason
 
 
 def train_rank(given: dict[str, Job]) -> None:
