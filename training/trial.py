@@ -7,6 +7,7 @@ Legend: rows are places among a set's examples, sorted by name.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,7 @@ class Trial:
     def picture(self, test: PreparedSet) -> str:
         """Where the best and worst predictions on a set are kept below the output."""
         names = (self.subject.about["subset"], self.train.name, test.name, f"seed{self.config.seed}", self.digest[:8])
-        return f"overlays/{'-'.join(names).replace(' ', '_')}.png"
+        return f"overlays/{re.sub(r'[^A-Za-z0-9._-]+', '_', '-'.join(names))}.png"
 
 
 def subject_of(source: str, name: str | None) -> Subject:
@@ -146,8 +147,9 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
         found = predictor(test.images)
         final = results.measured(metrics.count(found, test.masks)) | {"epoch": epoch, "final": True}
         others = [row for row in curve if row["epoch"] != epoch] if test is own else []
+        ordered = sorted((*others, final), key=lambda row: int(row["epoch"]))
         names = {"train_dataset": trial.train.name, "test_dataset": one.name, "seed": chosen.seed}
-        made += [trial.subject.about | names | row for row in (*others, final)]
+        made += [trial.subject.about | names | row for row in ordered]
         ious, called = np.asarray(final["image_iou"]), [one.names[row] for row in rows]
         sheet = overlay_sheet(test.images, test.masks, found, ious, BEST_AND_WORST, called)
         run.write_bytes(trial.picture(one), sheet)

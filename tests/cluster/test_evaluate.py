@@ -1,0 +1,356 @@
+"""`evaluate` on the phantom's masks: what it leaves, that it equals fine-tuning by hand, and goes on when cut."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from training import datasets, probe, results, segment
+from training.__main__ import main
+from training.evaluate import EncoderConfig, EvaluateConfig, evaluate
+from training.intervals import compare
+from training.masks import arrays
+from training.normdel import normdel
+from training.segment import FinetuneConfig, Pairs
+from training.trial import subject_of
+
+FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
+SMALL = FinetuneConfig(epochs=3, batch_size=4, image_size=32, precision="float32", **FAST)
+SIZE = 48
+PARTS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def polyps(drawn: tuple[Path, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's frames with a polyp and their masks, a patient a part. Not to be changed."""
+    folder = tmp_path_factory.mktemp("polyps")
+    rows = [row for row in drawn[1].to_pylist() if row["polyp"]]
+    counts = {name: sum(row["patient"] == name for row in rows) for name in {row["patient"] for row in rows}}
+    part_of = dict(zip(sorted(counts, key=lambda name: -counts[name]), PARTS, strict=True))
+    for row in rows:
+        for kind, source, suffix in (("images", drawn[0], ".jpg"), ("masks", drawn[0].parent / "masks", ".png")):
+            file = Path(row["path"]).with_suffix(suffix)
+            target = folder / part_of[row["patient"]] / kind / str(file).replace("/", "_")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, target)
+    return folder
+
+
+def encoder_folder(folder: Path, name: str = "a", seed: int = 0, ratio: float = 0.1902, **selection: Any) -> Path:
+    """A folder as pre-training leaves it, of an untrained encoder."""
+    folder.mkdir(parents=True)
+    weights = probe.load_encoder("random", 32, "test_vit", seed).state_dict()
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "encoder.safetensors")
+    picked = {"method": "meddel", "budget": 0.2, "d": None} | selection
+    data = {"subset": name, "ratio": ratio, "selection": picked}
+    card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder_folder(tmp_path_factory.mktemp("encoders") / "a")
+
+
+Ask = Callable[..., tuple[EncoderConfig, EvaluateConfig, FinetuneConfig]]
+
+
+@pytest.fixture(scope="module")
+def ask(polyps: Path, encoder: Path) -> Ask:
+    """ask(output, **changes): what `evaluate` is asked for; finetune={...} changes the fine-tuning."""
+
+    def make(output: Path, **changes: Any) -> tuple[EncoderConfig, EvaluateConfig, FinetuneConfig]:
+        tuned = replace(SMALL, **changes.pop("finetune", {}))
+        encoders = EncoderConfig(encoder=changes.pop("encoder", (str(encoder),)), name=changes.pop("name", None))
+        asked = {"dataset": (f"phantom:generic={polyps}",), "seeds": 2, "decoded_size": SIZE}
+        return encoders, EvaluateConfig(output=str(output), **asked | changes), tuned
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done(local_ray: None, ask: Ask, polyps: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """An undisturbed evaluation on the phantom, with all of its frames as an external set. Not to be changed."""
+    output = tmp_path_factory.mktemp("done")
+    return output, evaluate(*ask(output, external=(f"all:generic={polyps}",)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def part(folder: Path, name: str) -> Pairs:
+    examples = [one for one in datasets.load("generic", str(folder)).examples if one.split == name]
+    return Pairs(*arrays(examples, SIZE))
+
+
+def files(output: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of the file of every run."""
+    return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(output.glob("results/*"))}
+
+
+def test_rows_are_those_of_fine_tuning_by_hand(done: tuple[Path, pa.Table], polyps: Path, encoder: Path) -> None:
+    train, validation, test = (part(polyps, name) for name in PARTS)
+    for seed in (0, 1):
+        rows = {
+            row["epoch"]: row for row in done[1].to_pylist() if row["seed"] == seed and row["test_dataset"] == "phantom"
+        }
+        assert list(rows) == [1, 2, 3]
+        best, expected = -1.0, 0
+        with one_thread():
+            loaded = probe.load_encoder(str(encoder), 32)
+            for epoch in segment.finetune(loaded, train, validation, replace(SMALL, seed=seed)):
+                if epoch.metrics["validation_iou"] > best:
+                    best, expected = epoch.metrics["validation_iou"], epoch.number
+                ious = probe.image_ious(segment.predict(epoch.model, test.images), test.masks)
+                assert rows[epoch.number]["miou"] == pytest.approx(ious.mean(), abs=1e-12)
+                if rows[epoch.number]["final"]:
+                    np.testing.assert_allclose(rows[epoch.number]["image_iou"], ious, atol=1e-12)
+        assert [epoch for epoch, row in rows.items() if row["final"]] == [expected]
+        assert all((row["image_iou"] is None) == (not row["final"]) for row in rows.values())
+
+
+def test_rows_say_what_was_evaluated(done: tuple[Path, pa.Table]) -> None:
+    output, table = done
+    assert pq.read_table(output / "results.parquet").equals(table)
+    final = table.filter(table["final"]).to_pylist()
+    assert {(row["train_dataset"], row["test_dataset"], row["seed"]) for row in final} == {
+        ("phantom", test, seed) for test in ("phantom", "all") for seed in (0, 1)
+    }
+    for row in final:
+        told = {name: row[name] for name in ("subset", "method", "ratio_nominal", "ratio_actual", "pretrain_epochs")}
+        assert told == {
+            "subset": "a",
+            "method": "meddel",
+            "ratio_nominal": 0.2,
+            "ratio_actual": 0.1902,
+            "pretrain_epochs": 12.5,
+        }
+        assert row["miou"] == pytest.approx(np.mean(row["image_iou"]))
+        assert row["low"] <= row["miou"] <= row["high"]
+    own = [row["image_iou"] for row in final if row["test_dataset"] == "phantom"]
+    assert own[0] != own[1]
+    assert max(row["miou"] for row in final) > 0.05
+
+
+def test_no_copy_of_what_was_trained_on_is_tested_on(done: tuple[Path, pa.Table], polyps: Path) -> None:
+    content = {name: [file.read_bytes() for file in sorted((polyps / name / "images").iterdir())] for name in PARTS}
+    known = {*content["train"], *content["validation"]}
+    expected = {"all": sum(data not in known for name in PARTS for data in content[name])}
+    expected["phantom"] = sum(data not in known for data in content["test"])
+    assert 0 < expected["all"] < sum(map(len, content.values()))
+    found = {(row["test_dataset"], row["images"]) for row in done[1].to_pylist()}
+    assert found == set(expected.items())
+
+
+def test_normdel_stands_beside_miou(done: tuple[Path, pa.Table], ask: Ask, polyps: Path) -> None:
+    output, table = done
+    before = files(output)
+    final = table.filter(table["final"]).to_pylist()
+    for reading, ratio in (("actual", 0.1902), ("nominal", 0.2)):
+        again = evaluate(*ask(output, external=(f"all:generic={polyps}",), reading=reading))
+        assert again.equals(table)
+        with (output / "summary.csv").open() as file:
+            records = list(csv.DictReader(file))
+        assert {record["test_dataset"] for record in records} == {"phantom", "all"}
+        for record in records:
+            values = [row["miou"] for row in final if row["test_dataset"] == record["test_dataset"]]
+            assert (record["seeds"], record["reading"]) == ("2", reading)
+            assert float(record["miou"]) == pytest.approx(np.mean(values))
+            assert float(record["std"]) == pytest.approx(np.std(values, ddof=1))
+            assert float(record["low"]) <= np.mean(values) <= float(record["high"])
+            for name, of in (("normdel", "miou"), ("normdel_low", "low"), ("normdel_high", "high")):
+                assert float(record[name]) == pytest.approx(float(normdel(float(record[of]), ratio)))
+            assert f"{100 * float(record['normdel']):.2f} [" in (output / "summary.md").read_text()
+    assert files(output) == before
+
+
+def test_best_and_worst_predictions_are_shown(done: tuple[Path, pa.Table]) -> None:
+    pictures = sorted(done[0].glob("overlays/*.png"))
+    assert [file.name.rpartition("-")[0] for file in pictures] == [
+        f"a-phantom-{test}-seed{seed}" for test in ("all", "phantom") for seed in (0, 1)
+    ]
+    for file in pictures:
+        with Image.open(file) as image:
+            assert image.width == 2 * (2 * SIZE + 4) + 12
+
+
+def test_one_worker_as_two_and_only_what_is_missing(
+    done: tuple[Path, pa.Table], ask: Ask, polyps: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(done[0], output)
+    before = files(output)
+    first, second = before
+    (output / "results" / first).unlink()
+    asked = ask(output, external=(f"all:generic={polyps}",))
+    holder = ray.remote(Holder).options(num_cpus=1).remote()  # leaves one CPU, so one task at a time
+    ray.get(holder.ready.remote())
+    try:
+        assert evaluate(*asked).equals(done[1])
+        mended = files(output)
+        assert mended[second] == before[second]
+        assert mended[first][0] > before[first][0]
+        assert mended[first][1] == before[first][1]
+        assert evaluate(*ask(tmp_path / "anew", external=(f"all:generic={polyps}",))).equals(done[1])
+    finally:
+        ray.kill(holder)
+    assert {name: content for name, (_, content) in files(tmp_path / "anew").items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+
+
+class Holder:
+    """Holds a CPU."""
+
+    def ready(self) -> None:
+        """Come back once the CPU is held."""
+
+
+def test_what_was_done_before_a_failure_stays(local_ray: None, ask: Ask, polyps: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(polyps, broken)
+    train = sorted((broken / "train" / "masks").iterdir())
+    whole = {file: file.read_bytes() for file in train}
+    for file in train:
+        with Image.open(file) as image:
+            Image.new("L", image.size).save(file)
+    both = (f"phantom:generic={polyps}", f"broken:generic={broken}")
+    holder = ray.remote(Holder).options(num_cpus=1).remote()  # one task at a time, in order
+    ray.get(holder.ready.remote())
+    asked = ask(tmp_path / "out", dataset=both, seeds=1, test_every=0)
+    with pytest.raises(ray.exceptions.RayTaskError, match="no lesion pixel"):
+        evaluate(*asked)
+    before = files(tmp_path / "out")
+    assert len(before) == 1
+    assert not (tmp_path / "out" / "results.parquet").exists()
+    for file, content in whole.items():
+        file.write_bytes(content)
+    ray.kill(holder)
+    table = evaluate(*asked)
+    after = files(tmp_path / "out")
+    assert len(after) == 2
+    assert {name: after[name] for name in before} == before
+    pairs = {(row["train_dataset"], row["test_dataset"]): row["miou"] for row in table.to_pylist()}
+    assert pairs["phantom", "phantom"] == pairs["broken", "broken"]  # the same set by two names
+    assert len(pairs) == 4
+
+
+@pytest.mark.parametrize("way", ["linear", "knn"])
+def test_probes_run_once_and_are_those_of_the_library(
+    local_ray: None, ask: Ask, polyps: Path, encoder: Path, tmp_path: Path, way: str
+) -> None:
+    table = evaluate(*ask(tmp_path, probe=way))
+    [row] = table.to_pylist()
+    train, test = part(polyps, "train"), part(polyps, "test")
+    loaded = probe.load_encoder(str(encoder), 32)
+    known, asked = (torch.cat(list(probe.encode(loaded, one.images, "float32"))) for one in (train, test))
+    found = (probe.linear_probe if way == "linear" else probe.neighbour_probe)(known, train.masks, asked, SIZE)
+    np.testing.assert_allclose(row["image_iou"], probe.image_ious(found, test.masks), atol=0.02)
+    assert (row["seed"], row["epoch"], row["final"]) == (0, 0, True)
+
+
+def test_encoders_are_compared_with_the_first(
+    local_ray: None, ask: Ask, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = encoder_folder(tmp_path / "b", "b", seed=5, method="random")
+    table = evaluate(*ask(tmp_path / "out", encoder=(str(encoder), str(other)), probe="linear"))
+    ious = {row["subset"]: row["image_iou"] for row in table.to_pylist()}
+    with (tmp_path / "out" / "comparisons.csv").open() as file:
+        [record] = csv.DictReader(file)
+    expected = compare(ious["b"], ious["a"])
+    assert (record["subset"], record["against"], record["images"]) == ("b", "a", str(expected.images))
+    for name in ("difference", "low", "high", "p_value"):
+        assert float(record[name]) == pytest.approx(getattr(expected, name))
+    assert f"{100 * expected.difference:+.2f} [" in capsys.readouterr().out
+
+
+def test_an_encoder_tells_its_pretraining(tmp_path: Path) -> None:
+    def about(name: str, **values: Any) -> dict[str, Any]:
+        return subject_of(str(encoder_folder(tmp_path / name, name, **values)), None).about
+
+    assert about("thresholds", d=0.8, budget=None, ratio=0.21)["method"] == "meddel"
+    assert about("no-threshold", d=1.0, budget=None, ratio=0.94) == {
+        "subset": "no-threshold",
+        "method": "full",
+        "ratio_nominal": 1.0,
+        "ratio_actual": 0.94,
+        "pretrain_epochs": 12.5,
+    }
+    assert about("all", budget=1.0, ratio=1.0, method="random")["method"] == "full"
+    weights = subject_of(str(tmp_path / "all" / "encoder.safetensors"), "test_vit")
+    assert weights.about["method"] == "weights"
+    assert weights.about["ratio_actual"] is None
+    assert weights.sha256 == subject_of(str(tmp_path / "all"), None).sha256
+    assert subject_of("random", "test_vit").about["subset"] == "untrained test_vit"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dataset": "generic={there}/nothing"}, "nothing is no folder"),
+        ({"dataset": "generik={polyps}"}, "no segmentation set is named 'generik'; did you mean generic?"),
+        ({"dataset": "kvasir-seg={polyps}"}, "kvasir-seg in"),
+        ({"dataset": "{polyps}"}, "is no NAME=DIR"),
+        ({"dataset": ":generic={polyps}"}, "has no label before the colon"),
+        ({"dataset": "endotect={endotect}"}, "all of endotect is test, so nothing can be trained on it"),
+        ({"external": "phantom:generic={polyps}"}, "several sets are called phantom"),
+        ({"dataset": "generic={polyps}/test/images"}, "is not whole, or packed in another way"),
+        ({"encoder": "{there}/nothing"}, "nothing is no folder, no file and not `random`"),
+        ({"encoder": "{there}"}, "has no encoder.safetensors with a card.json"),
+        ({"encoder": "random"}, "the encoder of random is not named"),
+        ({"image_size": 33}, "image_size"),
+    ],
+)
+def test_what_cannot_be_stops_before_anything_is_trained(
+    polyps: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+) -> None:
+    endotect = tmp_path / "endotect"
+    for kind in ("images", "masks"):
+        (endotect / kind).mkdir(parents=True)
+        for number in range(200):
+            (endotect / kind / f"{number}.jpg").touch()
+    places = {"there": tmp_path, "polyps": polyps, "endotect": endotect}
+    given = {"dataset": f"phantom:generic={polyps}", "encoder": str(encoder), "image_size": 32} | changes
+    flags = [f"--{name.replace('_', '-')}={str(value).format(**places)}" for name, value in given.items()]
+    assert main(["evaluate", *flags, f"--output={tmp_path / 'out'}"]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_encoders_of_one_name_are_refused(ask: Ask, encoder: Path, tmp_path: Path) -> None:
+    other = encoder_folder(tmp_path / "b", "a", seed=5)
+    with pytest.raises(ValueError, match="would both be 'a' in the results"):
+        evaluate(*ask(tmp_path / "out", encoder=(str(encoder), str(other))))
+
+
+def test_the_command_line_evaluates(
+    local_ray: None, polyps: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--encoder={encoder}", f"--dataset=generic={polyps}", f"--output={tmp_path}", "--probe=linear"]
+    assert main(["evaluate", *flags, "--image-size=32", "--decoded-size=48"]) == 0
+    told = capsys.readouterr().out
+    [row] = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert row["train_dataset"] == row["test_dataset"] == "generic"
+    assert f"| generic | a | meddel | 20.00 % | {100 * row['miou']:.2f} [" in told
+    assert math.isfinite(row["miou"])
+    assert results.checked(pq.read_table(tmp_path / "results.parquet")).num_rows == 1
