@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from training.schedule import equal_compute_epochs, total_steps
 from training.subset import Subset, read_subset
 
 REFRESH_S = 0.5
+POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}  # Ray Train takes one checkpoint a poll, by default every 2 s
 
 
 def pretrain(settings: Settings) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
 
 def fit(run: RunDirectory, job: Job) -> None:
     """Run the ranks to the end. ValueError for what the user has to mend."""
+    os.environ.update({name: value for name, value in POLL.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
     trainer = TorchTrainer(

@@ -40,7 +40,7 @@ def polyps(drawn: tuple[Path, pa.Table], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("polyps")
     rows = [row for row in drawn[1].to_pylist() if row["polyp"]]
     counts = {name: sum(row["patient"] == name for row in rows) for name in {row["patient"] for row in rows}}
-    part_of = dict(zip(sorted(counts, key=lambda name: -counts[name]), PARTS, strict=True))
+    part_of = dict(zip(sorted(counts, key=lambda name: -counts[name]), ("train", "test", "validation"), strict=True))
     for row in rows:
         for kind, source, suffix in (("images", drawn[0], ".jpg"), ("masks", drawn[0].parent / "masks", ".png")):
             file = Path(row["path"]).with_suffix(suffix)

@@ -38,7 +38,7 @@ SMALL = {
     "picture-steps": 0,
     "precision": "float32",
 }
-LONG = 400
+LONG = 300
 
 
 def flags(subset: str | Path, output: Path | str, **changes: Any) -> list[str]:
@@ -207,9 +207,10 @@ mount -t tmpfs -o size=400m endosieve "$1" || exit 99
 head -c 200m /dev/zero > "$1/filler"
 shift_to_command() { shift; "$@"; }
 shift_to_command "$@"; echo "first $?"
-cd "$1/o/checkpoints" && find . -name checkpoint.pt -o -name '.tmp*' | sort
+(cd "$1/o/checkpoints" && find . -name checkpoint.pt | sort)
 rm "$1/filler"
 shift_to_command "$@"; echo "second $?"
+find "$1" -name '.tmp*'
 """
 
 
@@ -239,5 +240,4 @@ def test_a_full_disk_keeps_the_checkpoints_before_and_the_next_call_goes_on(
     assert "The ones before it are whole; make room, and give the same command again" in done.stderr
     kept = [line for line in lines if line.startswith("./")]
     assert kept[0] == "./update-00000005/checkpoint.pt"
-    assert not any(".tmp" in line for line in kept)
     assert lines[-1] == "second 0", done.stdout + done.stderr
