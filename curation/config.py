@@ -69,13 +69,19 @@ class EmbedConfig:
     """How frames become vectors."""
 
     run_dir: str = run_dir_option()
-    encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
+    encoder: str = option(
+        "The encoder: a Vision Transformer's name in timm, or the output folder of `python -m training pretrain`.",
+        "vit_base_patch16_224",
+    )
     weights: str | None = option(
         "Weights: a safetensors or PyTorch checkpoint file, or `random` for an untrained encoder drawn from "
-        "the seed. Default: timm's own, from the hub.",
+        "the seed. Default: the folder's, or timm's own, from the hub.",
         None,
     )
-    image_size: int = option("Side in pixels of the square that a frame is scaled to.", 224)
+    image_size: int = option(
+        "Side in pixels of the square that a frame is scaled to; 0: what a folder's encoder was trained at, else 224.",
+        0,
+    )
     pooling: Literal["cls", "mean"] = option("The vector: class token, or mean of the patch tokens.", "cls")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "Arithmetic of the encoder; auto: bfloat16 where the chip has it, else float32.", "auto"
@@ -89,9 +95,8 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         check_common(self)
-        for name in ("image_size", "chunk_rows"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("batch_size", "workers"):
+        require(self.chunk_rows >= 1, f"chunk_rows is {self.chunk_rows}; it must be at least 1")
+        for name in ("image_size", "batch_size", "workers"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 

@@ -17,9 +17,9 @@ from curation import engine, schema
 from curation.config import EmbedConfig, require
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
-from curation.encoder import UNTRAINED, Encoder, build, resolve_precision
+from curation.encoder import UNTRAINED, Encoder, build, resolve_precision, resolved
 from curation.markers import Step, check_rejected, marker_of
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, filesystem_of
 from curation.vectors import limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
@@ -32,6 +32,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     """
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "frames", "ingest")
+    config = resolved(config)
     engine.connect()
     precision = resolve_precision(config.precision, gpu=engine.count("GPU") > 0)
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
@@ -78,8 +79,9 @@ def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) ->
     inputs = {"frames": before["output_hash"], "precision": precision}
     if config.weights not in (None, UNTRAINED):
         try:
-            with open(str(config.weights), "rb") as file:  # the encoder's own file, no part of the run directory
-                inputs["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+            system, path = filesystem_of(str(config.weights))
+            with system.open_input_stream(path) as file:
+                inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
         except OSError as error:
             raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
     return inputs

@@ -1,8 +1,9 @@
-"""A timm Vision Transformer that turns images into unit vectors. It knows neither files nor the engine.
+"""A timm Vision Transformer that turns images into unit vectors. It knows neither frames nor the engine.
 
 Legend: N images, S their side in pixels, T tokens, D dimensions of an embedding.
 """
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_bytes
 from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from curation.config import EmbedConfig, require
+from curation.store import RunDirectory, filesystem_of
 from curation.vectors import as_tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNTRAINED = "random"
+WEIGHTS, CARD = "encoder.safetensors", "card.json"  # of an encoder that was trained here
+USUAL_SIZE = 224
 
 
 def resolve_precision(wanted: str, gpu: bool) -> Literal["float32", "bfloat16", "float16"]:
@@ -30,13 +34,34 @@ def resolve_precision(wanted: str, gpu: bool) -> Literal["float32", "bfloat16", 
     return cast(Literal["float32", "bfloat16", "float16"], wanted)
 
 
+def resolved(config: EmbedConfig) -> EmbedConfig:
+    """Put names for what the config leaves open: a folder's architecture, weights and image size.
+
+    ValueError: a folder that holds no finished training.
+    """
+    if not (Path(config.encoder).is_dir() or "://" in config.encoder):
+        return dataclasses.replace(config, image_size=config.image_size or USUAL_SIZE)
+    folder = RunDirectory(config.encoder)
+    require(
+        folder.exists(WEIGHTS) and folder.exists(CARD),
+        f"encoder {config.encoder} is a folder without {WEIGHTS} and {CARD}; give the output of a finished "
+        "`python -m training pretrain`, or a timm name",
+    )
+    recipe = folder.read_json(CARD)["recipe"]
+    weights = config.weights or f"{folder.address}/{WEIGHTS}"
+    size = config.image_size or recipe["image_size"]
+    return dataclasses.replace(config, encoder=recipe["encoder"], weights=weights, image_size=size)
+
+
 def read_weights(path: str) -> dict[str, torch.Tensor]:
     """Tensors by name from a safetensors file or a PyTorch checkpoint. ValueError where there are none."""
-    require(Path(path).is_file(), f"weights file {path} does not exist")
+    system, place = filesystem_of(path)
+    require(system.get_file_info(place).is_file, f"weights file {path} does not exist")
     try:
-        if path.endswith(".safetensors"):
-            return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with system.open_input_file(place) as file:
+            if path.endswith(".safetensors"):
+                return load_bytes(file.read())
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"weights file {path} cannot be read: {error}") from error
     for key in ("model", "state_dict", "encoder"):
@@ -53,6 +78,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
     A position table of another size is resampled by timm. ValueError: unknown name, no Vision Transformer, an
     image size that the patches do not divide, weights that do not fit or cannot be had.
     """
+    config = resolved(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _create(config, pretrained=config.weights is None)

@@ -6,7 +6,6 @@ Legend: N images of T = G * G patches, D values a token; S side of the encoder's
 outputs: background and the classes; M tokens in memory, Q asked about.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,22 +43,13 @@ def load_encoder(source: str, image_size: int, name: str | None = None, seed: in
     `name`, or `random`: `name` with weights drawn from the seed as pre-training from scratch draws them. ValueError:
     nothing there, no name, weights that do not fit, an image size that is no multiple of the patch.
     """
-    weights, path = source, Path(source)
-    if path.is_dir():
-        card = path / "card.json"
-        require(
-            card.is_file() and (path / "encoder.safetensors").is_file(),
-            f"{source} has no encoder.safetensors with a card.json; give the output folder of a finished "
-            "`python -m training pretrain`, or a weights file and its encoder's name",
-        )
-        recipe: dict[str, Any] = json.loads(card.read_text()).get("recipe", {})
-        require("encoder" in recipe, f"{card} has no recipe that names the encoder; pre-train again, or name it")
-        weights, name = str(path / "encoder.safetensors"), str(recipe["encoder"])
+    if source == UNTRAINED and name is not None:
+        return build_encoder(name, image_size, torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
+    if name is None and (Path(source).is_dir() or "://" in source):
+        return build(EmbedConfig(run_dir="", encoder=source, image_size=image_size, pooling="mean"))
     if name is None:
         raise ValueError(f"the encoder of {source} is not named; give its name in timm, as vit_base_patch16_224")
-    if source == UNTRAINED:
-        return build_encoder(name, image_size, torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
-    return build(EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=weights, pooling="mean"))
+    return build(EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=source, pooling="mean"))
 
 
 def input_size(encoder: VisionTransformer) -> int:

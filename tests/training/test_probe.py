@@ -77,7 +77,7 @@ def test_a_pretrained_folder_loads_at_another_size(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no encoder\.safetensors with a card\.json"):
+    with pytest.raises(ValueError, match=r"is a folder without encoder\.safetensors and card\.json"):
         probe.load_encoder(str(tmp_path), SIZE)
     with pytest.raises(ValueError, match="is not named"):
         probe.load_encoder(str(tmp_path / "x.safetensors"), SIZE)
