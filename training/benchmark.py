@@ -15,13 +15,13 @@ from curation import engine
 from curation.config import digest, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
-from training.subset import Subset, read_subset
 from training.config import LENGTHS
 from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
 from training.prepared import PreparedSet
 from training.pretrain import plan_of, pretrain
 from training.rank import Settings
 from training.segment import FinetuneConfig
+from training.subset import Subset, read_subset
 from training.summary import comparisons
 from training.trial import subject_of
 
