@@ -1,0 +1,159 @@
+"""A set made ready and a trial on it: what names a trial's file, what is left out of a test, and a GPU as a CPU."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from curation.store import RunDirectory
+from training import datasets
+from training.prepared import PreparedSet, pairs, prepare
+from training.segment import FinetuneConfig
+from training.trial import Subject, Trial, carry_out, subject_of
+
+CONFIG = FinetuneConfig(
+    epochs=2, batch_size=4, image_size=32, precision="float32", learning_rate=4e-3, layer_decay=1.0, head_cells=8
+)
+COUNTS = {"train": 8, "validation": 4, "test": 6}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def draw(folder: Path, seed: int = 0, counts: dict[str, int] | None = None) -> Path:
+    """Dark noise with a bright square, and the square's mask."""
+    rng = np.random.default_rng(seed)
+    for part, count in (counts or COUNTS).items():
+        for kind in ("images", "masks"):
+            (folder / part / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            image, mask = rng.integers(0, 80, (40, 40, 3), dtype=np.uint8), np.zeros((40, 40), np.uint8)
+            top, left = rng.integers(0, 20, 2)
+            mask[top : top + 16, left : left + 16] = 255
+            image[mask > 0] += 150
+            Image.fromarray(image).save(folder / part / "images" / f"{part}{number}.png")
+            Image.fromarray(mask).save(folder / part / "masks" / f"{part}{number}.png")
+    return folder
+
+
+def ready(run: RunDirectory, folder: Path, label: str = "squares", **changes: Any) -> PreparedSet:
+    values = {"size": 40, "split_seed": 0} | changes
+    return prepare(run, label, datasets.load("generic", str(folder)), values["size"], values["split_seed"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def trial(folder: Path, tmp_path: Path) -> Trial:
+    one = ready(RunDirectory(str(tmp_path)), folder)
+    return Trial(subject_of("random", "test_vit"), one, (one,), CONFIG, "finetune", 1)
+
+
+def test_a_set_is_split_and_decoded_once(folder: Path, tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    one = ready(run, folder)
+    assert {part: len(rows) for part, rows in one.parts.items()} == COUNTS
+    files = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    assert ready(run, folder) == one
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()} == files
+    test = pairs(run, one, one.parts["test"])
+    for place, row in enumerate(one.parts["test"]):
+        name = one.names[row].rpartition("/")[2]
+        with Image.open(folder / "test" / "images" / f"{name}.png") as image:
+            np.testing.assert_array_equal(test.images[place], np.asarray(image))
+        with Image.open(folder / "test" / "masks" / f"{name}.png") as mask:
+            np.testing.assert_array_equal(test.masks[place], np.asarray(mask) // 255)
+    whole = ready(run, folder, split_seed=None)
+    assert whole.parts == {"train": (), "validation": (), "test": tuple(range(18))}
+    assert whole.stem == one.stem
+    assert ready(run, folder, size=32).stem != one.stem
+    (tmp_path / "cache" / f"{one.stem.removeprefix('cache/')}.masks.npy").unlink()
+    ready(run, folder)
+    assert set(files) <= {file.name for file in (tmp_path / "cache").iterdir()}
+
+
+def test_an_object_store_holds_the_decoded_images_too(folder: Path, tmp_path: Path) -> None:
+    local, far = RunDirectory(str(tmp_path)), RunDirectory("memory://trial")
+    here, there = ready(local, folder), ready(far, folder)
+    assert here == there
+    rows = here.parts["train"]
+    np.testing.assert_array_equal(pairs(local, here, rows).images, pairs(far, there, rows).images)
+
+
+def test_copies_of_what_was_trained_on_are_not_tested_on(folder: Path, tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    other = draw(tmp_path / "other", seed=1)
+    for number, part in enumerate(("train", "validation", "test")):
+        data = (folder / part / "images" / f"{part}0.png").read_bytes()
+        (other / "test" / "images" / f"test{number}.png").write_bytes(data)
+    one, two = ready(run, folder), ready(run, other, "other")
+    left = {two.names[row].rpartition("/")[2] for row in two.test_rows(one)}
+    assert left == {"test2", "test3", "test4", "test5"}
+    assert one.test_rows(one) == one.parts["test"]
+
+
+def test_a_file_is_named_by_all_that_shapes_it(trial: Trial, folder: Path, tmp_path: Path) -> None:
+    run, subject, one = RunDirectory(str(tmp_path)), trial.subject, trial.train
+    again = draw(tmp_path / "again")
+    (again / "test" / "masks" / "test0.png").write_bytes((again / "test" / "masks" / "test1.png").read_bytes())
+    other_test, same = ready(run, again), ready(run, draw(tmp_path / "same"))
+    external = ready(run, folder, "external", split_seed=None)
+    small = ready(run, folder, size=32)
+    changed = [
+        replace(trial, subject=replace(subject, sha256="other weights")),
+        replace(trial, subject=replace(subject, about=subject.about | {"subset": "other"})),
+        replace(trial, train=replace(one, name="other"), tests=(one,)),
+        replace(trial, train=replace(one, parts=one.parts | {"train": one.parts["train"][1:]})),
+        replace(trial, train=replace(one, parts=one.parts | {"validation": one.parts["validation"][1:]})),
+        replace(trial, train=small, tests=(small,)),
+        replace(trial, tests=(other_test,)),
+        replace(trial, tests=(one, external)),
+        replace(trial, config=replace(CONFIG, seed=1)),
+        replace(trial, config=replace(CONFIG, learning_rate=1e-3)),
+        replace(trial, config=replace(CONFIG, precision="bfloat16")),
+        replace(trial, way="linear"),
+        replace(trial, test_every=0),
+    ]
+    paths = [trial.path, *(each.path for each in changed)]
+    assert len(set(paths)) == len(paths)
+    assert replace(trial, train=same, tests=(same,)).path == trial.path  # the same files elsewhere
+    assert replace(trial, subject=Subject("elsewhere", subject.name, subject.sha256, subject.about)).path == trial.path
+
+
+def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:
+    named = replace(trial, subject=replace(trial.subject, about=trial.subject.about | {"subset": "hub:a/b c"}))
+    assert named.picture(trial.train) == f"overlays/hub_a_b_c-squares-squares-seed0-{named.digest[:8]}.png"
+
+
+def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: Trial, tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    five = replace(trial, config=replace(CONFIG, epochs=5), test_every=2)
+    rows = run.read_table(carry_out(run, five, "cpu")).to_pylist()
+    final = [row["epoch"] for row in rows if row["final"]]
+    assert len(final) == 1
+    assert [row["epoch"] for row in rows] == sorted({2, 4, *final})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("way", ["finetune", "linear", "knn"])
+def test_a_gpu_as_the_cpu(trial: Trial, tmp_path: Path, way: Any) -> None:
+    run, asked = RunDirectory(str(tmp_path)), replace(trial, way=way)
+    tables = [run.read_table(carry_out(run, asked, device)).to_pylist() for device in ("cpu", "cuda")]
+    assert torch.cuda.max_memory_allocated() > 0
+    for here, there in zip(*tables, strict=True):
+        assert there["miou"] == pytest.approx(here["miou"], abs=0.05)
+        assert (there["epoch"], there["images"], there["seed"]) == (here["epoch"], here["images"], here["seed"])
