@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curation import demo, kmeans, phantom, pipeline, schema, sources, vectors
+from curation import kmeans, pipeline, schema, sources, vectors
 from curation import score as scoring
 from curation.__main__ import main
 from curation.cluster import cluster
-from curation.config import ClusterConfig, DemoConfig, ExportConfig, ScoreConfig, SelectConfig
+from curation.config import ClusterConfig, ExportConfig, ScoreConfig, SelectConfig
 from curation.embed import embed
 from curation.export import export
 from curation.ingest import ingest
@@ -565,16 +565,3 @@ def test_float32_storage(
         if row["duplicate_of"] is not None:
             cosine = units[row["frame_id"]] @ units[row["duplicate_of"]]
             assert row["duplicate_similarity"] == pytest.approx(cosine, abs=1e-5)
-
-
-def test_the_demonstration_finds_what_was_planted(
-    local_ray: None, drawn: tuple[Path, pa.Table], tmp_path: Path
-) -> None:
-    (tmp_path / "phantom").symlink_to(drawn[0].parent)
-    config = demo.settings(DemoConfig(output=str(tmp_path)))
-    pipeline.run(config)
-    kept = pq.read_table(tmp_path / "run/subsets/curated/kept.parquet")["path"].to_pylist()
-    found = phantom.compare(drawn[1], kept)
-    assert found["duplicates_found"] >= 0.8
-    assert found["distinct_kept"] >= 0.8
-    assert f"{found['duplicates_found']:.1%} of {found['redundant']}" in demo.comparison(drawn[1], kept)
