@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("curation", "training", "tune")
 ALLOWED = {"curation": set(), "training": {"curation"}, "tune": {"curation", "training"}}
 VERBS = {"__main__", "cli", "cluster", "demo", "embed", "engine", "export", "ingest", "pipeline", "score"}
+TRAINING_VERBS = {"__main__", "benchmark", "cache", "evaluate", "pretrain", "rank"}
 BANNED = {"utils", "util", "common", "base", "core", "helpers", "misc"}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NOUNS = [path for path in SOURCES if path.parent.name == "curation" and path.stem not in VERBS]
+TRAINING_NOUNS = [path for path in SOURCES if path.parent.name == "training" and path.stem not in TRAINING_VERBS]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -52,6 +54,13 @@ def test_a_noun_imports_neither_ray_nor_a_verb(path: Path) -> None:
     assert not modules_of(path, "curation") & VERBS
 
 
+@pytest.mark.parametrize("path", TRAINING_NOUNS, ids=lambda path: path.stem)
+def test_a_noun_of_training_imports_neither_ray_nor_a_verb(path: Path) -> None:
+    assert not {name for name in imported(path) if name.split(".")[0] == "ray"}
+    assert not modules_of(path, "training") & TRAINING_VERBS
+    assert not modules_of(path, "curation") & VERBS - {"cli"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
@@ -59,12 +68,12 @@ def test_imports_point_one_way(path: Path) -> None:
     assert met <= ALLOWED[package] | {package}
 
 
-def loading(names: list[str], heavy: str) -> list[str]:
+def loading(names: list[str], heavy: str, package: str = "curation") -> list[str]:
     """The modules after whose import, in one fresh process and in this order, `heavy` is loaded."""
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}:\n"
-        "    importlib.import_module('curation.' + name)\n"
+        f"    importlib.import_module('{package}.' + name)\n"
         f"    if {heavy!r} in sys.modules: print(name)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -73,11 +82,13 @@ def loading(names: list[str], heavy: str) -> list[str]:
 
 def test_no_noun_loads_ray() -> None:
     assert loading([path.stem for path in NOUNS if path.stem != "__init__"], "ray") == []
+    assert loading([path.stem for path in TRAINING_NOUNS if path.stem != "__init__"], "ray", "training") == []
 
 
 def test_decoding_loads_no_torch() -> None:
     assert loading(["decode"], "torch") == []
     assert loading(["vectors"], "torch") == ["vectors"]
+    assert loading(["board", "subset"], "torch", "training") == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")

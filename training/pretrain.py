@@ -28,8 +28,8 @@ from training.rank import Job, Settings, train_rank
 from training.schedule import equal_compute_epochs, total_steps
 from training.subset import Subset, read_subset
 
-REFRESH_S = 0.5
-POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}  # Ray Train takes one checkpoint a poll, by default every 2 s
+REFRESH_S = 1.0
+POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
 
 
 def pretrain(settings: Settings) -> dict[str, Any]:

@@ -239,9 +239,7 @@ def finetune(
     batch = min(config.batch_size, len(train.images))
     order = Draws(len(train.images), batch, size=batch, seed=config.seed)
     ends = [0, *(total_steps(order.frames, order.batch, epochs=epoch + 1) for epoch in range(config.passes))]
-    optimiser = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay, config.layer_decay), fused=model.device.type != "cpu" or None
-    )
+    optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay, config.layer_decay), fused=True)
     best_iou, best_epoch, best = -1.0, 0, dict[str, Tensor]()
     for epoch, (first, last) in enumerate(itertools.pairwise(ends), start=1):
         began, losses = time.perf_counter(), []

@@ -1,0 +1,64 @@
+"""Pre-training whose output is an object store: a real S3 server on loopback, and decoded frames in Ray's own store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from safetensors.torch import load, load_file
+
+from curation.store import RunDirectory
+from training import checkpoint
+from training.__main__ import main
+
+FLAGS = [
+    "--encoder=test_vit",
+    "--image-size=32",
+    "--decoder-depth=1",
+    "--decoder-width=32",
+    "--decoder-heads=2",
+    "--batch-size=8",
+    "--draw-rows=4",
+    "--log-steps=2",
+    "--checkpoint-steps=4",
+    "--picture-steps=8",
+    "--precision=float32",
+    "--steps=8",
+]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket, with `{}` for a name in it."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="frames")
+    yield f"s3://key:secret@frames/{{}}?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
+    server.stop()
+
+
+def test_an_output_in_object_storage_holds_all_that_a_folder_holds(
+    reference: tuple[Path, list[dict[str, Any]]], bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subset = f"--subset={next((reference[0] / 'subsets').iterdir())}"
+    away = bucket.format("encoder")
+    assert main(["pretrain", subset, f"--output={away}", *FLAGS]) == 0
+    assert main(["pretrain", subset, f"--output={tmp_path}", *FLAGS]) == 0
+    run, here = RunDirectory(away), RunDirectory(str(tmp_path))
+    expected, found = load_file(tmp_path / "encoder.safetensors"), load(run.read_bytes("encoder.safetensors"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert checkpoint.kept(run) == checkpoint.kept(here) == [4, 8]
+    assert run.names("pictures") == here.names("pictures") == ["update-00000008.png"]
+    assert len(run.names("tensorboard")) == 1
+    losses = [place.read_table("metrics.parquet", ["update", "loss"]) for place in (run, here)]
+    assert losses[0].equals(losses[1])
+    assert run.names("cache") == []
+    before = run.read_bytes("card.json")
+    capsys.readouterr()
+    assert main(["pretrain", subset, f"--output={away}", *FLAGS]) == 0  # finished: it trains nothing anew
+    assert run.read_bytes("card.json") == before
