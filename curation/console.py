@@ -28,7 +28,7 @@ def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -
     `done` of the `total` were finished by an earlier call and do not count in the rate.
     """
     terminal = sys.stderr.isatty()
-    settings: dict[str, Any] = {} if terminal else {"file": _Lines(), "mininterval": 10.0, "ncols": 90, "ascii": True}
+    settings: dict[str, Any] = {} if terminal else {"file": _Lines(), "mininterval": 10.0, "ncols": 120, "ascii": True}
     with tqdm(total=total, initial=done, desc=f"{step:8}", unit=f" {unit}", smoothing=0.1, **settings) as bar:
         yield bar
 

@@ -81,6 +81,21 @@ def test_cutting_a_batch_into_passes_changes_rounding_only(frames: Frames) -> No
         assert torch.allclose(value, found["model"][name], atol=1e-4), name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what tracing imports
+def test_a_compiled_module_computes_the_same_and_keeps_plain_names(frames: Frames) -> None:
+    method = MaeMethod(SMALL, Augmentation())
+    compiled: list[float] = []
+
+    def wrap(module: torch.nn.Module) -> torch.nn.Module:
+        whole: Any = torch.compile(module, backend="aot_eager", fullgraph=True)
+        return whole
+
+    for _, metrics, snapshot in loop.train(method, frames, plan(), Rank(), wrap):
+        compiled.append(metrics["loss"])
+    assert compiled == pytest.approx(trained(frames)[0], abs=1e-5)
+    assert snapshot()["model"].keys() == method.module.state_dict().keys()
+
+
 def test_the_average_follows_the_weights_as_its_decay_says(frames: Frames) -> None:
     method = MaeMethod(SMALL, Augmentation())
     weight = method.encoder.blocks[0].attn.qkv.weight
