@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from curation import demo, phantom
 
 
+@pytest.mark.slow
 def test_the_demonstration_trains_its_encoder_and_finds_more_with_it(
     python: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def undisturbed(subset: str, environment: dict[str, str], tmp_path_factory: pyte
     return output
 
 
-@pytest.mark.parametrize("victim", ["driver", "rank"])
+@pytest.mark.parametrize("victim", ["driver", pytest.param("rank", marks=pytest.mark.slow)])
 def test_killed_and_run_again_it_is_the_undisturbed_training(
     subset: str, undisturbed: Path, environment: dict[str, str], tmp_path: Path, victim: str
 ) -> None:
