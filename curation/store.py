@@ -111,14 +111,20 @@ class RunDirectory:
             yield
             return
         self.filesystem.create_dir(self.root, recursive=True)
-        with open(self._full(".lock"), "w", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.uri} is in use by another process; wait for its end, or name another directory"
-                ) from None
+        directory = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(directory)
+            raise ValueError(
+                f"{self.uri} is in use by another process; wait for its end, or name another directory"
+            ) from None
+        except OSError:  # a file system that locks no directories
+            pass
+        try:
             yield
+        finally:
+            os.close(directory)
 
     def clear_temporary(self, folder: str) -> None:
         """Delete what killed writers left behind in `folder` and below it."""
