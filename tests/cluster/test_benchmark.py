@@ -265,6 +265,7 @@ def test_seeds_differ_and_do_not_depend_on_each_other(run: Run, tmp_path: Path) 
     assert two[0]["image_iou"] != two[1]["image_iou"]
 
 
+@pytest.mark.slow
 def test_the_command_line_with_real_pretraining(
     local_ray: None,
     polyps: Path,
