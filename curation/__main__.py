@@ -1,6 +1,5 @@
 """The command line: python -m curation COMMAND."""
 
-import difflib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -102,17 +101,9 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
-        print(overview())
-        return 0
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        print(
-            f"error: no command {name!r}" + (f"; did you mean {near[0]}?" if near else "") + f"\n\n{overview()}",
-            file=sys.stderr,
-        )
-        return 2
+    name = cli.command_named("curation", COMMANDS, arguments)
+    if isinstance(name, int):
+        return name
     command = COMMANDS[name]
     try:
         configs = cli.parse(f"curation {name}", command.about, command.configs, arguments[1:])
@@ -130,20 +121,6 @@ def held(configs: Sequence[Any]) -> Iterator[None]:
     run = RunDirectory(run_dir) if run_dir else None
     with run.lock() if run and run.exists("") else nullcontext():
         yield
-
-
-def overview() -> str:
-    """The list of commands."""
-    lines = [f"  {name:8} {command.about}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m curation COMMAND [--help] [--config FILE.yaml] [flags]",
-            "",
-            *lines,
-            "",
-            "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ It knows no step. tyro parses; what is ours is that several configs can share on
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import pyarrow as pa
@@ -114,6 +114,37 @@ def flags_of(key: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"{flag}={item}" for item in value]
     return [f"{flag}={value}"]
+
+
+def command_named(package: str, commands: Mapping[str, Any], arguments: Sequence[str]) -> str | int:
+    """The command that comes first in `arguments`, or the exit code where that is help or no command: both are told.
+
+    `commands` have a line `about` each.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in commands:
+        return name
+    if name in ("-h", "--help"):
+        print(overview(package, commands))
+        return 0
+    near = difflib.get_close_matches(name, commands, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    print(f"error: no command {name!r}{hint}\n\n{overview(package, commands)}", file=sys.stderr)
+    return 2
+
+
+def overview(package: str, commands: Mapping[str, Any]) -> str:
+    """The list of a package's commands, with what each is for."""
+    lines = [f"  {name:9} {command.about}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            f"usage: python -m {package} COMMAND [--help] [--config FILE.yaml] [flags]",
+            "",
+            *lines,
+            "",
+            "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
+        ]
+    )
 
 
 def cause_of(error: BaseException) -> BaseException:

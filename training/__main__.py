@@ -1,6 +1,5 @@
 """The command line: python -m training COMMAND."""
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,15 +103,9 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
-        print(overview())
-        return 0
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"error: no command {name!r}{hint}\n\n{overview()}", file=sys.stderr)
-        return 2
+    name = cli.command_named("training", COMMANDS, arguments)
+    if isinstance(name, int):
+        return name
     command = COMMANDS[name]
     try:
         configs = command.configs(arguments[1:])
@@ -120,20 +113,6 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         return cli.complain(error)
     return 0
-
-
-def overview() -> str:
-    """The list of commands."""
-    lines = [f"  {name:9} {command.about}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m training COMMAND [--help] [--config FILE.yaml] [flags]",
-            "",
-            *lines,
-            "",
-            "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
-        ]
-    )
 
 
 if __name__ == "__main__":

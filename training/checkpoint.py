@@ -17,11 +17,12 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from curation.config import EmbedConfig
-from curation.encoder import build, read_weights
+from curation.encoder import CARD, WEIGHTS, build, read_weights
 from curation.store import RunDirectory
 from training.loop import State
-from training.mae import load_published
+from training.mae import MaeConfig, load_published
 from training.methods import Method
+from training.simclr import SimclrConfig
 
 FOLDER, CHECKPOINT = "checkpoints", "checkpoint.pt"
 
@@ -73,7 +74,7 @@ def prune(run: RunDirectory, keep: int) -> None:
             run.delete_folder(f"{FOLDER}/{name}")
 
 
-def initialise_from(method: Method, init: str, config: EmbedConfig) -> None:
+def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig) -> None:
     """Load a weights file, or timm's weights by name, into the method's encoder.
 
     A file may also hold the rest of the method's module. Takes our checkpoints, timm's encoders and published MAE
@@ -107,7 +108,7 @@ def known(name: str) -> bool:
     return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
 
 
-def named(init: str, config: EmbedConfig) -> EmbedConfig:
+def named(init: str, config: MaeConfig | SimclrConfig) -> EmbedConfig:
     """The config that builds timm's own weights."""
     return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
 
@@ -125,5 +126,5 @@ def resampled(found: dict[str, Tensor], encoder: VisionTransformer, init: str) -
 def export_encoder(encoder: dict[str, Tensor], run: RunDirectory, card: dict[str, Any]) -> None:
     """Write encoder.safetensors (timm's layout) and card.json: what it was trained on, how, and at what cost."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.items()}
-    run.write_bytes("encoder.safetensors", to_safetensors(tensors, metadata={"card": json.dumps(card)}))
-    run.write_json("card.json", card)
+    run.write_bytes(WEIGHTS, to_safetensors(tensors, metadata={"card": json.dumps(card)}))
+    run.write_json(CARD, card)

@@ -1,6 +1,7 @@
 """One rank of Ray Train: the loop of loop.py with its checkpoints, records and progress. pretrain.py starts it."""
 
 import resource
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -193,7 +194,12 @@ class Log:
         self.records.publish()
         folder = tempfile.mkdtemp()
         own = {"history": self.history, "window": self.window, "device_seconds": self.device_seconds}
-        checkpoint.save(snapshot() | own, folder)
+        try:
+            checkpoint.save(snapshot() | own, folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.stop(name, error)
+            raise
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(folder),
@@ -208,10 +214,14 @@ class Log:
         try:
             path = checkpoint.upload(local.path, self.run, name)
         except OSError as error:
-            reason = f"checkpoint {name} could not be written: {error}. The ones before it are whole; make room"
-            ray.get(self.job.board.stop.remote(f"{reason}, and give the same command again"))
+            self.stop(name, error)
             raise
         return Checkpoint(path=path, filesystem=self.run.filesystem)
+
+    def stop(self, name: str, error: OSError) -> None:
+        """Tell the driver that a checkpoint could not be written, and what to do."""
+        reason = f"checkpoint {name} could not be written: {error}. The ones before it are whole; make room"
+        ray.get(self.job.board.stop.remote(f"{reason}, and give the same command again"))
 
 
 def row_of(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
