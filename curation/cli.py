@@ -6,7 +6,8 @@ It knows no step. tyro parses; what is ours is that several configs can share on
 import dataclasses
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import pyarrow as pa
@@ -15,7 +16,31 @@ import tyro
 import yaml
 
 Config = TypeVar("Config")
+Configs = tuple[type[Any], ...]
 MISSPELT_CUTOFF = 0.5
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is for, the configs that its flags fill (some depend on the flags), and what it does with them."""
+
+    about: str
+    configs: Callable[[Sequence[str]], Configs]
+    work: Callable[..., None]
+
+
+def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    name = command_named(package, commands, arguments)
+    if isinstance(name, int):
+        return name
+    command = commands[name]
+    try:
+        configs = command.configs(arguments[1:])
+        command.work(*parse(f"{package} {name}", command.about, configs, arguments[1:]))
+    except Exception as error:
+        return complain(error)
+    return 0
 
 
 def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:

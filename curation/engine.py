@@ -58,9 +58,11 @@ def resources() -> dict[str, float]:
 def arithmetic_options() -> dict[str, Any]:
     """Ray options of a task that multiplies matrices: a GPU where the cluster has any, else one CPU.
 
-    Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA anew.
+    Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA anew. The strategy is named
+    because a task of a Ray Tune trial would otherwise wait for a place in the trial's own placement group.
     """
-    return {"num_cpus": 1, "num_gpus": 1, "max_calls": 0} if count("GPU") else {"num_cpus": 1}
+    device = {"num_gpus": 1, "max_calls": 0} if count("GPU") else {}
+    return {"num_cpus": 1, "scheduling_strategy": "DEFAULT"} | device
 
 
 def device() -> str:

@@ -2,22 +2,10 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from curation import cli
-
-Configs = tuple[type[Any], ...]
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command is for, the configs that its flags fill (some depend on the flags), and what it does with them."""
-
-    about: str
-    configs: Callable[[Sequence[str]], Configs]
-    work: Callable[..., None]
+from curation.cli import Command, Configs, dispatch
 
 
 def named(*paths: str) -> Callable[[Sequence[str]], Configs]:
@@ -103,16 +91,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
-    name = cli.command_named("training", COMMANDS, arguments)
-    if isinstance(name, int):
-        return name
-    command = COMMANDS[name]
-    try:
-        configs = command.configs(arguments[1:])
-        command.work(*cli.parse(f"training {name}", command.about, configs, arguments[1:]))
-    except Exception as error:
-        return cli.complain(error)
-    return 0
+    return dispatch("training", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

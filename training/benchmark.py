@@ -15,7 +15,7 @@ from curation import engine
 from curation.config import digest, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
-from training.config import LENGTHS
+from training.config import LENGTHS, LengthConfig
 from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
 from training.prepared import PreparedSet
 from training.pretrain import plan_of, pretrain
@@ -99,7 +99,8 @@ def benchmark(
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
     engine.connect()
-    planned = [one for subset in subsets for one in pretrainings(run, subset, config, recipe, evaluation.seeds)]
+    lengths = lengths_of(recipe.length, config.more_lengths)
+    planned = [one for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
     planned[0].method()  # a model that cannot be made is told before anything starts
     with run.lock():
         sets = prepare_all(run, sources, evaluation)
@@ -116,21 +117,26 @@ def benchmark(
     return table
 
 
+def lengths_of(given: LengthConfig, more: Sequence[float]) -> list[LengthConfig]:
+    """A length and further ones in its unit, each once."""
+    unit = next(name for name in LENGTHS if getattr(given, name) is not None)
+    first = getattr(given, unit)
+    return [replace(given, **{unit: length}) for length in dict.fromkeys((first, *map(type(first), more)))]
+
+
 def pretrainings(
-    run: RunDirectory, subset: Subset, config: BenchmarkConfig, recipe: Settings, seeds: int
+    run: RunDirectory, subset: Subset, recipe: Settings, lengths: Sequence[LengthConfig], seeds: int
 ) -> Iterator[Settings]:
     """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
 
     An output is named by the hash of the subset and of all that shapes the weights.
     """
-    unit = next(name for name in LENGTHS if getattr(recipe.length, name) is not None)
-    given = getattr(recipe.length, unit)
-    for length in dict.fromkeys((given, *map(type(given), config.more_lengths))):
+    for length in lengths:
         for seed in range(recipe.what.seed, recipe.what.seed + seeds):
             settings = replace(
                 recipe,
                 what=replace(recipe.what, subset=subset.path, seed=seed),
-                length=replace(recipe.length, **{unit: length}),
+                length=length,
                 model=replace(recipe.model, seed=seed),
             )
             plan_of(settings, subset)

@@ -58,6 +58,11 @@ def kept(run: RunDirectory) -> list[int]:
     return [number for number in numbers if run.exists(f"{FOLDER}/{name_of(number)}/{CHECKPOINT}")]
 
 
+def last(run: RunDirectory) -> int:
+    """The update of the newest whole checkpoint; 0 where there is none."""
+    return (kept(run) or [0])[-1]
+
+
 def load(run: RunDirectory, update: int) -> State:
     """Read the checkpoint after `update` updates."""
     with run.open(f"{FOLDER}/{name_of(update)}/{CHECKPOINT}") as file:

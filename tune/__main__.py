@@ -1,0 +1,50 @@
+"""The command line: python -m tune COMMAND."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from curation.cli import Command, Configs, dispatch
+from curation.store import RunDirectory
+from training.__main__ import recipe_configs
+
+
+def sweep_configs(arguments: Sequence[str]) -> Configs:
+    """The configs of the sweep, of evaluation, of pre-training but for what differs by trial, and of fine-tuning."""
+    own, space = import_module("tune.config"), import_module("tune.space")
+    evaluation, tuned = import_module("training.evaluate"), import_module("training.benchmark")
+    _, *recipe = recipe_configs(arguments)
+    asked = (own.SweepConfig, space.SpaceConfig, own.Question, own.HalvingConfig)
+    return (*asked, evaluation.EvaluateConfig, own.RecipeFlags, *recipe, tuned.FinetuneFlags)
+
+
+def sweep(*configs: Any) -> None:
+    """Sweep; it tells its results itself."""
+    own, module = import_module("tune.config"), import_module("tune.sweep")
+    config, space, question, halving, evaluation, what, *recipe, flags = configs
+    settings = import_module("training.rank").Settings(own.pretrain_config(what), *recipe)
+    finetune = import_module("training.benchmark").finetune_of(flags)
+    module.sweep(module.Sweep(config, space, question, halving, evaluation, settings, finetune))
+
+
+def report(config: Any) -> None:
+    """Write the report of a sweep again."""
+    import_module("tune.report").conclude(RunDirectory(config.output))
+
+
+COMMANDS = {
+    "sweep": Command("Search the thresholds whose subset is worth training on.", sweep_configs, sweep),
+    "report": Command(
+        "Write the report of a sweep again.", lambda _: (import_module("tune.config").ReportConfig,), report
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    return dispatch("tune", COMMANDS, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

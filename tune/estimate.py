@@ -1,0 +1,76 @@
+"""What a sweep will cost, from a timed step of pre-training and of fine-tuning on the machine that will do them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import ray
+
+from curation import engine
+from curation.store import RunDirectory
+from curation.vectors import limit_threads
+from training.draws import Rank
+from training.frames import Frames
+from training.loop import Plan, train
+from training.prepared import PreparedSet, pairs
+from training.pretrain import plan_of
+from training.probe import load_encoder
+from training.rank import Settings
+from training.segment import FinetuneConfig, finetune
+from training.subset import read_subset
+from tune.driver import Job
+from tune.space import Candidate
+
+UPDATES = 4  # timed; the first is not counted
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one update of pre-training on all ranks of a trial, and of fine-tuning on one image."""
+
+    update: float
+    image: float
+
+
+def speed(job: Job, candidate: Candidate) -> Speed:
+    """Time both on the device of a trial, with made-up frames and the first images of the first set."""
+    [settings, *_] = job.planned(candidate)
+    plan = plan_of(settings, read_subset(candidate.folder))
+    options = engine.arithmetic_options() | {"num_cpus": max(1, int(settings.compute.cpus))}
+    one = next(one for one in job.sets if one.parts["train"])
+    timed = ray.remote(time_steps).options(**options)
+    found: Speed = ray.get(timed.remote(settings, plan, RunDirectory(job.output), one, job.finetune))
+    return replace(found, update=found.update / settings.compute.workers)
+
+
+def time_steps(settings: Settings, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
+    """Time updates and fine-tuning on the device that this task was granted."""
+    limit_threads(engine.granted_cpus())
+    side = round(settings.model.image_size * settings.compute.cache_margin)
+    pixels = np.random.default_rng(0).integers(0, 256, (plan.length.batch_size, side, side, 3), np.uint8)
+    frames = Frames([pixels], [str(number) for number in range(len(pixels))])
+    method, device = settings.method(), engine.device()
+    short = replace(plan, until=UPDATES)
+    spent = [each["seconds"] for _, each, _ in train(method, frames, short, Rank(device=device), lambda module: module)]
+    update = float(np.median(spent[1:] or spent))
+    few = pairs(run, one, one.parts["train"][: 2 * tuned.batch_size])
+    encoder = load_encoder("random", tuned.image_size, settings.model.encoder)
+    start = time.perf_counter()
+    list(finetune(encoder, few, few, replace(tuned, epochs=1), device))
+    return Speed(update, (time.perf_counter() - start) / len(few.images))
+
+
+def hours(job: Job, candidates: Sequence[Candidate], found: Speed) -> float:
+    """Predicted device-hours of the trials that are not finished yet, evaluation included; halving would save some."""
+    passes = job.finetune.passes if job.evaluation.probe == "finetune" else 1
+    learnt = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)
+    tested = sum(len(one.parts["test"]) for one in job.sets)
+    seconds = 0.0
+    for candidate in candidates:
+        if not candidate.folder or job.record(candidate) is not None:
+            continue
+        planned = job.planned(candidate)
+        updates = sum(plan_of(settings, read_subset(settings.what.subset)).total for settings in planned)
+        seconds += updates * found.update + len(planned) * (passes * learnt + tested) * found.image
+    return seconds * job.devices / 3600

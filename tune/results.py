@@ -1,0 +1,199 @@
+"""What a sweep found: a row a configuration, the Pareto fronts, the answer to its question. It trains nothing.
+
+mIoU is the mean over all test images of all sets, each image alike, and over seeds. Its interval (bootstrap) is over
+images and seeds; `standard_error` is over seeds alone. NormDEL's interval is that of mIoU put through its formula.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from training import results
+from training.intervals import Bootstrap, Comparison, compare, estimate_values
+from training.normdel import nominal_ratio, normdel
+from tune.config import Question
+from tune.space import AXES, Candidate
+
+Row = dict[str, Any]
+Float64 = npt.NDArray[np.float64]
+STATES = ("finished", "halted", "failed", "unfinished")
+SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("baseline", pa.string()),  # random, full or semdedup; null: of the search
+        pa.field("select", pa.string(), nullable=False),
+        *(pa.field(axis, pa.float64()) for axis in ("epsilon", "d", "budget")),
+        pa.field("keep", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("clusters", pa.int64()),
+        pa.field("state", pa.string(), nullable=False),  # one of STATES
+        pa.field("reason", pa.string()),  # why it failed
+        pa.field("trained", pa.string()),  # whose subset was trained for it
+        pa.field("folder", pa.string()),  # of that subset
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("ratio", pa.float64(), nullable=False),
+        pa.field("ratio_read", pa.float64()),  # as NormDEL takes it
+        pa.field("seeds", pa.int64()),
+        pa.field("miou", pa.float64()),  # of a halted one: of its last probe
+        *(pa.field(name, pa.float64()) for name in ("standard_error", "miou_low", "miou_high")),
+        *(pa.field(name, pa.float64()) for name in ("normdel", "normdel_low", "normdel_high")),
+        pa.field("by_set", pa.map_(pa.string(), pa.float64())),  # mIoU by `train > test`
+        pa.field("updates", pa.int64()),
+        pa.field("flops", pa.float64()),
+        pa.field("device_hours", pa.float64()),
+        pa.field("on_ratio_front", pa.bool_(), nullable=False),
+        pa.field("on_cost_front", pa.bool_(), nullable=False),
+    ]
+)
+assert set(AXES) <= set(SCHEMA.names)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The configuration that the question asks for, in words, and against whom it was compared."""
+
+    best: Row | None
+    words: str
+    against: list[tuple[str, Comparison]]
+
+
+def ious_of(table: pa.Table) -> list[list[float]]:
+    """IoU of every test image [seeds][images] from rows of training.results; sets one after another, by name."""
+    final = sorted(
+        results.final_rows(table).to_pylist(), key=lambda row: (row["seed"], row["train_dataset"], row["test_dataset"])
+    )
+    seeds = sorted({row["seed"] for row in final})
+    return [[iou for row in final if row["seed"] == seed for iou in row["image_iou"]] for seed in seeds]
+
+
+def row_of(
+    candidate: Candidate, record: Mapping[str, Any] | None, table: pa.Table | None, question: Question, reason: str = ""
+) -> Row:
+    """A configuration's row. `record` and `table` are of the trial that was finished for it, or None."""
+    row: Row = dict.fromkeys(SCHEMA.names) | candidate.point.values()
+    row |= {"name": candidate.name, "select": candidate.point.select, "frames": candidate.frames}
+    row |= {"ratio": candidate.ratio, "trained": candidate.trained or None, "folder": candidate.folder or None}
+    row |= {"on_ratio_front": False, "on_cost_front": False}
+    reason = candidate.reason or reason
+    row |= {"state": "failed" if reason else "unfinished", "reason": reason or None}
+    if record is None or table is None:
+        return row
+    ratio = nominal_ratio(candidate.ratio) if question.reading == "nominal" else candidate.ratio
+    ious = ious_of(table)
+    found = estimate_values(ious)
+    levels = {"normdel": found.mean, "normdel_low": found.low, "normdel_high": found.high}
+    row |= {"state": "finished", "ratio_read": ratio, "seeds": found.seeds, "miou": found.mean}
+    row |= {"miou_low": found.low, "miou_high": found.high}
+    row["standard_error"] = None if math.isnan(found.std) else found.std / math.sqrt(found.seeds)
+    row |= {name: float(normdel(value, ratio, question.alpha)) for name, value in levels.items()}
+    pairs = results.grouped(results.final_rows(table), ("train_dataset", "test_dataset"))
+    row["by_set"] = [(" > ".join(pair), float(results.values_of(rows).mean())) for pair, rows in pairs.items()]
+    row |= {name: record[name] for name in ("updates", "flops")}
+    row["device_hours"] = record["pretrain_hours"] + record["evaluate_hours"]
+    return row
+
+
+def halted(row: Row, told: Mapping[str, Any]) -> Row:
+    """The row of a configuration that halving stopped, with what its last probe told."""
+    known = {name: told[name] for name in ("miou", "normdel", "updates")}
+    return row | known | {"state": "halted"}
+
+
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as a table of SCHEMA, with both fronts marked among the finished ones."""
+    made = [dict(row) for row in rows]
+    finished = [row for row in made if row["state"] == "finished"]
+    if finished:
+        miou = np.array([row["miou"] for row in finished])
+        for column, mark in (("ratio", "on_ratio_front"), ("device_hours", "on_cost_front")):
+            price = np.array([row[column] for row in finished])
+            for row, on_front in zip(finished, front(price, miou), strict=True):
+                row[mark] = bool(on_front)
+    return pa.Table.from_pylist(made, schema=SCHEMA)
+
+
+def front(price_N: Float64, worth_N: Float64) -> npt.NDArray[np.bool_]:
+    """Whether no other has at most the price and at least the worth, one of them better."""
+    cheaper_NN = price_N[None, :] <= price_N[:, None]
+    worthier_NN = worth_N[None, :] >= worth_N[:, None]
+    better_NN = (price_N[None, :] < price_N[:, None]) | (worth_N[None, :] > worth_N[:, None])
+    beaten_N: npt.NDArray[np.bool_] = np.any(cheaper_NN & worthier_NN & better_NN, axis=1)
+    return ~beaten_N
+
+
+def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question: Question) -> Answer:
+    """Answer the question from finished rows and the IoU of their images by the name that was trained.
+
+    Comparisons are paired, of mIoU, on the same images: with the full pool and with the baselines of the best one's
+    size. The random subset of its size is what says whether selecting was worth it.
+    """
+    finished = [row for row in rows if row["state"] == "finished"]
+    if not finished:
+        return Answer(None, "No configuration was finished, so there is no answer yet.", [])
+    if question.question == "non-inferior":
+        best, words = smallest(finished, ious, question)
+    else:
+        best = max(finished, key=lambda row: (row["normdel"], -row["ratio"], row["name"]))
+        words = f"{best['name']} has the highest NormDEL (alpha {question.alpha:g}): {interval(best, 'normdel')}"
+    others = [row for row in finished if row["baseline"] and row["trained"] != best["trained"]]
+    near = [row for row in others if row["baseline"] == "full" or row["frames"] == best["frames"]]
+    against = [(row["name"], compare(ious[best["trained"]], ious[row["trained"]])) for row in near]
+    kept = f"{best['frames']} frames ({best['ratio']:.2%} of the pool), mIoU {interval(best, 'miou')}"
+    said = [f"{words}. It keeps {kept}.", *(verdict(name, found) for name, found in against)]
+    return Answer(best, " ".join(said), against)
+
+
+def smallest(finished: Sequence[Row], ious: Mapping[str, list[list[float]]], question: Question) -> tuple[Row, str]:
+    """The smallest subset whose mIoU is not below the full pool's by more than the margin, with the confidence asked.
+
+    The bound is the lower end of a two-sided interval of level 2 * confidence - 1. The full pool where there is none.
+    """
+    full = next((row for row in finished if row["baseline"] == "full"), None)
+    if full is None:
+        raise ValueError("the full pool is not finished, so nothing can be set against it; give the command again")
+    level = Bootstrap(level=max(2 * question.confidence - 1, 1e-6))
+    margin = f"{100 * question.margin:g} points with {question.confidence:.0%} confidence"
+    for row in sorted(finished, key=lambda row: (row["ratio"], -row["miou"])):
+        if row["trained"] == full["trained"]:
+            break
+        found = compare(ious[row["trained"]], ious[full["trained"]], level)
+        if found.low > -question.margin:
+            return row, f"{row['name']} is the smallest that is not worse than the full pool by more than {margin}"
+    return full, f"No subset is shown to be not worse than the full pool by more than {margin}"
+
+
+def verdict(name: str, found: Comparison) -> str:
+    """A comparison in words."""
+    width = f"{100 * found.difference:+.2f} points of mIoU [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    if found.low > 0:
+        return f"Better than {name}: {width}."
+    return f"{'Worse than' if found.high < 0 else 'Not better than'} {name}: {width}."
+
+
+def interval(row: Row, name: str) -> str:
+    """A value of a row with its interval, in percent."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{100 * row[name]:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def main_effects(rows: Sequence[Row]) -> dict[str, float]:
+    """Return, for each axis that varies, the share of NormDEL's variance between its values (eta squared).
+
+    Of finished configurations of the search, by one axis at a time: shares need not add up to 1.
+    """
+    searched = [row for row in rows if row["state"] == "finished" and row["baseline"] is None]
+    value_N = np.array([row["normdel"] for row in searched])
+    total = float(((value_N - value_N.mean()) ** 2).sum()) if searched else 0.0
+    shares = {}
+    for axis in AXES:
+        label_N = np.array([str(row[axis]) for row in searched])
+        names = np.unique(label_N)
+        if len(names) > 1 and total > 0:
+            groups = [value_N[label_N == name] for name in names]
+            shares[axis] = float(sum(len(one) * (one.mean() - value_N.mean()) ** 2 for one in groups) / total)
+    return shares

@@ -1,0 +1,181 @@
+"""What a sweep tries: configurations of selection, listed before it starts or drawn by a search. It knows no engine."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from curation.config import Keep, Method, Rule, SelectConfig, option, require
+
+PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
+AXES = ("select", "epsilon", "d", "budget", "keep", "rule", "clusters")
+Baseline = Literal["random", "full", "semdedup"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceConfig:
+    """Which configurations are tried."""
+
+    search: Literal["grid", "paper", "random", "optuna"] = option(
+        "All combinations of the values given; the paper's grid (epsilon 0.9, d from 0.7 to 0.9 by 0.05); or draws, at "
+        "random or by Optuna's TPE: numbers between the lowest and the highest given, other values one of those given.",
+        "grid",
+    )
+    select: tuple[Method, ...] = option("How frames are selected. Repeatable.", ("meddel",))
+    epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Repeatable.", PAPER_EPSILON)
+    d: tuple[float, ...] = option("A value of d. Repeatable.", ())
+    budget: tuple[float, ...] = option("A size instead of d: a share of the pool, or a count. Repeatable.", ())
+    keep: tuple[Keep, ...] = option("Which of two duplicates stays. Repeatable; default: the method's own.", ())
+    rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Repeatable.", ("any",))
+    clusters: tuple[int, ...] = option(
+        "A number of clusters: the pool's embeddings are clustered anew, below the output. Repeatable; default: the "
+        "run's own.",
+        (),
+    )
+    samples: int = option("How many configurations random and optuna draw.", 20)
+    baseline: tuple[Baseline, ...] = option(
+        "What the others are set against: random and SemDeDup subsets of each size, and the full pool.",
+        ("random", "full", "semdedup"),
+    )
+    same: float = option("Subsets whose Jaccard similarity exceeds this are trained once.", 0.99)
+
+    def __post_init__(self) -> None:
+        require(
+            self.search == "paper" or bool(self.d) != bool(self.budget),
+            f"give values of d or of budget, not {'both' if self.d else 'neither'}; `select --grid` of the run shows "
+            "which sizes thresholds lead to, and --search paper has the paper's",
+        )
+        require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
+        require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
+        for clusters in self.clusters:
+            require(clusters >= 1, f"clusters holds {clusters}; it must be at least 1")
+        list(grid(self))  # a value that cannot be is told at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One configuration; what does not apply, or is left to its default, is None."""
+
+    select: Method = "meddel"
+    epsilon: float | None = None
+    d: float | None = None
+    budget: float | None = None
+    keep: Keep | None = None
+    rule: Rule | None = None
+    clusters: int | None = None
+    baseline: Baseline | None = None  # what it stands for beside the search
+
+    @property
+    def name(self) -> str:
+        """The subset's name: what the configuration says, in a form that files and people take."""
+        if self.baseline == "full":
+            return "full"
+        said = [
+            f"{name}{value:.12g}" for name in ("epsilon", "d", "budget") if (value := getattr(self, name)) is not None
+        ]
+        said += [str(value) for value in (self.keep, self.rule) if value is not None]
+        said += [f"k{self.clusters}"] if self.clusters else []
+        return "-".join([self.select, *said])
+
+    def config(self, run_dir: str, seed: int) -> SelectConfig:
+        """The selection that it stands for. ValueError for values that cannot be."""
+        given = {name: value for name, value in self.values().items() if name not in ("select", "clusters", "baseline")}
+        return SelectConfig(run_dir=run_dir, name=self.name, method=self.select, seed=seed, **given)
+
+    def values(self) -> dict[str, Any]:
+        """What is set, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration and the subset that is trained for it.
+
+    `trained` is the subset's name: the point's own, or that of an earlier one with nearly the same frames. `reason`
+    says why nothing can be trained; then there is no subset.
+    """
+
+    point: Point
+    frames: int = 0
+    ratio: float = 0.0
+    folder: str = ""
+    trained: str = ""
+    similarity: float = 1.0  # Jaccard, of its frames and those that are trained
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The configuration's name."""
+        return self.point.name
+
+
+def applied(values: dict[str, Any]) -> Point:
+    """Return the point of some values, without those that its method does not have: so that equal ones are equal."""
+    method = values.get("select", "meddel")
+    gone = set()
+    if method != "meddel":
+        gone |= {"epsilon", "rule"}
+    if method not in ("meddel", "semdedup"):
+        gone |= {"keep", "d"}
+    if values.get("budget") is not None:
+        gone |= {"d"}
+    kept = {name: value for name, value in values.items() if name not in gone}
+    if kept.get("rule") == "any":
+        del kept["rule"]  # the default: one name for one subset
+    return Point(**kept)
+
+
+def axes(config: SpaceConfig) -> dict[str, tuple[Any, ...]]:
+    """The values of each axis; axes left to their default are not there."""
+    epsilon, d = (PAPER_EPSILON, PAPER_D) if config.search == "paper" else (config.epsilon, config.d)
+    given = (config.select, epsilon, d, config.budget, config.keep, config.rule, config.clusters)
+    return {name: tuple(dict.fromkeys(values)) for name, values in zip(AXES, given, strict=True) if values}
+
+
+def grid(config: SpaceConfig) -> Iterator[Point]:
+    """Yield all combinations, each once. ValueError for one that cannot be."""
+    named = axes(config)
+    seen = set()
+    for values in itertools.product(*named.values()):
+        point = applied(dict(zip(named, values, strict=True)))
+        if point not in seen:
+            seen.add(point)
+            point.config("", 0)
+            yield point
+
+
+def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
+    """Yield `samples` points drawn at random, the same for the same seed."""
+    generator = np.random.default_rng(seed)
+    for _ in range(config.samples):
+        values = {}
+        for name, found in axes(config).items():
+            if continuous(name):
+                values[name] = round(float(generator.uniform(min(found), max(found))), 6)
+            else:
+                values[name] = found[int(generator.integers(len(found)))]
+        yield applied(values)
+
+
+def continuous(axis: str) -> bool:
+    """Whether an axis is a number drawn between two ends."""
+    return axis in ("epsilon", "d", "budget")
+
+
+def listed(config: SpaceConfig, seed: int) -> list[Point]:
+    """All configurations that are known before the sweep starts; none where Optuna draws them."""
+    if config.search == "optuna":
+        return []
+    return list(dict.fromkeys(drawn(config, seed) if config.search == "random" else grid(config)))
+
+
+def full() -> Point:
+    """The whole pool: thresholds that no frame exceeds."""
+    return Point(baseline="full", epsilon=2.0, d=1.0)
+
+
+def beside(kinds: tuple[Baseline, ...], frames: int) -> list[Point]:
+    """Return the baselines of one size."""
+    return [Point(select=kind, budget=float(frames), baseline=kind) for kind in kinds if kind != "full"]

@@ -1,0 +1,106 @@
+"""Configurations to exported subsets, read off the scores of a run; nearly equal ones share one. It trains nothing.
+
+Legend: N frames kept.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation import cluster, pipeline
+from curation import select as selection
+from curation.config import ClusterConfig, ExportConfig, SelectConfig, require
+from curation.export import export
+from curation.markers import marker_of, read_record
+from curation.store import RunDirectory
+from curation.vectors import Keys
+from tune.space import Candidate, Point
+
+CARRIED = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
+
+
+class Chooser:
+    """Turns points into candidates, one after another; `seed` is that of random choices of selection."""
+
+    def __init__(self, run_dir: str, output: str, seed: int, same: float) -> None:
+        self.run_dir, self.output, self.seed, self.same = RunDirectory(run_dir).address, output, seed, same
+        self.decided: dict[Point, Candidate] = {}
+        self.trained: list[tuple[Keys, Candidate]] = []
+
+    def pool(self) -> int:
+        """Frames of the pool, with exact copies. ValueError where the run is not clustered yet."""
+        run = RunDirectory(self.run_dir)
+        marker_of(run, "clusters", "cluster")
+        return selection.pool_size(run)
+
+    def candidate(self, point: Point) -> Candidate:
+        """Select and export the point's subset, unless one with nearly the same frames is there already."""
+        if point not in self.decided:
+            self.decided[point] = self.decide(point)
+        return self.decided[point]
+
+    def decide(self, point: Point) -> Candidate:
+        """Do that for a point that was not asked for before."""
+        try:
+            config = point.config(self.clustered(point), self.seed)
+            keys_N, pool = self.kept(config)
+        except ValueError as error:
+            return Candidate(point, reason=str(error))
+        found = Candidate(point, len(keys_N), len(keys_N) / pool)
+        compared = ((jaccard(keys_N, keys), one) for keys, one in self.trained)
+        likest, twin = max(compared, key=lambda pair: pair[0], default=(0.0, found))
+        if likest > self.same:
+            return replace(found, folder=twin.folder, trained=twin.name, similarity=likest)
+        pipeline.select(config)
+        export(ExportConfig(run_dir=config.run_dir, name=config.name))
+        made = replace(found, folder=f"{config.run_dir}/subsets/{config.name}", trained=config.name)
+        self.trained.append((keys_N, made))
+        return made
+
+    def kept(self, config: SelectConfig) -> tuple[Keys, int]:
+        """Keys [N] of the frames that a selection keeps, ascending, and the size of the pool; nothing is written."""
+        selection.check_request(config)
+        scored = selection.pass_of(config)
+        pipeline.ensure_scored(scored)
+        run = RunDirectory(config.run_dir)
+        columns, pool = selection.read_columns(run, scored.folder), selection.pool_size(run)
+        reason, _ = selection.reasons(columns, config, pool)
+        return np.sort(columns.keys[reason == selection.KEPT]), pool
+
+    def clustered(self, point: Point) -> str:
+        """The run directory with the point's number of clusters: the run's own, or one below the output."""
+        if point.clusters is None:
+            return self.run_dir
+        target = RunDirectory(f"{self.output}/clusters-{point.clusters}")
+        own = read_record(RunDirectory(self.run_dir))["steps"]["clusters"]["config"]
+        if not target.exists("run.json"):
+            share(RunDirectory(self.run_dir), target)
+        values: dict[str, Any] = own | {"clusters": point.clusters, "run_dir": target.address}
+        cluster.cluster(ClusterConfig(**values))
+        return target.address
+
+
+def share(run: RunDirectory, target: RunDirectory) -> None:
+    """Give another run directory the frames and embeddings of a run, as hard links; run.json comes last."""
+    require(
+        run.filesystem.type_name == "local",
+        f"the run directory is {run.uri}; other numbers of clusters need one on a local disk",
+    )
+    for folder in CARRIED:
+        for file in sorted(Path(run.root, folder).rglob("*")):
+            place = Path(target.root, folder, file.relative_to(Path(run.root, folder)))
+            if file.is_file() and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.link(file, place)
+    record = read_record(run)
+    steps = {name: entry for name, entry in record["steps"].items() if name in CARRIED}
+    target.write_json("run.json", record | {"steps": steps})
+
+
+def jaccard(first_N: Keys, second_N: Keys) -> float:
+    """Frames in both over frames in either, of ascending keys."""
+    both = len(np.intersect1d(first_N, second_N, assume_unique=True))
+    return both / (len(first_N) + len(second_N) - both)
