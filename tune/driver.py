@@ -4,14 +4,16 @@ All of it is kept by the hash of what shapes it (training.benchmark, training.tr
 from its checkpoints, and one that is finished is read off its record.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
+from ray import tune as ray_tune
 
-from curation.config import digest, hashed_fields
+from curation.config import digest, hashed_fields, require
 from curation.console import Stopwatch
 from curation.store import RunDirectory
 from training.benchmark import pretrain_once, pretrainings
@@ -25,6 +27,7 @@ from training.segment import FinetuneConfig
 from training.subset import read_subset
 from training.trial import Trial, subject_of
 from tune.config import HalvingConfig, Question
+from tune.search import point_of
 from tune.space import Candidate
 
 FOLDER = "trials"
@@ -99,6 +102,18 @@ def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> T
             tell(told)
     tell(told_of(job, candidate, job.halving.units, record["miou"], record["updates"]))
     return record
+
+
+def trial(
+    config: dict[str, Any], job: Job, candidates: Mapping[str, Candidate] | None = None, chooser: Any = None
+) -> None:
+    """Carry out one trial of Ray Tune: of a named candidate, or of one that Optuna drew."""
+    if candidates is not None:
+        candidate = candidates[config["name"]]
+    else:
+        candidate = ray.get(chooser.candidate.remote(point_of(config)))
+        require(bool(candidate.folder), candidate.reason)
+    carry_out(job, candidate, ray_tune.report)
 
 
 def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callable[[Told], None]) -> Iterator[Told]:

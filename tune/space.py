@@ -12,6 +12,7 @@ from curation.config import Keep, Method, Rule, SelectConfig, option, require
 PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
 AXES = ("select", "epsilon", "d", "budget", "keep", "rule", "clusters")
 Baseline = Literal["random", "full", "semdedup"]
+BASELINES: tuple[Baseline, ...] = ("random", "full", "semdedup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,23 +24,29 @@ class SpaceConfig:
         "random or by Optuna's TPE: numbers between the lowest and the highest given, other values one of those given.",
         "grid",
     )
-    select: tuple[Method, ...] = option("How frames are selected. Repeatable.", ("meddel",))
-    epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Repeatable.", PAPER_EPSILON)
+    select: tuple[Method, ...] = option("How frames are selected. Repeatable; default: meddel.", ())
+    epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Repeatable; default: 0.9.", ())
     d: tuple[float, ...] = option("A value of d. Repeatable.", ())
     budget: tuple[float, ...] = option("A size instead of d: a share of the pool, or a count. Repeatable.", ())
     keep: tuple[Keep, ...] = option("Which of two duplicates stays. Repeatable; default: the method's own.", ())
-    rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Repeatable.", ("any",))
+    rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Repeatable; default: any.", ())
     clusters: tuple[int, ...] = option(
         "A number of clusters: the pool's embeddings are clustered anew, below the output. Repeatable; default: the "
         "run's own.",
         (),
     )
     samples: int = option("How many configurations random and optuna draw.", 20)
-    baseline: tuple[Baseline, ...] = option(
-        "What the others are set against: random and SemDeDup subsets of each size, and the full pool.",
-        ("random", "full", "semdedup"),
+    baseline: tuple[Literal["random", "full", "semdedup", "none"], ...] = option(
+        "What the others are set against: random and SemDeDup subsets of each size, the full pool, or none. "
+        "Repeatable; default: all three.",
+        (),
     )
     same: float = option("Subsets whose Jaccard similarity exceeds this are trained once.", 0.99)
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """The baselines that are tried."""
+        return tuple(name for name in self.baseline or BASELINES if name != "none")
 
     def __post_init__(self) -> None:
         require(
@@ -129,8 +136,9 @@ def applied(values: dict[str, Any]) -> Point:
 
 def axes(config: SpaceConfig) -> dict[str, tuple[Any, ...]]:
     """The values of each axis; axes left to their default are not there."""
-    epsilon, d = (PAPER_EPSILON, PAPER_D) if config.search == "paper" else (config.epsilon, config.d)
-    given = (config.select, epsilon, d, config.budget, config.keep, config.rule, config.clusters)
+    paper = config.search == "paper"
+    epsilon, d = (PAPER_EPSILON, PAPER_D) if paper else (config.epsilon or PAPER_EPSILON, config.d)
+    given = (config.select or ("meddel",), epsilon, d, config.budget, config.keep, config.rule, config.clusters)
     return {name: tuple(dict.fromkeys(values)) for name, values in zip(AXES, given, strict=True) if values}
 
 

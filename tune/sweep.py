@@ -18,7 +18,7 @@ from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune import estimate, report, results, space
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.driver import FOLDER, Job, Told
+from tune.driver import FOLDER, Job, Told, trial
 from tune.resources import shares
 from tune.results import Row
 from tune.search import point_of, study
@@ -41,7 +41,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         require(
-            self.question.question != "non-inferior" or "full" in self.space.baseline,
+            self.question.question != "non-inferior" or "full" in self.space.baselines,
             "the question non-inferior needs the full pool to set subsets against; add --baseline full",
         )
         require(
@@ -107,7 +107,7 @@ class Course:
 
     def choose(self) -> None:
         """Bring what is known beforehand to subsets: the full pool first, so that others join it."""
-        if "full" in self.what.space.baseline:
+        if "full" in self.what.space.baselines:
             self.add([space.full()])
         self.add(space.listed(self.what.space, self.what.recipe.what.seed))
         if self.what.exhaustive:
@@ -121,7 +121,7 @@ class Course:
     def baselines(self, of: Iterable[Candidate]) -> list[Point]:
         """The baselines of the sizes of some candidates of the search."""
         sizes = sorted({one.frames for one in of if one.folder and one.point.baseline is None})
-        return [point for frames in sizes for point in space.beside(self.what.space.baseline, frames)]
+        return [point for frames in sizes for point in space.beside(self.what.space.baselines, frames)]
 
     def forecast(self) -> None:
         """Print the configurations with their sizes, and what training them will cost."""
@@ -165,7 +165,7 @@ class Course:
                 "unit", "objective", "max", grace_period=1, max_t=halving.units, reduction_factor=halving.halving
             )
         names = {"name": ray_tune.grid_search(list(given))}
-        for found in run_trials(self.tuning, names, {"candidates": given}, scheduler=scheduler):
+        for found in run_trials(self.tuning, self.working(candidates=given), names, scheduler=scheduler):
             self.note((found.config or {})["name"], found)
 
     def draw(self) -> None:
@@ -177,7 +177,7 @@ class Course:
         for one in self.candidates.values():
             ray.get(chooser.candidate.remote(one.point))
         if left > 0 and not self.limit.stop_all():
-            for each in run_trials(self.tuning, {}, {"chooser": chooser}, search_alg=search, num_samples=left):
+            for each in run_trials(self.tuning, self.working(chooser=chooser), {}, search_alg=search, num_samples=left):
                 self.note(point_of(each.config or {}).name, each)
         for drawn in known.get_trials(deepcopy=False):
             if drawn.params:
@@ -192,7 +192,11 @@ class Course:
     @property
     def tuning(self) -> Tuning:
         """How trials are run."""
-        return Tuning(self.job, self.at_once, self.limit, self.what.recipe.record.logger)
+        return Tuning(self.job.output, self.at_once, self.limit, tuple(self.what.recipe.record.logger))
+
+    def working(self, **given: Any) -> Any:
+        """A trial as Ray Tune runs it, with what all trials are given."""
+        return ray_tune.with_parameters(trial, job=self.job, **given)
 
     def note(self, name: str, found: Any) -> None:
         """Remember what became of a trial that left no record."""

@@ -5,18 +5,13 @@ A trial is a driver function that starts Ray Train runs and evaluation tasks of 
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
 
 from curation.cli import cause_of
-from curation.config import require
-from tune.driver import Job, carry_out
-from tune.search import point_of
-from tune.space import Candidate
 
 HEAD = {"node:__internal_head__": 0.001}  # the driver's place: beside the sweep, on no CPU
 COLUMNS = {"ratio": "ratio", "miou": "mIoU", "normdel": "NormDEL", "unit": "rung", "updates": "updates"}
@@ -43,32 +38,32 @@ class Limit(ray_tune.Stopper):
 
 @dataclass(frozen=True)
 class Tuning:
-    """How trials are run: `at_once` of them, until `limit`, with other trackers by name."""
+    """How trials are run: `at_once` of them, until `limit`, with records below `output` and other trackers by name."""
 
-    job: Job
+    output: str
     at_once: int
     limit: Limit
-    loggers: Sequence[str] = ()
+    loggers: tuple[str, ...] = ()
 
 
-def run_trials(tuning: Tuning, space: dict[str, Any], given: dict[str, Any], **searching: Any) -> list[Any]:
-    """Run Ray Tune to the end, or to that of the budget; return its results.
+def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: Any) -> list[Any]:
+    """Run Ray Tune over `space` to the end, or to that of the budget; return its results.
 
-    `given` reaches each trial; `searching` are TuneConfig's scheduler, search_alg and num_samples.
+    `work` is a trial's driver function, which takes no CPU itself; `searching` are TuneConfig's scheduler, search_alg
+    and num_samples.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(STATE_S))
     reporter = ray_tune.CLIReporter(
-        metric_columns=COLUMNS, parameter_columns=list(space) or None, max_report_frequency=REPORT_S
+        metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
-    trainable = ray_tune.with_parameters(trial, job=tuning.job, **given)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(trainable, HEAD),
+        ray_tune.with_resources(work, HEAD),
         param_space=space,
-        tune_config=ray_tune.TuneConfig(max_concurrent_trials=tuning.at_once, **searching),
+        tune_config=ray_tune.TuneConfig(max_concurrent_trials=tuning.at_once, reuse_actors=True, **searching),
         run_config=ray_tune.RunConfig(
             name="tune",
-            storage_path=tuning.job.output,
+            storage_path=tuning.output,
             stop=tuning.limit,
             progress_reporter=reporter,
             verbose=1,
@@ -77,18 +72,6 @@ def run_trials(tuning: Tuning, space: dict[str, Any], given: dict[str, Any], **s
     )
     found = tuner.fit()
     return [found[place] for place in range(len(found))]
-
-
-def trial(
-    config: dict[str, Any], job: Job, candidates: Mapping[str, Candidate] | None = None, chooser: Any = None
-) -> None:
-    """Carry out one trial of Ray Tune: of a named candidate, or of one that Optuna drew."""
-    if candidates is not None:
-        candidate = candidates[config["name"]]
-    else:
-        candidate = ray.get(chooser.candidate.remote(point_of(config)))
-        require(bool(candidate.folder), candidate.reason)
-    carry_out(job, candidate, ray_tune.report)
 
 
 def reason_of(error: BaseException) -> str:

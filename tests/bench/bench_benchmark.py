@@ -1,9 +1,9 @@
 """A benchmark on real sets, small enough for 2 cores: random and MedDEL subsets of a fifth against the full pool.
 
 Needs ENDOSIEVE_DATA. The pool: all frames there but the test images (EndoTect, the test part of Kvasir-SEG and the
-originals of it), curated with the ViT-S/14. Each subset pre-trains a ViT-tiny (MAE, 112 px, equal compute); each encoder
-is fine-tuned on Kvasir-SEG's training part and tested on its test part and on EndoTect. Then the probes: how their mIoU
-ranks the same encoders, and an untrained one, against fine-tuning. Only commands that a user would give.
+originals of it), curated with the ViT-S/14. Each subset pre-trains a ViT-tiny (MAE, 112 px, equal compute); each
+encoder is fine-tuned on Kvasir-SEG's training part and tested on its test part and on EndoTect. Then the probes: how
+their mIoU ranks the same encoders, and an untrained one, against fine-tuning. Only commands that a user would give.
 """
 
 import argparse

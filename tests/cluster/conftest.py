@@ -25,6 +25,7 @@ from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConf
 from curation.markers import Step
 from curation.phantom import PhantomConfig, draw
 from curation.store import RunDirectory
+from training import phantom_polyps
 
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
@@ -50,6 +51,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
     small = {"procedures": 3, "scenes": 8, "frames_per_scene": 5, "width": 160, "height": 128}
     truth = draw(PhantomConfig(output=str(output), invalid_share=0.1, copy_share=0.15, **small))
     return output / "frames", truth
+
+
+@pytest.fixture(scope="session")
+def polyps(drawn: tuple[Path, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's frames with a polyp and their masks, a patient a part. Not to be changed."""
+    folder = tmp_path_factory.mktemp("polyps")
+    phantom_polyps.lay_out(drawn[1], str(drawn[0].parent), str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Where pre-training itself is not the matter, a stand-in writes what it would: en
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,22 +36,6 @@ TINY = {"encoder": "test_vit", "image_size": 32, "decoder_depth": 1, "decoder_wi
 POOL = 150
 SUBSETS = {"meddel20": ("meddel", 0.2), "random20": ("random", 0.2), "whole": ("meddel", 1.0)}
 Call = tuple[str, int, float | None]
-
-
-@pytest.fixture(scope="module")
-def polyps(drawn: tuple[Path, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom's frames with a polyp and their masks, a patient a part. Not to be changed."""
-    folder = tmp_path_factory.mktemp("polyps")
-    rows = [row for row in drawn[1].to_pylist() if row["polyp"]]
-    counts = {name: sum(row["patient"] == name for row in rows) for name in {row["patient"] for row in rows}}
-    part_of = dict(zip(sorted(counts, key=lambda name: -counts[name]), ("train", "test", "validation"), strict=True))
-    for row in rows:
-        for kind, source, suffix in (("images", drawn[0], ".jpg"), ("masks", drawn[0].parent / "masks", ".png")):
-            file = Path(row["path"]).with_suffix(suffix)
-            target = folder / part_of[row["patient"]] / kind / str(file).replace("/", "_")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / file, target)
-    return folder
 
 
 @pytest.fixture(scope="module")

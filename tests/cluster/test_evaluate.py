@@ -34,22 +34,6 @@ SIZE = 48
 PARTS = ("train", "validation", "test")
 
 
-@pytest.fixture(scope="module")
-def polyps(drawn: tuple[Path, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom's frames with a polyp and their masks, a patient a part. Not to be changed."""
-    folder = tmp_path_factory.mktemp("polyps")
-    rows = [row for row in drawn[1].to_pylist() if row["polyp"]]
-    counts = {name: sum(row["patient"] == name for row in rows) for name in {row["patient"] for row in rows}}
-    part_of = dict(zip(sorted(counts, key=lambda name: -counts[name]), ("train", "test", "validation"), strict=True))
-    for row in rows:
-        for kind, source, suffix in (("images", drawn[0], ".jpg"), ("masks", drawn[0].parent / "masks", ".png")):
-            file = Path(row["path"]).with_suffix(suffix)
-            target = folder / part_of[row["patient"]] / kind / str(file).replace("/", "_")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / file, target)
-    return folder
-
-
 def encoder_folder(folder: Path, name: str = "a", seed: int = 0, ratio: float = 0.1902, **selection: Any) -> Path:
     """A folder as pre-training leaves it, of an untrained encoder."""
     folder.mkdir(parents=True)

@@ -1,0 +1,113 @@
+"""A sweep's report: Markdown and a page that hold the results, read back from the folder alone."""
+
+import csv
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.store import RunDirectory
+from training import results as trained
+from tune import report
+from tune.config import Question
+from tune.results import halted, row_of, table_of
+from tune.space import Candidate, Point, full
+
+RECORD = {"updates": 12, "flops": 1e9, "pretrain_hours": 0.5, "evaluate_hours": 0.25}
+
+
+class Page(HTMLParser):
+    """Cells of a page's table, and how many of some elements it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.count = dict.fromkeys(("svg", "figcaption", "tr", "script", "img", "link"), 0)
+        self.within = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        del attrs
+        self.within = tag
+        if tag in self.count:
+            self.count[tag] += 1
+
+    def handle_data(self, data: str) -> None:
+        if self.within == "td" and data.strip():
+            self.cells.append(data)
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> RunDirectory:
+    """The folder of a finished sweep: configurations, baselines, a halted one, one that keeps nothing, a twin."""
+    output, question = RunDirectory(str(tmp_path)), Question(more_alphas=(0.0,))
+    points = {
+        0.20: Point(epsilon=0.5, d=0.8),
+        0.40: Point(epsilon=0.5, d=0.9),
+        0.45: Point(epsilon=0.9, d=0.9),
+        0.99: full(),
+        0.39: Point(select="random", budget=40.0, baseline="random"),
+    }
+    rows, paths = [], {}
+    for place, (ratio, point) in enumerate(points.items()):
+        ious = np.random.default_rng(place).uniform(0.4, 0.8, 30)
+        place_of = {"subset": point.name, "method": "meddel", "train_dataset": "p", "test_dataset": "p", "seed": 0}
+        measured = {"images": 30, "miou": float(ious.mean()), "image_iou": ious.tolist(), "epoch": 1, "final": True}
+        table = trained.table([place_of | measured])
+        output.write_table(f"results/{place}.parquet", table)
+        paths[point.name] = [f"results/{place}.parquet"]
+        one = Candidate(point, round(100 * ratio), ratio, "R/subsets/x", point.name)
+        rows.append(row_of(one, RECORD, table, question))
+    twin = Candidate(Point(epsilon=0.5, d=0.81), 20, 0.2, "R/subsets/x", points[0.20].name, 0.995)
+    rows.append(rows[0] | {"name": twin.name, "d": 0.81})
+    rows.append(row_of(Candidate(Point(d=0.1), reason="keeps <none> of it"), None, None, question))
+    waiting = row_of(Candidate(Point(epsilon=0.9, d=0.7), 10, 0.1, "f", "y"), None, None, question)
+    rows.append(halted(waiting, {"miou": 0.31, "normdel": 0.57, "updates": 4}))
+    output.write_table("results.parquet", table_of(rows))
+    output.write_json("sweep.json", {"question": vars(question), "results": paths})
+    return output
+
+
+def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    found = report.conclude(swept)
+    assert found.best is not None
+    told = capsys.readouterr().out
+    markdown = swept.read_bytes("summary.md").decode()
+    assert markdown.rstrip("\n") in told
+    assert "Not trained: meddel-d0.1: keeps <none> of it." in markdown
+    assert "Trained once for nearly the same frames: meddel-epsilon0.5-d0.81 as meddel-epsilon0.5-d0.8" in markdown
+    assert "With alpha 0 the highest NormDEL is" in markdown
+    assert "| 31.00 (probe) |" in markdown
+    rows = list(csv.DictReader(io.StringIO(swept.read_bytes("summary.csv").decode())))
+    assert [row["name"] for row in rows] == swept.read_table("results.parquet")["name"].to_pylist()
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")][2:]
+    assert len(lines) == len(rows) == 8
+    values = [float(line.split("|")[6].split(" %")[0]) for line in lines if "]" in line]
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_page_needs_no_other_file(swept: RunDirectory) -> None:
+    report.conclude(swept)
+    text = swept.read_bytes("summary.html").decode()
+    page = Page(text)
+    assert page.count == {"svg": 4, "figcaption": 4, "tr": 9, "script": 0, "img": 0, "link": 0}
+    assert "meddel-epsilon0.5-d0.8" in page.cells
+    assert "&lt;none&gt;" in text
+    for name in ("pareto", "map", "coordinates", "importance"):
+        assert swept.exists(f"{name}.png")
+        assert swept.exists(f"{name}.svg")
+
+
+def test_equal_results_give_equal_files(swept: RunDirectory) -> None:
+    report.conclude(swept)
+    first = swept.read_bytes("summary.html")
+    report.conclude(swept)
+    assert swept.read_bytes("summary.html") == first
+
+
+def test_a_folder_without_a_sweep_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no sweep"):
+        report.conclude(RunDirectory(str(tmp_path)))

@@ -1,0 +1,55 @@
+"""Optuna's part: the axes as it knows them, and a study that goes on where an earlier call ended."""
+
+from pathlib import Path
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from tune.search import distributions, point_of, study
+from tune.space import Point, SpaceConfig
+
+SPACE = SpaceConfig(search="optuna", epsilon=(0.5, 0.9), d=(0.6, 0.95), rule=("any", "greedy"), samples=4)
+
+
+def test_numbers_are_spans_and_the_rest_choices() -> None:
+    assert distributions(SPACE) == {
+        "select": CategoricalDistribution(("meddel",)),
+        "epsilon": FloatDistribution(0.5, 0.9),
+        "d": FloatDistribution(0.6, 0.95),
+        "rule": CategoricalDistribution(("any", "greedy")),
+    }
+    fixed = distributions(SpaceConfig(search="optuna", budget=(0.2,)))
+    assert fixed["budget"] == CategoricalDistribution((0.2,))
+
+
+def test_a_draw_is_a_point_with_a_readable_name() -> None:
+    drawn = {"select": "meddel", "epsilon": 0.51234567, "d": 0.9, "rule": "any"}
+    assert point_of(drawn) == Point(select="meddel", epsilon=0.512346, d=0.9)
+
+
+def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_path: Path) -> None:
+    first, left, _ = study(SPACE, "normdel", str(tmp_path), 0)
+    assert left == 4
+    drawn = [first.suggest(name) for name in ("a", "b", "c")]
+    first.on_trial_complete("a", {"normdel": 0.6})
+    first.on_trial_complete("b", {"normdel": 0.5})
+    again, left, known = study(SPACE, "normdel", str(tmp_path), 0)
+    assert left == 2
+    assert [trial.state for trial in known.get_trials()] == [
+        TrialState.COMPLETE,
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+        TrialState.WAITING,
+    ]
+    assert known.best_trial.params == drawn[0]
+    assert again.suggest("d") == drawn[2]
+    assert again.suggest("e") not in drawn
+
+
+def test_two_goals(tmp_path: Path) -> None:
+    search, _, known = study(SPACE, "pareto", str(tmp_path), 0)
+    search.suggest("a")
+    search.on_trial_complete("a", {"ratio": 0.2, "miou": 0.7})
+    assert known.directions == [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
+    assert known.best_trials[0].values == [0.2, 0.7]
