@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import phantom, pipeline
+from curation import phantom, phantom_polyps, pipeline
 from curation.config import (
     ClusterConfig,
     DemoConfig,
@@ -57,6 +57,7 @@ def demo(config: DemoConfig) -> None:
     """Draw, curate, train, curate again, and print what came out each time."""
     print(f"drawing a phantom colonoscopy in {config.output}/phantom")
     truth = phantom.draw(phantom.PhantomConfig(output=f"{config.output}/phantom", seed=config.seed))
+    phantom_polyps.lay_out(truth, f"{config.output}/phantom", f"{config.output}/polyps")
     untrained = {"encoder": "vit_tiny_patch16_224", "weights": "random", "image_size": 32}
     before = curated(settings(config, "untrained", untrained, {"budget": float(KEPT)}), truth)
     every = {"name": EVERYTHING, "d": 1.0, "epsilon": 2.0}
