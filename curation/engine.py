@@ -49,6 +49,12 @@ def count(resource: str) -> int:
     return int(resources().get(resource, 0))
 
 
+def largest(resource: str) -> float:
+    """How many of `resource` the node with most of it has: no task and no actor can be granted more."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return max(float(node["Resources"].get(resource, 0)) for node in nodes if node["Alive"])
+
+
 def resources() -> dict[str, float]:
     """What the cluster has in all, by Ray's names."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

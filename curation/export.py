@@ -59,6 +59,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
         with progress("files", frames) as bar:
             for placed in engine.stream(ray.remote(place_files), ((run, p, kept, files, config.link) for p in parts)):
                 bar.update(placed)
+    if config.output:
+        target.write_json("subset.json", run.read_json(f"{folder}/subset.json"))
     with progress("export", frames) as bar:
         calls = ((run, path, kept, config.with_images) for path in parts)
         tables = engine.stream(ray.remote(kept_rows), calls, in_order=True)

@@ -14,10 +14,12 @@ PACKAGES = ("curation", "training", "tune")
 ALLOWED = {"curation": set(), "training": {"curation"}, "tune": {"curation", "training"}}
 VERBS = {"__main__", "cli", "cluster", "demo", "embed", "engine", "export", "ingest", "pipeline", "score"}
 TRAINING_VERBS = {"__main__", "benchmark", "cache", "evaluate", "pretrain", "rank"}
+TUNE_VERBS = {"__main__", "driver", "estimate", "search", "subsets", "sweep", "tuning"}
 BANNED = {"utils", "util", "common", "base", "core", "helpers", "misc"}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NOUNS = [path for path in SOURCES if path.parent.name == "curation" and path.stem not in VERBS]
 TRAINING_NOUNS = [path for path in SOURCES if path.parent.name == "training" and path.stem not in TRAINING_VERBS]
+TUNE_NOUNS = [path for path in SOURCES if path.parent.name == "tune" and path.stem not in TUNE_VERBS]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -61,6 +63,14 @@ def test_a_noun_of_training_imports_neither_ray_nor_a_verb(path: Path) -> None:
     assert not modules_of(path, "curation") & VERBS - {"cli"}
 
 
+@pytest.mark.parametrize("path", TUNE_NOUNS, ids=lambda path: path.stem)
+def test_a_noun_of_tune_imports_neither_ray_nor_a_verb(path: Path) -> None:
+    assert not {name for name in imported(path) if name.split(".")[0] == "ray"}
+    assert not modules_of(path, "tune") & TUNE_VERBS
+    assert not modules_of(path, "training") & TRAINING_VERBS
+    assert not modules_of(path, "curation") & VERBS - {"cli"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
@@ -83,6 +93,7 @@ def loading(names: list[str], heavy: str, package: str = "curation") -> list[str
 def test_no_noun_loads_ray() -> None:
     assert loading([path.stem for path in NOUNS if path.stem != "__init__"], "ray") == []
     assert loading([path.stem for path in TRAINING_NOUNS if path.stem != "__init__"], "ray", "training") == []
+    assert loading([path.stem for path in TUNE_NOUNS if path.stem != "__init__"], "ray", "tune") == []
 
 
 def test_decoding_loads_no_torch() -> None:

@@ -15,6 +15,7 @@ from curation import engine
 from curation.config import digest, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
+from training.checkpoint import located
 from training.config import LENGTHS, LengthConfig
 from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
 from training.prepared import PreparedSet
@@ -135,7 +136,7 @@ def pretrainings(
         for seed in range(recipe.what.seed, recipe.what.seed + seeds):
             settings = replace(
                 recipe,
-                what=replace(recipe.what, subset=subset.path, seed=seed),
+                what=replace(recipe.what, subset=subset.path, seed=seed, init=located(recipe.what.init)),
                 length=length,
                 model=replace(recipe.model, seed=seed),
             )
@@ -149,6 +150,11 @@ def pretrain_once(settings: Settings) -> None:
     output = RunDirectory(settings.what.output)
     if not (output.exists("encoder.safetensors") and output.exists("card.json")):
         pretrain(settings)
+    let_go(output)
+
+
+def let_go(output: RunDirectory) -> None:
+    """Delete the decoded frames of a pre-training."""
     if output.exists("cache"):
         output.delete_folder("cache")
 

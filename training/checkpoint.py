@@ -107,6 +107,11 @@ def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig)
     method.module.load_state_dict(fitting, strict=False)
 
 
+def located(init: str) -> str:
+    """Where weights to begin with are, for any process: an absolute path where there is such a file or folder."""
+    return str(Path(init).absolute()) if Path(init).exists() else init
+
+
 def known(name: str) -> bool:
     """Whether timm has a model of this name, or may find it on the hub."""
     prefix, colon, _ = name.partition(":")

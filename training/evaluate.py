@@ -152,7 +152,8 @@ def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
 
 def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateConfig) -> list[PreparedSet]:
     """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty."""
-    run.clear_temporary("cache")
+    for folder in ("cache", "results"):
+        run.clear_temporary(folder)
     task, seed = ray.remote(prepare), config.split_seed
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed) for s in sources]
     sets = []
@@ -188,7 +189,6 @@ def trials(
 
 def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
     """Carry out the trials that have no file yet, each in a task, and return the rows of all in the trials' order."""
-    run.clear_temporary("results")
     there = set(run.names("results"))
     missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
     task = ray.remote(carry_out_here).options(**engine.arithmetic_options())

@@ -46,6 +46,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     subset = read_subset(settings.what.subset)
     run = RunDirectory(settings.what.output)
     places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
+    places["init"] = checkpoint.located(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     engine.connect()
     plan = dataclasses.replace(plan_of(settings, subset), until=until)
@@ -150,10 +151,10 @@ def scaling(job: Job) -> ScalingConfig:
     compute = job.settings.compute
     wanted: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
     if engine.count("GPU"):
-        return ScalingConfig(num_workers=wanted, use_gpu=True)
+        return ScalingConfig(num_workers=wanted, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1})
     streamed = not (job.feed.files or job.feed.blocks)
     cpus = (compute.cpus or engine.count("CPU")) - (4 * DECODER_CPUS if streamed else 0)
-    share = max(0.5, cpus / compute.workers)
+    share = min(max(0.5, cpus / compute.workers), engine.largest("CPU"))
     return ScalingConfig(num_workers=wanted, resources_per_worker={"CPU": int(share) if share >= 1 else share})
 
 

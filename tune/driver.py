@@ -4,7 +4,10 @@ All of it is kept by the hash of what shapes it (training.benchmark, training.tr
 from its checkpoints, and one that is finished is read off its record.
 """
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +19,8 @@ from ray import tune as ray_tune
 from curation.config import digest, hashed_fields, require
 from curation.console import Stopwatch
 from curation.store import RunDirectory
-from training.benchmark import pretrain_once, pretrainings
+from training import checkpoint
+from training.benchmark import let_go, pretrain_once, pretrainings
 from training.evaluate import EvaluateConfig, trials, try_all
 from training.normdel import normdel
 from training.prepared import PreparedSet
@@ -27,6 +31,7 @@ from training.segment import FinetuneConfig
 from training.subset import read_subset
 from training.trial import Trial, subject_of
 from tune.config import HalvingConfig, Question
+from tune.results import ratio_read
 from tune.search import point_of
 from tune.space import Candidate
 
@@ -53,21 +58,33 @@ class Job:
         subset = read_subset(candidate.folder)
         return list(pretrainings(run, subset, self.recipe, lengths, self.evaluation.seeds))
 
+    @property
+    def key(self) -> str:
+        """The hash of all that shapes a trial's worth, its subset aside."""
+        return digest(
+            {
+                "recipe": self.recipe.shaping(),
+                "sets": [[one.mark(rows) for rows in one.parts.values()] for one in self.sets],
+                "finetune": hashed_fields(self.finetune),
+                "evaluation": [self.evaluation.probe, self.evaluation.test_every, self.evaluation.seeds],
+            }
+        )
+
     def path(self, candidate: Candidate) -> str:
-        """Where a candidate's record is kept below the output, by the hash of all that shapes it."""
-        shaping = {
-            "pretrained": [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)],
-            "sets": [[one.mark(rows) for rows in one.parts.values()] for one in self.sets],
-            "finetune": hashed_fields(self.finetune),
-            "evaluation": [self.evaluation.probe, self.evaluation.test_every],
-            "halving": hashed_fields(self.halving) if candidate.point.baseline is None else None,
-        }
-        return f"{FOLDER}/{candidate.trained}-{digest(shaping)[:16]}.json"
+        """Where a candidate's record is kept below the output, by the hash of all that shapes it; it has a subset."""
+        pretrained = [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)]
+        halving = hashed_fields(self.halving) if candidate.point.baseline is None else None
+        return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained, halving])[:16]}.json"
 
     def record(self, candidate: Candidate) -> Told | None:
         """The record of a finished trial, if there is one."""
         run, path = RunDirectory(self.output), self.path(candidate)
         return run.read_json(path) if run.exists(path) else None
+
+
+def records(output: RunDirectory) -> list[Told]:
+    """All records below an output."""
+    return [output.read_json(f"{FOLDER}/{name}") for name in output.names(FOLDER) if name.endswith(".json")]
 
 
 def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> Told:
@@ -76,32 +93,45 @@ def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> T
     ValueError, OSError: what the user has to mend.
     """
     run = RunDirectory(job.output)
-    record = job.record(candidate)
-    if record is None:
-        planned = job.planned(candidate)
-        halts = list(halted(job, candidate, planned, tell))
-        for settings in planned:
-            pretrain_once(settings)
-        watch = Stopwatch()
-        wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
-        table = try_all(run, wanted)
-        cards = [RunDirectory(settings.what.output).read_json("card.json") for settings in planned]
-        record = {
-            "subset": candidate.trained,
-            "results": [trial.path for trial in wanted],
-            "miou": mean_iou(table),
-            "halts": halts,
-            "updates": sum(card["cost"]["updates"] for card in cards),
-            "flops": sum(card["cost"]["flops"] for card in cards),
-            "pretrain_hours": sum(card["cost"]["device_hours"] for card in cards),
-            "evaluate_hours": watch.seconds * job.devices / 3600,
-        }
-        run.write_json(job.path(candidate), record)
-    else:
-        for told in record["halts"]:
-            tell(told)
-    tell(told_of(job, candidate, job.halving.units, record["miou"], record["updates"]))
+    with turn(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
+        record = job.record(candidate)
+        if record is None:
+            planned = job.planned(candidate)
+            halts = list(halted(job, candidate, planned, tell))
+            for settings in planned:
+                pretrain_once(settings)
+            watch = Stopwatch()
+            wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
+            table = try_all(run, wanted)
+            record = recorded(job, planned, wanted, mean_iou(table), watch.seconds) | {"halts": halts}
+            run.write_json(job.path(candidate), record)
+        else:
+            for measured in record["halts"]:
+                tell(told_of(job, candidate, measured))
+    tell(told_of(job, candidate, record | {"unit": job.halving.units}))
     return record
+
+
+@contextmanager
+def turn(path: str) -> Iterator[None]:
+    """Wait until no other trial holds `path`: two configurations may be trained as one. All drivers run on one node."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def recorded(job: Job, planned: list[Settings], wanted: list[Trial], miou: float, seconds: float) -> Told:
+    """What is kept of a finished trial: its mIoU, where its rows are, and what it cost."""
+    costs = [RunDirectory(settings.what.output).read_json("card.json")["cost"] for settings in planned]
+    return {
+        "results": [trial.path for trial in wanted],
+        "miou": miou,
+        "updates": sum(cost["updates"] for cost in costs),
+        "flops": sum(cost["flops"] for cost in costs),
+        "pretrain_hours": sum(cost["device_hours"] for cost in costs),
+        "evaluate_hours": seconds * job.devices / 3600,
+    }
 
 
 def trial(
@@ -117,7 +147,7 @@ def trial(
 
 
 def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callable[[Told], None]) -> Iterator[Told]:
-    """Pre-train to each rung but the last, probe the encoders there, and tell and yield it."""
+    """Pre-train to each rung but the last, probe the encoders there, tell it, and yield what was measured."""
     quick = replace(job.evaluation, probe=job.halving.rung_probe, test_every=0)
     for unit in job.halving.rungs[:-1] if candidate.point.baseline is None else ():
         wanted: list[Trial] = []
@@ -125,14 +155,30 @@ def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callab
         for settings in planned:
             total = plan_of(settings, read_subset(settings.what.subset)).total
             until = max(1, round(total * unit / job.halving.units))
-            folder = halt_folder(settings.what.output, until)
-            if not RunDirectory(folder).exists("encoder.safetensors"):
-                pretrain(settings, until)
+            folder = at_rung(settings, until)
             wanted += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until
-        told = told_of(job, candidate, unit, mean_iou(try_all(RunDirectory(job.output), wanted)), updates)
-        tell(told)
-        yield told
+        measured = {"unit": unit, "miou": mean_iou(try_all(RunDirectory(job.output), wanted)), "updates": updates}
+        tell(told_of(job, candidate, measured))
+        yield measured
+
+
+def at_rung(settings: Settings, until: int) -> str:
+    """Pre-train up to an update, unless that was done; return the folder of its encoder.
+
+    Where a training without this rung went further already, it is done anew beside it. Decoded frames are let go of:
+    a trial that halting ends has no chance to.
+    """
+    output = settings.what.output
+    if RunDirectory(halt_folder(output, until)).exists("encoder.safetensors"):
+        return halt_folder(output, until)
+    if checkpoint.last(RunDirectory(output)) > until:
+        output += "-rungs"
+        settings = replace(settings, what=replace(settings.what, output=output))
+    if not RunDirectory(halt_folder(output, until)).exists("encoder.safetensors"):
+        pretrain(settings, until)
+        let_go(RunDirectory(output))
+    return halt_folder(output, until)
 
 
 def trials_of(job: Job, settings: Settings, evaluation: EvaluateConfig) -> list[Trial]:
@@ -147,9 +193,8 @@ def mean_iou(table: pa.Table) -> float:
     return float(np.mean(np.concatenate([row["image_iou"] for row in final])))
 
 
-def told_of(job: Job, candidate: Candidate, unit: int, miou: float, updates: int) -> Told:
-    """What the search and the terminal are told of a trial."""
-    value = float(normdel(miou, candidate.ratio, job.question.alpha))
-    objective = value if job.question.question == "normdel" else miou
-    ratio = candidate.ratio
-    return {"unit": unit, "ratio": ratio, "miou": miou, "normdel": value, "objective": objective, "updates": updates}
+def told_of(job: Job, candidate: Candidate, measured: Mapping[str, Any]) -> Told:
+    """What the search and the terminal are told of a trial: mIoU with the NormDEL of the candidate's own ratio."""
+    value = float(normdel(measured["miou"], ratio_read(candidate, job.question), job.question.alpha))
+    known = {name: measured[name] for name in ("unit", "miou", "updates")}
+    return known | {"ratio": candidate.ratio, "normdel": value}

@@ -1,7 +1,6 @@
 """What a sweep will cost, from a timed step of pre-training and of fine-tuning on the machine that will do them."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from curation.vectors import limit_threads
 from training.draws import Rank
 from training.frames import Frames
 from training.loop import Plan, train
-from training.prepared import PreparedSet, pairs
+from training.prepared import PreparedSet, load, pairs
 from training.pretrain import plan_of
 from training.probe import load_encoder
 from training.rank import Settings
@@ -34,43 +33,44 @@ class Speed:
 
 
 def speed(job: Job, candidate: Candidate) -> Speed:
-    """Time both on the device of a trial, with made-up frames and the first images of the first set."""
+    """Time both on the device of a trial, with made-up frames and some images of the first set."""
     [settings, *_] = job.planned(candidate)
     plan = plan_of(settings, read_subset(candidate.folder))
-    options = engine.arithmetic_options() | {"num_cpus": max(1, int(settings.compute.cpus))}
+    cpus = max(1, int(min(settings.compute.cpus, engine.largest("CPU"))))
     one = next(one for one in job.sets if one.parts["train"])
-    timed = ray.remote(time_steps).options(**options)
+    timed = ray.remote(time_steps).options(**engine.arithmetic_options() | {"num_cpus": cpus})
     found: Speed = ray.get(timed.remote(settings, plan, RunDirectory(job.output), one, job.finetune))
-    return replace(found, update=found.update / settings.compute.workers)
+    return found
 
 
 def time_steps(settings: Settings, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
-    """Time updates and fine-tuning on the device that this task was granted."""
+    """Time updates and fine-tuning on the device that this task was granted: of one rank's share, on one rank."""
     limit_threads(engine.granted_cpus())
+    length, device = plan.length, engine.device()
+    draws = max(1, length.batch_size // length.draw_rows // settings.compute.workers)
+    share = length.micro_batch or draws * length.draw_rows
     side = round(settings.model.image_size * settings.compute.cache_margin)
-    pixels = np.random.default_rng(0).integers(0, 256, (plan.length.batch_size, side, side, 3), np.uint8)
-    frames = Frames([pixels], [str(number) for number in range(len(pixels))])
-    method, device = settings.method(), engine.device()
-    short = replace(plan, until=UPDATES)
+    pixels = np.random.default_rng(0).integers(0, 256, (share, side, side, 3), np.uint8)
+    frames = Frames([pixels], [str(number) for number in range(share)])
+    short = replace(plan, until=UPDATES, length=replace(length, batch_size=share, micro_batch=0))
+    method = settings.method()
     spent = [each["seconds"] for _, each, _ in train(method, frames, short, Rank(device=device), lambda module: module)]
-    update = float(np.median(spent[1:] or spent))
-    few = pairs(run, one, one.parts["train"][: 2 * tuned.batch_size])
+    update = float(np.median(spent[1:] or spent)) * length.batch_size / settings.compute.workers / share
+    rows = np.asarray(one.parts["train"])
+    shown = load(run, f"{one.stem}.masks.npy")[rows].any(axis=(1, 2))
+    few = pairs(run, one, rows[shown][: 2 * tuned.batch_size].tolist())
     encoder = load_encoder("random", tuned.image_size, settings.model.encoder)
     start = time.perf_counter()
     list(finetune(encoder, few, few, replace(tuned, epochs=1), device))
     return Speed(update, (time.perf_counter() - start) / len(few.images))
 
 
-def hours(job: Job, candidates: Sequence[Candidate], found: Speed) -> float:
-    """Predicted device-hours of the trials that are not finished yet, evaluation included; halving would save some."""
+def hours(job: Job, candidate: Candidate, found: Speed) -> float:
+    """Predicted device-hours of one trial, evaluation included."""
     passes = job.finetune.passes if job.evaluation.probe == "finetune" else 1
     learnt = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)
     tested = sum(len(one.parts["test"]) for one in job.sets)
-    seconds = 0.0
-    for candidate in candidates:
-        if not candidate.folder or job.record(candidate) is not None:
-            continue
-        planned = job.planned(candidate)
-        updates = sum(plan_of(settings, read_subset(settings.what.subset)).total for settings in planned)
-        seconds += updates * found.update + len(planned) * (passes * learnt + tested) * found.image
+    planned = job.planned(candidate)
+    updates = sum(plan_of(settings, read_subset(settings.what.subset)).total for settings in planned)
+    seconds = updates * found.update + len(planned) * (passes * learnt + tested) * found.image
     return seconds * job.devices / 3600

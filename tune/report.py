@@ -37,6 +37,8 @@ def listing(candidates: Sequence[Candidate]) -> str:
     lines = [f"{'configuration':40}{'frames':>9}{'ratio':>9}"]
     for one in candidates:
         note = f"  not trained: {one.reason}" if one.reason else ""
+        if one.whole and one.point.baseline != "full":
+            note = "  keeps every frame"
         if one.trained not in ("", one.name):
             note = f"  trained as {one.trained} (Jaccard {one.similarity:.3f})"
         lines.append(f"{one.name:40}{one.frames:>9}{one.ratio:>9.2%}{note}")

@@ -44,6 +44,6 @@ def shares(cpus: int, gpus: int, gpus_per_trial: int, cpus_per_trial: float, mos
         require(trials >= 1, f"cpus_per_trial is {cpus_per_trial:g}; the cluster has {cpus}")
         return Shares(trials, cpus_per_trial or cpus / trials, gpus_per_trial, gpus_per_trial)
     wanted = cpus_per_trial or float(cpus)
-    require(wanted <= cpus, f"cpus_per_trial is {wanted:g}; the cluster has {cpus}")
+    require(1 <= wanted <= cpus, f"cpus_per_trial is {wanted:g}; the cluster has {cpus}, so give 1 to {cpus}")
     fitting = int(cpus / wanted)
     return Shares(min(fitting, most) if most else fitting, wanted, 0, 1)

@@ -83,11 +83,11 @@ def row_of(
     row |= {"state": "failed" if reason else "unfinished", "reason": reason or None}
     if record is None or table is None:
         return row
-    ratio = nominal_ratio(candidate.ratio) if question.reading == "nominal" else candidate.ratio
+    ratio = ratio_read(candidate, question)
     ious = ious_of(table)
     found = estimate_values(ious)
     levels = {"normdel": found.mean, "normdel_low": found.low, "normdel_high": found.high}
-    row |= {"state": "finished", "ratio_read": ratio, "seeds": found.seeds, "miou": found.mean}
+    row |= {"state": "finished", "reason": None, "ratio_read": ratio, "seeds": found.seeds, "miou": found.mean}
     row |= {"miou_low": found.low, "miou_high": found.high}
     row["standard_error"] = None if math.isnan(found.std) else found.std / math.sqrt(found.seeds)
     row |= {name: float(normdel(value, ratio, question.alpha)) for name, value in levels.items()}
@@ -96,6 +96,11 @@ def row_of(
     row |= {name: record[name] for name in ("updates", "flops")}
     row["device_hours"] = record["pretrain_hours"] + record["evaluate_hours"]
     return row
+
+
+def ratio_read(candidate: Candidate, question: Question) -> float:
+    """The ratio as NormDEL takes it."""
+    return nominal_ratio(candidate.ratio) if question.reading == "nominal" else candidate.ratio
 
 
 def halted(row: Row, told: Mapping[str, Any]) -> Row:
@@ -135,8 +140,16 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
     finished = [row for row in rows if row["state"] == "finished"]
     if not finished:
         return Answer(None, "No configuration was finished, so there is no answer yet.", [])
+    full = next((row for row in finished if row["baseline"] == "full"), None)
     if question.question == "non-inferior":
-        best, words = smallest(finished, ious, question)
+        if full is None:
+            return Answer(None, "The full pool is not finished, so nothing can be set against it yet.", [])
+        best, words = smallest(finished, full, ious, question)
+    elif question.question == "pareto":
+        front = sorted((row for row in finished if row["on_ratio_front"]), key=lambda row: row["ratio"])
+        best = max(front, key=lambda row: row["normdel"])
+        names = ", ".join(f"{row['name']} ({row['ratio']:.1%}: {100 * row['miou']:.2f} %)" for row in front)
+        words = f"On the front of ratio and mIoU: {names}. {best['name']} has the highest NormDEL of these"
     else:
         best = max(finished, key=lambda row: (row["normdel"], -row["ratio"], row["name"]))
         words = f"{best['name']} has the highest NormDEL (alpha {question.alpha:g}): {interval(best, 'normdel')}"
@@ -148,23 +161,27 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
     return Answer(best, " ".join(said), against)
 
 
-def smallest(finished: Sequence[Row], ious: Mapping[str, list[list[float]]], question: Question) -> tuple[Row, str]:
-    """The smallest subset whose mIoU is not below the full pool's by more than the margin, with the confidence asked.
+def smallest(
+    finished: Sequence[Row], full: Row, ious: Mapping[str, list[list[float]]], question: Question
+) -> tuple[Row, str]:
+    """The smallest searched subset whose mIoU is not below the full pool's by more than the margin, and that in words.
 
-    The bound is the lower end of a two-sided interval of level 2 * confidence - 1. The full pool where there is none.
+    Subsets are tested from the largest down until one is not shown to be that good, so that the confidence holds for
+    all of them together. The bound is the lower end of a two-sided interval of level 2 * confidence - 1. The full pool
+    where there is none.
     """
-    full = next((row for row in finished if row["baseline"] == "full"), None)
-    if full is None:
-        raise ValueError("the full pool is not finished, so nothing can be set against it; give the command again")
     level = Bootstrap(level=max(2 * question.confidence - 1, 1e-6))
     margin = f"{100 * question.margin:g} points with {question.confidence:.0%} confidence"
-    for row in sorted(finished, key=lambda row: (row["ratio"], -row["miou"])):
-        if row["trained"] == full["trained"]:
+    best = full
+    searched = [row for row in finished if row["baseline"] is None and row["trained"] != full["trained"]]
+    for row in sorted(searched, key=lambda row: (-row["ratio"], row["name"])):
+        if compare(ious[row["trained"]], ious[full["trained"]], level).low <= -question.margin:
             break
-        found = compare(ious[row["trained"]], ious[full["trained"]], level)
-        if found.low > -question.margin:
-            return row, f"{row['name']} is the smallest that is not worse than the full pool by more than {margin}"
-    return full, f"No subset is shown to be not worse than the full pool by more than {margin}"
+        best = row
+    if best is full:
+        return full, f"No subset is shown to be not worse than the full pool by more than {margin}"
+    words = f"{best['name']} is the smallest that is not worse than the full pool by more than {margin}"
+    return best, f"{words}, tested from the largest down"
 
 
 def verdict(name: str, found: Comparison) -> str:

@@ -16,7 +16,6 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune.space import Point, SpaceConfig, applied, axes, continuous
 
-STUDY, JOURNAL = "sweep", "optuna.log"
 GOALS = {  # what is reported of a trial, and whether less or more of it is better
     "normdel": (["normdel"], ["max"]),
     "pareto": (["ratio", "miou"], ["min", "max"]),
@@ -40,31 +39,38 @@ def point_of(values: Mapping[str, Any]) -> Point:
     return applied({name: round(v, 6) if isinstance(v, float) else v for name, v in values.items()})
 
 
-def study(config: SpaceConfig, question: str, output: str, seed: int) -> tuple[OptunaSearch, int, optuna.Study]:
-    """Return the search, how many of `samples` are left to draw, and the study itself.
+def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int) -> tuple[OptunaSearch, optuna.Study]:
+    """Return the search, and its study in the journal file `storage`: new, or with all trials of earlier calls.
 
-    A trial that was under way when an earlier call ended is drawn first, and goes on from its checkpoints. The
-    sampler's seed counts on from the trials that there are, so that a rerun does not repeat its first draws.
+    `name` stands for all that a trial's worth depends on. A trial that was under way when an earlier call ended is
+    drawn first, and goes on from its checkpoints. The sampler's seed counts on from the trials that there are, so that
+    a rerun does not repeat its first draws.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     metric, mode = GOALS[question]
-    storage = JournalStorage(JournalFileBackend(f"{output}/{JOURNAL}"))
+    journal = JournalStorage(JournalFileBackend(storage))
     directions = [StudyDirection.MINIMIZE if one == "min" else StudyDirection.MAXIMIZE for one in mode]
-    known = optuna.create_study(storage=storage, study_name=STUDY, directions=directions, load_if_exists=True)
-    done = 0
-    for trial in known.get_trials(deepcopy=False):
+    known = optuna.create_study(storage=journal, study_name=name, directions=directions, load_if_exists=True)
+    trials = known.get_trials(deepcopy=False)
+    for trial in trials:
         if trial.state == TrialState.RUNNING:
             known.tell(trial.number, state=TrialState.FAIL)
-            known.enqueue_trial(trial.params, skip_if_exists=False)
-        done += trial.state == TrialState.COMPLETE
-    sampler = optuna.samplers.TPESampler(seed=seed + len(known.get_trials(deepcopy=False)))
+            known.enqueue_trial(trial.params)
     single = len(metric) == 1
     search = OptunaSearch(
         distributions(config),
         metric=metric[0] if single else metric,
         mode=mode[0] if single else mode,
-        sampler=sampler,
-        study_name=STUDY,
-        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=seed + len(trials)),
+        study_name=name,
+        storage=journal,
     )
-    return search, config.samples - done, known
+    return search, known
+
+
+def drawn(known: optuna.Study) -> list[Point]:
+    """The points that were drawn and are over, each once: not those that wait to be drawn again."""
+    trials = known.get_trials(deepcopy=False)
+    waiting = {point_of(one.system_attrs["fixed_params"]) for one in trials if one.state == TrialState.WAITING}
+    over = (point_of(one.params) for one in trials if one.state in (TrialState.COMPLETE, TrialState.FAIL))
+    return [point for point in dict.fromkeys(over) if point not in waiting]

@@ -86,10 +86,13 @@ class Point:
         said += [f"k{self.clusters}"] if self.clusters else []
         return "-".join([self.select, *said])
 
-    def config(self, run_dir: str, seed: int) -> SelectConfig:
-        """The selection that it stands for. ValueError for values that cannot be."""
+    def config(self, run_dir: str) -> SelectConfig:
+        """The selection it stands for, with seed 0: a sweep's seeds are of training. ValueError where it cannot be.
+
+        Its subset is called sweep-NAME, so that it is never one that somebody else made.
+        """
         given = {name: value for name, value in self.values().items() if name not in ("select", "clusters", "baseline")}
-        return SelectConfig(run_dir=run_dir, name=self.name, method=self.select, seed=seed, **given)
+        return SelectConfig(run_dir=run_dir, name=f"sweep-{self.name}", method=self.select, **given)
 
     def values(self) -> dict[str, Any]:
         """What is set, by name."""
@@ -110,6 +113,7 @@ class Candidate:
     folder: str = ""
     trained: str = ""
     similarity: float = 1.0  # Jaccard, of its frames and those that are trained
+    whole: bool = False  # it drops nothing but exact copies and rejected frames
     reason: str = ""
 
     @property
@@ -150,7 +154,7 @@ def grid(config: SpaceConfig) -> Iterator[Point]:
         point = applied(dict(zip(named, values, strict=True)))
         if point not in seen:
             seen.add(point)
-            point.config("", 0)
+            point.config("")
             yield point
 
 

@@ -23,10 +23,10 @@ CARRIED = ("frames", "rejected", "embeddings")  # what a clustering of its own s
 
 
 class Chooser:
-    """Turns points into candidates, one after another; `seed` is that of random choices of selection."""
+    """Turns points into candidates, one after another."""
 
-    def __init__(self, run_dir: str, output: str, seed: int, same: float) -> None:
-        self.run_dir, self.output, self.seed, self.same = RunDirectory(run_dir).address, output, seed, same
+    def __init__(self, run_dir: str, output: str, same: float) -> None:
+        self.run_dir, self.output, self.same = RunDirectory(run_dir).address, output, same
         self.decided: dict[Point, Candidate] = {}
         self.trained: list[tuple[Keys, Candidate]] = []
 
@@ -43,32 +43,36 @@ class Chooser:
         return self.decided[point]
 
     def decide(self, point: Point) -> Candidate:
-        """Do that for a point that was not asked for before."""
+        """Do that for a point that was not asked for before; one that cannot be selected has the reason."""
         try:
-            config = point.config(self.clustered(point), self.seed)
-            keys_N, pool = self.kept(config)
+            config = point.config(self.clustered(point))
+            keys_N, pool, whole = self.kept(config)
+            found = Candidate(point, len(keys_N), len(keys_N) / pool, whole=whole)
+            compared = ((jaccard(keys_N, keys), one) for keys, one in self.trained)
+            likest, twin = max(compared, key=lambda pair: pair[0], default=(0.0, found))
+            if likest > self.same:
+                return replace(found, folder=twin.folder, trained=twin.name, similarity=likest)
+            pipeline.select(config)
+            export(ExportConfig(run_dir=config.run_dir, name=config.name))
         except ValueError as error:
             return Candidate(point, reason=str(error))
-        found = Candidate(point, len(keys_N), len(keys_N) / pool)
-        compared = ((jaccard(keys_N, keys), one) for keys, one in self.trained)
-        likest, twin = max(compared, key=lambda pair: pair[0], default=(0.0, found))
-        if likest > self.same:
-            return replace(found, folder=twin.folder, trained=twin.name, similarity=likest)
-        pipeline.select(config)
-        export(ExportConfig(run_dir=config.run_dir, name=config.name))
-        made = replace(found, folder=f"{config.run_dir}/subsets/{config.name}", trained=config.name)
+        made = replace(found, folder=f"{config.run_dir}/subsets/{config.name}", trained=point.name)
         self.trained.append((keys_N, made))
         return made
 
-    def kept(self, config: SelectConfig) -> tuple[Keys, int]:
-        """Keys [N] of the frames that a selection keeps, ascending, and the size of the pool; nothing is written."""
+    def kept(self, config: SelectConfig) -> tuple[Keys, int, bool]:
+        """Keys [N] of the frames that a selection keeps, ascending, the pool's size, and whether it keeps all it can.
+
+        Nothing is written but the scoring pass, where it is missing.
+        """
         selection.check_request(config)
         scored = selection.pass_of(config)
         pipeline.ensure_scored(scored)
         run = RunDirectory(config.run_dir)
         columns, pool = selection.read_columns(run, scored.folder), selection.pool_size(run)
         reason, _ = selection.reasons(columns, config, pool)
-        return np.sort(columns.keys[reason == selection.KEPT]), pool
+        kept_N = reason == selection.KEPT
+        return np.sort(columns.keys[kept_N]), pool, bool(kept_N.all())
 
     def clustered(self, point: Point) -> str:
         """The run directory with the point's number of clusters: the run's own, or one below the output."""

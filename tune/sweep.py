@@ -1,5 +1,6 @@
 """A sweep: configurations to subsets, each trained and evaluated as a trial of Ray Tune, and what came of it."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
 from curation import engine
-from curation.config import ExportConfig, require
+from curation.config import ExportConfig, digest, hashed_fields, require
 from curation.export import export
 from curation.store import RunDirectory
 from training.evaluate import EvaluateConfig, find_sources, prepare_all
@@ -18,10 +19,11 @@ from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune import estimate, report, results, space
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.driver import FOLDER, Job, Told, trial
+from tune.driver import FOLDER, Job, records, trial
+from tune.ended import Ended
 from tune.resources import shares
 from tune.results import Row
-from tune.search import point_of, study
+from tune.search import drawn, point_of, study
 from tune.space import Candidate, Point, SpaceConfig
 from tune.subsets import Chooser
 from tune.tuning import Limit, Tuning, reason_of, run_trials
@@ -45,8 +47,9 @@ class Sweep:
             "the question non-inferior needs the full pool to set subsets against; add --baseline full",
         )
         require(
-            self.space.search != "optuna" or not self.halving.halving,
-            "--halving stops configurations that are listed beforehand; use it with --search grid, paper or random",
+            not self.halving.halving or (self.space.search != "optuna" and self.question.question == "normdel"),
+            "--halving stops listed configurations of low NormDEL; use it with --search grid, paper or random, and "
+            "with --question normdel",
         )
 
     @property
@@ -70,10 +73,11 @@ def sweep(what: Sweep) -> pa.Table:
     engine.connect()
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
     share = shares(engine.count("CPU"), engine.count("GPU"), *asked)
-    chosen = (what.config.run_dir, run.address, what.recipe.what.seed, what.space.same)
-    Chooser(*chosen).pool()
+    chooser = Chooser(what.config.run_dir, run.address, what.space.same)
+    chooser.pool()
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
+        run.clear_temporary(FOLDER)
         compute = replace(what.recipe.compute, workers=share.workers, cpus=share.cpus)
         job = Job(
             run.address,
@@ -85,7 +89,7 @@ def sweep(what: Sweep) -> pa.Table:
             what.question,
             max(1, share.gpus),
         )
-        course = Course(what, job, share.trials, chosen)
+        course = Course(what, job, share.trials, chooser)
         course.choose()
         course.forecast()
         if what.config.plan_only:
@@ -97,16 +101,19 @@ def sweep(what: Sweep) -> pa.Table:
 class Course:
     """One call of a sweep: what was chosen, and what came of it so far."""
 
-    def __init__(self, what: Sweep, job: Job, at_once: int, chosen: tuple[str, str, int, float]) -> None:
-        self.what, self.job, self.at_once, self.chosen = what, job, at_once, chosen
-        self.output, self.chooser = RunDirectory(job.output), Chooser(*chosen)
+    def __init__(self, what: Sweep, job: Job, at_once: int, chooser: Chooser) -> None:
+        self.what, self.job, self.at_once = what, job, at_once
+        self.output = RunDirectory(job.output)
+        self.chooser: Any = chooser  # or the actor that Optuna's trials ask too
         self.candidates: dict[str, Candidate] = {}
-        self.failed: dict[str, str] = {}
-        self.halted: dict[str, Told] = {}
-        self.limit = Limit(what.config.max_gpu_hours, self.spent(), job.devices * at_once)
+        self.ended = Ended(self.output)
+        self.limit = Limit(None, 0.0, 1)
 
     def choose(self) -> None:
         """Bring what is known beforehand to subsets: the full pool first, so that others join it."""
+        if self.what.space.search == "optuna":
+            given = (self.what.config.run_dir, self.job.output, self.what.space.same)
+            self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
         if "full" in self.what.space.baselines:
             self.add([space.full()])
         self.add(space.listed(self.what.space, self.what.recipe.what.seed))
@@ -116,7 +123,10 @@ class Course:
     def add(self, points: Iterable[Point]) -> None:
         """Bring points to subsets."""
         for point in points:
-            self.candidates[point.name] = self.chooser.candidate(point)
+            if isinstance(self.chooser, Chooser):
+                self.candidates[point.name] = self.chooser.candidate(point)
+            else:
+                self.candidates[point.name] = ray.get(self.chooser.candidate.remote(point))
 
     def baselines(self, of: Iterable[Candidate]) -> list[Point]:
         """The baselines of the sizes of some candidates of the search."""
@@ -125,69 +135,79 @@ class Course:
 
     def forecast(self) -> None:
         """Print the configurations with their sizes, and what training them will cost."""
-        print(report.listing(list(self.candidates.values())))
-        trained = self.trained()
-        if trained:
-            hours = estimate.hours(self.job, trained, estimate.speed(self.job, trained[0]))
-            minutes = 60 * hours / self.job.devices / self.at_once
-            print(
-                f"{len(trained)} subsets, {self.what.evaluation.seeds} seeds each, {self.at_once} at once: about "
-                f"{hours:.2f} device-hours, {minutes:.0f} minutes, for what is not done yet",
-                flush=True,
-            )
+        print(report.listing(list(self.candidates.values())), flush=True)
+        missing = [one for one in self.trained() if self.job.record(one) is None]
+        if not missing:
+            return
+        found = estimate.speed(self.job, missing[0])
+        each = [estimate.hours(self.job, one, found) for one in missing]
+        more = self.what.space.samples if self.what.space.search == "optuna" else 0
+        hours = sum(each) + more * max(each)
+        beside = "" if self.what.exhaustive else ", and the baselines of the sizes on the front beside that"
+        print(
+            f"{len(each) + more} subsets to train, {self.what.evaluation.seeds} seeds each, {self.at_once} at once: "
+            f"about {hours:.2f} device-hours, {60 * hours / self.job.devices / self.at_once:.0f} minutes{beside}",
+            flush=True,
+        )
 
-    def trained(self, *, baseline: bool | None = None) -> list[Candidate]:
-        """Candidates whose own subset is trained: all, the baselines, or those of the search."""
-        own = [one for one in self.candidates.values() if one.folder and one.trained == one.name]
-        return [one for one in own if baseline is None or (one.point.baseline is not None) == baseline]
+    def trained(self) -> list[Candidate]:
+        """Candidates whose own subset is trained."""
+        return [one for one in self.candidates.values() if one.folder and one.trained == one.name]
 
     def search(self) -> None:
-        """Try the configurations, then the baselines: of every size, or of the sizes on the front."""
+        """Try the configurations and the baselines: of every size, or of the sizes on the front."""
+        devices = self.job.devices * self.at_once
+        self.limit = Limit(self.what.config.max_gpu_hours, self.spent(), devices)
+        if self.what.exhaustive:
+            self.fit(self.trained())
+            return
+        self.fit([one for one in self.trained() if one.point.baseline is not None])
         if self.what.space.search == "optuna":
             self.draw()
-        self.fit(self.trained(baseline=False), halve=bool(self.what.halving.halving))
-        if not self.what.exhaustive:
-            front = {row["name"] for row in results.table_of(self.rows()).to_pylist() if row["on_ratio_front"]}
-            self.add(self.baselines(one for one in self.candidates.values() if one.name in front))
-        self.fit(self.trained(baseline=True), halve=False)
+        else:
+            self.fit(self.trained(), halve=bool(self.what.halving.halving))
+        front = {row["name"] for row in results.table_of(self.rows()).to_pylist() if row["on_ratio_front"]}
+        self.add(self.baselines([one for one in self.candidates.values() if one.name in front]))
+        self.fit([one for one in self.trained() if one.point.baseline is not None])
 
-    def fit(self, wanted: Sequence[Candidate], *, halve: bool) -> None:
+    def fit(self, wanted: Sequence[Candidate], *, halve: bool = False) -> None:
         """Carry out the trials that have no record. Halving sees finished ones too: it judges by what they told."""
-        done = {one.name for one in self.trained() if self.job.record(one) is not None}
-        missing = [one for one in wanted if one.name not in done][: self.allowed(len(done))]
+        missing = [one for one in wanted if self.job.record(one) is None][: self.allowed()]
         if not missing or self.limit.stop_all():
             return
-        given = {one.name: one for one in wanted if one in missing or (halve and one.name in done)}
-        scheduler = None
+        given, scheduler = {one.name: one for one in missing}, None
         if halve:
+            given = {one.name: one for one in wanted if one.point.baseline is None}
             halving = self.what.halving
             scheduler = ASHAScheduler(
-                "unit", "objective", "max", grace_period=1, max_t=halving.units, reduction_factor=halving.halving
+                "unit", "normdel", "max", grace_period=1, max_t=halving.units, reduction_factor=halving.halving
             )
         names = {"name": ray_tune.grid_search(list(given))}
         for found in run_trials(self.tuning, self.working(candidates=given), names, scheduler=scheduler):
-            self.note((found.config or {})["name"], found)
+            if found.config:
+                self.note(self.candidates[found.config["name"]], found)
 
     def draw(self) -> None:
         """Let Optuna draw configurations and carry them out; its study is kept, and a rerun goes on with it."""
-        seed = self.what.recipe.what.seed
-        search, left, known = study(self.what.space, self.what.question.question, self.job.output, seed)
-        left = min(left, self.allowed(len(self.trained())))
-        chooser: Any = ray.remote(Chooser).options(num_cpus=0).remote(*self.chosen)
-        for one in self.candidates.values():
-            ray.get(chooser.candidate.remote(one.point))
+        question, sought = self.what.question, hashed_fields(self.what.space) | {"samples": None}
+        name = digest([sought, hashed_fields(question), self.job.key])
+        journal, seed = f"{self.job.output}/optuna.log", self.what.recipe.what.seed
+        search, known = study(self.what.space, question.question, journal, name, seed)
+        self.add(drawn(known))
+        left = min(self.what.space.samples - len(drawn(known)), self.allowed())
         if left > 0 and not self.limit.stop_all():
-            for each in run_trials(self.tuning, self.working(chooser=chooser), {}, search_alg=search, num_samples=left):
-                self.note(point_of(each.config or {}).name, each)
-        for drawn in known.get_trials(deepcopy=False):
-            if drawn.params:
-                found: Candidate = ray.get(chooser.candidate.remote(point_of(drawn.params)))
-                self.candidates[found.name] = found
+            work = self.working(chooser=self.chooser)
+            for found in run_trials(self.tuning, work, {}, search_alg=search, num_samples=left):
+                if found.config:
+                    point = point_of(found.config)
+                    self.add([point])
+                    self.note(self.candidates[point.name], found)
 
-    def allowed(self, done: int) -> int:
+    def allowed(self) -> int:
         """How many more trials may be begun."""
         most = self.what.config.max_trials
-        return max(0, most - done) if most is not None else len(self.candidates) + self.what.space.samples
+        begun = len(records(self.output)) + len(self.ended.known)
+        return max(0, most - begun) if most is not None else sys.maxsize
 
     @property
     def tuning(self) -> Tuning:
@@ -198,17 +218,22 @@ class Course:
         """A trial as Ray Tune runs it, with what all trials are given."""
         return ray_tune.with_parameters(trial, job=self.job, **given)
 
-    def note(self, name: str, found: Any) -> None:
-        """Remember what became of a trial that left no record."""
+    def note(self, candidate: Candidate, found: Any) -> None:
+        """Keep what became of a trial that left no record: it failed, halting ended it, or the budget did."""
+        told = found.metrics or {}
+        if not candidate.folder or self.job.record(candidate) is not None:
+            return
+        hours = self.job.devices * told.get("time_total_s", 0.0) / 3600
         if found.error is not None:
-            self.failed[name] = reason_of(found.error)
-        elif found.metrics and found.metrics.get("unit", 0) < self.what.halving.units and not self.limit.stop_all():
-            self.halted[name] = found.metrics
+            self.ended.keep(self.job.path(candidate), {"reason": reason_of(found.error), "hours": hours})
+        elif "miou" in told and not self.limit.stop_all():
+            measured = {name: told[name] for name in ("unit", "miou", "normdel", "updates")}
+            self.ended.keep(self.job.path(candidate), {"told": measured, "hours": hours})
 
     def spent(self) -> float:
-        """Device-hours of the finished trials of this output."""
-        records = (self.output.read_json(f"{FOLDER}/{name}") for name in self.output.names(FOLDER))
-        return float(sum(record["pretrain_hours"] + record["evaluate_hours"] for record in records))
+        """Device-hours of the trials of this output that are over."""
+        finished = sum(record["pretrain_hours"] + record["evaluate_hours"] for record in records(self.output))
+        return float(finished + sum(entry["hours"] for entry in self.ended.known.values()))
 
     def rows(self) -> list[Row]:
         """A row for every candidate."""
@@ -217,23 +242,21 @@ class Course:
             trained = self.candidates.get(one.trained)
             record = self.job.record(trained) if trained is not None else None
             table = pa.concat_tables(map(self.output.read_table, record["results"])) if record else None
-            row = results.row_of(one, record, table, self.what.question, self.failed.get(one.name, ""))
-            told = self.halted.get(one.trained)
-            made.append(results.halted(row, told) if record is None and told is not None else row)
+            entry = self.ended.of(self.job.path(trained)) if trained is not None and not record else {}
+            row = results.row_of(one, record, table, self.what.question, entry.get("reason", ""))
+            made.append(results.halted(row, entry["told"]) if "told" in entry else row)
         return made
 
     def finish(self) -> pa.Table:
         """Write and print what was found, and export the best subset."""
         table = results.table_of(self.rows())
         self.output.write_table("results.parquet", table)
-        records = {one.name: self.job.record(one) for one in self.trained()}
-        paths = {name: record["results"] for name, record in records.items() if record}
+        found = {one.name: self.job.record(one) for one in self.trained()}
+        paths = {name: record["results"] for name, record in found.items() if record}
         self.output.write_json("sweep.json", {"question": vars(self.what.question), "results": paths})
-        found = report.conclude(self.output)
-        if found.best is not None:
-            source, _, name = found.best["folder"].rpartition("/subsets/")
-            if self.output.exists("best"):
-                self.output.delete_folder("best")
+        best = report.conclude(self.output).best
+        if best is not None:
+            source, _, name = best["folder"].rpartition("/subsets/")
             export(ExportConfig(run_dir=source, name=name, output=f"{self.job.output}/best", with_images=True))
         if self.limit.stop_all():
             print("The budget is spent. The same command with a larger --max-gpu-hours goes on.")

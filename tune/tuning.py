@@ -54,6 +54,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(STATE_S))
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else an interrupted search goes on to the baselines
     reporter = ray_tune.CLIReporter(
         metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )

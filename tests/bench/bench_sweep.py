@@ -130,7 +130,7 @@ def by_hand(what: Sweep) -> None:
     output = RunDirectory(what.evaluation.output)
     sets = prepare_all(output, find_sources(what.evaluation), what.evaluation)
     job = Job(output.address, what.recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, 1)
-    chooser = Chooser(what.config.run_dir, job.output, 0, what.space.same)
+    chooser = Chooser(what.config.run_dir, job.output, what.space.same)
     for point in listed(what.space, 0):
         carry_out(job, chooser.candidate(point), {}.update)
 

@@ -15,7 +15,7 @@ from tune.subsets import Chooser
 
 @pytest.fixture
 def chooser(local_ray: None, begun: Callable[..., Path], tmp_path: Path) -> Chooser:
-    return Chooser(str(begun("clusters")), str(tmp_path / "out"), 0, 0.99)
+    return Chooser(str(begun("clusters")), str(tmp_path / "out"), 0.99)
 
 
 def ids(folder: str) -> set[str]:
@@ -42,7 +42,8 @@ def test_nearly_equal_subsets_share_one_and_keep_their_own_ratio(chooser: Choose
     assert half.trained == "full"
     assert half.frames == 105
     assert half.similarity == pytest.approx(105 / whole.frames)
-    assert not Path(chooser.run_dir, "subsets", half.name).exists()
+    assert [folder.name for folder in Path(chooser.run_dir, "subsets").iterdir()] == ["sweep-full"]
+    assert (whole.whole, twin.whole, half.whole) == (True, True, False)
     assert chooser.candidate(half.point) is half
 
 
@@ -67,10 +68,10 @@ def test_another_number_of_clusters_shares_the_embeddings(chooser: Chooser, tmp_
     assert ids(other.folder) != ids(own.folder)
     [first, *_] = sorted(Path(chooser.run_dir, "embeddings").glob("part-*.parquet"))
     assert Path(tmp_path, "out/clusters-2/embeddings", first.name).samefile(first)
-    again = Chooser(chooser.run_dir, chooser.output, 0, 0.99)
+    again = Chooser(chooser.run_dir, chooser.output, 0.99)
     assert again.candidate(other.point).folder == other.folder
 
 
 def test_a_run_that_is_not_clustered_is_told(begun: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="run `python -m curation cluster` first"):
-        Chooser(str(begun("embeddings")), "out", 0, 0.99).pool()
+        Chooser(str(begun("embeddings")), "out", 0.99).pool()

@@ -126,7 +126,7 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
 ) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
     sweep(make(run_dir, output, config={"plan_only": True}, space={"baseline": ("none",)}))
-    spoilt = run_dir / "subsets/meddel-epsilon0.9-d0.7/kept.parquet"
+    spoilt = run_dir / "subsets/sweep-meddel-epsilon0.9-d0.7/kept.parquet"
     kept = pq.read_table(spoilt)
     gone = pa.array(["/nowhere.jpg", *kept["uri"].to_pylist()[1:]])
     pq.write_table(kept.set_column(kept.schema.get_field_index("uri"), "uri", gone), spoilt)
@@ -191,14 +191,11 @@ def test_a_killed_sweep_goes_on(
 ) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
     what = make(run_dir, output)
-    tuned = {
-        f"finetune_{name}": getattr(FINETUNE, name) for name in ("epochs", "batch_size", "head_cells", "head_width")
-    }
-    recipe = (replace(RECIPE.what, subset="", output=str(output)), *vars(RECIPE).values())
-    given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe[1:])
-    given = [text for text in given if text]
-    given += [text for name, value in tuned.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "tune", "sweep", *given, "--finetune-patience", "0"]
+    _, *recipe = vars(RECIPE).values()
+    given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
+    names = ("epochs", "batch_size", "head_cells", "head_width", "patience")
+    given += [f"--finetune-{name.replace('_', '-')}={getattr(FINETUNE, name)}" for name in names]
+    command = [sys.executable, "-m", "tune", "sweep", *given]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -47,3 +47,5 @@ def test_what_does_not_fit_is_told() -> None:
         shares(1, 1, 1, 0, 0)
     with pytest.raises(ValueError, match="cpus_per_trial is 4"):
         shares(2, 0, 1, 4, 0)
+    with pytest.raises(ValueError, match=r"cpus_per_trial is 0\.5"):
+        shares(2, 0, 1, 0.5, 0)

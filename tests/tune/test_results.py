@@ -116,6 +116,23 @@ def test_nobody_is_not_inferior_where_all_are_worse() -> None:
     assert found.words.startswith("No subset is shown")
 
 
+def test_subsets_are_tested_from_the_largest_down_until_one_fails() -> None:
+    question = Question(question="non-inferior", margin=0.01)
+    rows, ious = questioned(question)
+    ious["large"] = noisy(0.5, 5)
+    large = finished("large", 60, ious["large"], question, d=0.9)
+    found = answer([*rows, large], ious, question)
+    assert found.best is not None
+    assert found.best["name"] == "full"
+
+
+def test_the_front_is_named() -> None:
+    question = Question(question="pareto")
+    found = answer(*questioned(question), question)
+    assert found.words.startswith("On the front of ratio and mIoU: small (5.0%: ")
+    assert "random" not in found.words.split(". It keeps")[0]
+
+
 def test_the_highest_normdel_and_an_honest_comparison() -> None:
     question = Question(alpha=0.0)
     rows, ious = questioned(question)
@@ -134,8 +151,9 @@ def test_without_results_there_is_no_answer() -> None:
     assert answer([], {}, Question()).best is None
     question = Question(question="non-inferior")
     rows, ious = questioned(question)
-    with pytest.raises(ValueError, match="full pool is not finished"):
-        answer(rows[:1], ious, question)
+    waiting = answer(rows[:1], ious, question)
+    assert waiting.best is None
+    assert "full pool is not finished" in waiting.words
 
 
 def test_main_effects_by_hand() -> None:

@@ -14,8 +14,8 @@ def test_the_papers_grid() -> None:
     points = listed(SpaceConfig(search="paper"), 0)
     assert [(point.epsilon, point.d) for point in points] == [(0.9, d) for d in (0.7, 0.75, 0.8, 0.85, 0.9)]
     assert points[1].name == "meddel-epsilon0.9-d0.75"
-    assert points[1].config("RUN", 3) == SelectConfig(
-        run_dir="RUN", name="meddel-epsilon0.9-d0.75", method="meddel", epsilon=0.9, d=0.75, seed=3
+    assert points[1].config("RUN") == SelectConfig(
+        run_dir="RUN", name="sweep-meddel-epsilon0.9-d0.75", method="meddel", epsilon=0.9, d=0.75
     )
 
 
@@ -58,7 +58,7 @@ def test_draws_lie_between_the_ends_and_repeat(seed: int) -> None:
     for point in points:
         assert 0.4 <= (point.epsilon or 0) <= 0.8
         assert 0.6 <= (point.d or 0) <= 0.9
-        assert point.config("RUN", 0).d == point.d
+        assert point.config("RUN").d == point.d
 
 
 def test_seeds_draw_differently_and_optuna_lists_nothing() -> None:
@@ -74,7 +74,7 @@ def test_baselines() -> None:
     ]
     assert SpaceConfig(d=(0.9,), baseline=("none",)).baselines == ()
     assert SpaceConfig(d=(0.9,), baseline=("full",)).baselines == ("full",)
-    whole = full().config("RUN", 0)
+    whole = full().config("RUN")
     assert (full().name, whole.epsilon, whole.d, whole.budget) == ("full", 2.0, 1.0, None)
 
 
