@@ -7,12 +7,13 @@ their mIoU ranks the same encoders, and an untrained one, against fine-tuning. O
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +83,44 @@ def prepare(place: Path) -> None:
         call(*run, "--name", name, *chosen)
 
 
-def ranks(place: Path) -> list[dict[str, Any]]:
-    """Spearman's correlation, over encoders, of each probe's mIoU with that of fine-tuning."""
-    found: dict[str, dict[tuple[str, int], float]] = {}
-    for probe in ("finetune", "linear", "knn"):
-        rows = pq.read_table(place / f"{probe}/results.parquet").to_pylist()
-        for row in rows:
-            if row["final"]:
-                key = (row["subset"], row["test_dataset"])
-                found.setdefault(probe, {}).setdefault(key, []).append(row["miou"])
-    made = []
-    for test in sorted({key[1] for key in found["finetune"]}):
-        names = sorted(key[0] for key in found["finetune"] if key[1] == test)
-        tuned = [np.mean(found["finetune"][name, test]) for name in names]
+def probes(sets: list[str], given: argparse.Namespace) -> None:
+    """Probe every encoder of the benchmark, seed by seed; probe and fine-tune the untrained ones of the same seeds."""
+    common = [*sets, *flags({"image-size": RECIPE["image-size"], "decoded-size": FINETUNE["decoded-size"], "seeds": 1})]
+    cards = {card.parent: json.loads(card.read_text()) for card in FOLDER.glob("result/pretrain/*/card.json")}
+    tuned = {name.removeprefix("finetune-"): value for name, value in FINETUNE.items()} | {"epochs": given.epochs}
+    untrained = ["--encoder", "random", "--name", RECIPE["encoder"]]
+    for seed in range(given.seeds):
+        of_seed = [text for at, card in cards.items() if card["recipe"]["seed"] == seed for text in ("--encoder", at)]
         for probe in ("linear", "knn"):
-            probed = [np.mean(found[probe][name, test]) for name in names]
-            rho = stats.spearmanr(tuned, probed).statistic
-            made.append({"test": test, "probe": probe, "encoders": len(names), "Spearman": float(rho)})
+            place = FOLDER / f"probes/{probe}-{seed}"
+            call("training", "evaluate", *of_seed, *common, "--probe", probe, "--seed", seed, "--output", place)
+            call(
+                "training", "evaluate", *untrained, *common, "--probe", probe, "--seed", seed, "--output", f"{place}-un"
+            )
+        place = FOLDER / f"probes/finetune-{seed}-un"
+        call("training", "evaluate", *untrained, *common, *flags(tuned), "--seed", seed, "--output", place)
+
+
+def scores(folders: Iterable[Path]) -> dict[tuple[str, str, int], float]:
+    """mIoU by encoder's subset, test set and seed, from some folders of results."""
+    rows = [row for folder in folders for row in pq.read_table(folder / "results.parquet").to_pylist() if row["final"]]
+    return {(row["subset"], row["test_dataset"], row["seed"]): row["miou"] for row in rows}
+
+
+def ranks() -> list[dict[str, Any]]:
+    """Mean mIoU of untrained and of trained encoders by each way, and its Spearman correlation with fine-tuning."""
+    tuned = scores([FOLDER / "result", *sorted(FOLDER.glob("probes/finetune-*"))])
+    made = []
+    for way in ("finetune", "linear", "knn"):
+        found = tuned if way == "finetune" else scores(sorted(FOLDER.glob(f"probes/{way}-*")))
+        for test in sorted({key[1] for key in tuned}):
+            keys = sorted(key for key in tuned if key[1] == test)
+            groups = [
+                [found[key] for key in keys if key[0].startswith("untrained") == which] for which in (True, False)
+            ]
+            rho = stats.spearmanr([tuned[key] for key in keys], [found[key] for key in keys]).statistic
+            means = {name: float(np.mean(group)) for name, group in zip(("untrained", "trained"), groups, strict=True)}
+            made.append({"test": test, "way": way, **means, "encoders": len(keys), "Spearman": float(rho)})
     return made
 
 
@@ -119,6 +141,8 @@ def main() -> None:
     lengths = {"equal-compute-to": given.equal_compute_to, "finetune-epochs": given.epochs, "seeds": given.seeds}
     call("training", "benchmark", *chosen, *sets, "--output", FOLDER / "result", *flags(RECIPE | FINETUNE | lengths))
     end = time.perf_counter()
+    probes(sets, given)
+    report("probe-ranks", ranks(), "mIoU of encoders by fine-tuning and by probes")
     rows = [row for row in pq.read_table(FOLDER / "result/results.parquet").to_pylist() if row["final"]]
     for row in rows:
         for name in ("image_iou", "final", "epoch", "low", "high"):

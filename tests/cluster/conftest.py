@@ -1,13 +1,16 @@
-"""What the tests that run Ray share: one local Ray, one small phantom, one whole run of it, and made-up embeddings."""
+"""What tests that run Ray share: one local Ray, a small phantom and a run of it, made-up embeddings, and commands."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +23,12 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from curation import pipeline, schema, sources
+from curation import phantom_polyps, pipeline, schema, sources
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
 from curation.markers import Step
 from curation.phantom import PhantomConfig, draw
 from curation.store import RunDirectory
-from training import phantom_polyps
+from training import checkpoint, probe
 
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
@@ -70,14 +73,8 @@ def settings(drawn: tuple[Path, pa.Table]) -> Callable[..., pipeline.RunConfig]:
     def make(run_dir: Path, source: tuple[str, ...] = both, **changes: dict[str, Any]) -> pipeline.RunConfig:
         where = {"run_dir": str(run_dir)}
         ingest = {"source": source, "lineage_pattern": LINEAGE, "part_rows": 20}
-        embed = {
-            "encoder": "vit_tiny_patch16_224",
-            "weights": "random",
-            "image_size": 112,
-            "precision": "float32",
-            "pooling": "mean",
-            "chunk_rows": 4,
-        }
+        embed = {"encoder": "vit_tiny_patch16_224", "weights": "random", "image_size": 112}
+        embed |= {"precision": "float32", "pooling": "mean", "chunk_rows": 4}
         cluster = {"clusters": 5, "iterations": 50, "shard_rows": 40, "center": True}
         return pipeline.RunConfig(
             ingest=IngestConfig(**where | ingest | changes.get("ingest", {})),
@@ -135,6 +132,40 @@ def python(environment: dict[str, str]) -> Callable[..., subprocess.CompletedPro
         )
 
     return call
+
+
+class Session(subprocess.Popen[bytes]):
+    """A command in a process session of its own: it and all that it started have ended when its block is left."""
+
+    def living(self) -> dict[int, str]:
+        """Command lines of the living processes of the session, by process id."""
+        found: dict[int, str] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.pid and state != "Z":
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def __exit__(self, *error: Any) -> None:
+        while left := self.living():
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+        super().__exit__(*error)
+
+
+@pytest.fixture(scope="session")
+def started(environment: dict[str, str]) -> Callable[..., Session]:
+    """started(log, *arguments): `python -m ...` in a process session of its own, for a `with` block."""
+
+    def start(log: Path, *arguments: str) -> Session:
+        command = [sys.executable, "-m", *arguments]
+        with log.open("wb") as stream:
+            return Session(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -235,3 +266,30 @@ def rows() -> Callable[[Path, str], pa.Table]:
         return pa.concat_tables(pq.ParquetFile(part).read().replace_schema_metadata(None) for part in parts)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def by_id() -> Callable[[pa.Table], dict[str, dict[str, Any]]]:
+    """by_id(table): the rows of a table by their frames."""
+
+    def read(table: pa.Table) -> dict[str, dict[str, Any]]:
+        found = {row["frame_id"]: row for row in table.to_pylist()}
+        assert len(found) == len(table), "a frame has two rows"
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def encoder_folder() -> Callable[..., Path]:
+    """encoder_folder(folder, name, ...): a folder as pre-training leaves it, of an untrained encoder."""
+
+    def make(folder: Path, name: str = "a", seed: int = 0, ratio: float = 0.1902, **selection: Any) -> Path:
+        weights = probe.load_encoder("random", 32, "test_vit", seed).state_dict()
+        picked = {"method": "meddel", "budget": 0.2, "d": None} | selection
+        data = {"subset": name, "ratio": ratio, "selection": picked}
+        card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}
+        checkpoint.export_encoder(weights, RunDirectory(str(folder)), card)
+        return folder
+
+    return make

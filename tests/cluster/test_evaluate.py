@@ -1,8 +1,6 @@
 """`evaluate` on the phantom's masks: what it leaves, that it equals fine-tuning by hand, and goes on when cut."""
 
 import csv
-import json
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,41 +15,24 @@ import pytest
 import ray
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from training import datasets, probe, results, segment
-from training.__main__ import main
+from training import datasets, probe, segment
 from training.evaluate import EncoderConfig, EvaluateConfig, evaluate
 from training.intervals import compare
 from training.masks import arrays
 from training.normdel import normdel
 from training.segment import FinetuneConfig, Pairs
-from training.trial import subject_of
 
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
 SMALL = FinetuneConfig(epochs=3, batch_size=4, image_size=32, precision="float32", **FAST)
 SIZE = 48
 PARTS = ("train", "validation", "test")
-
-
-def encoder_folder(folder: Path, name: str = "a", seed: int = 0, ratio: float = 0.1902, **selection: Any) -> Path:
-    """A folder as pre-training leaves it, of an untrained encoder."""
-    folder.mkdir(parents=True)
-    weights = probe.load_encoder("random", 32, "test_vit", seed).state_dict()
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "encoder.safetensors")
-    picked = {"method": "meddel", "budget": 0.2, "d": None} | selection
-    data = {"subset": name, "ratio": ratio, "selection": picked}
-    card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}
-    (folder / "card.json").write_text(json.dumps(card))
-    return folder
+Ask = Callable[..., tuple[EncoderConfig, EvaluateConfig, FinetuneConfig]]
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder(encoder_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder_folder(tmp_path_factory.mktemp("encoders") / "a")
-
-
-Ask = Callable[..., tuple[EncoderConfig, EvaluateConfig, FinetuneConfig]]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +159,13 @@ def test_best_and_worst_predictions_are_shown(done: tuple[Path, pa.Table]) -> No
             assert image.width == 2 * (2 * SIZE + 4) + 12
 
 
+class Holder:
+    """Holds a CPU."""
+
+    def ready(self) -> None:
+        """Come back once the CPU is held."""
+
+
 def test_one_worker_as_two_and_only_what_is_missing(
     done: tuple[Path, pa.Table], ask: Ask, polyps: Path, tmp_path: Path
 ) -> None:
@@ -201,13 +189,6 @@ def test_one_worker_as_two_and_only_what_is_missing(
     assert {name: content for name, (_, content) in files(tmp_path / "anew").items()} == {
         name: content for name, (_, content) in before.items()
     }
-
-
-class Holder:
-    """Holds a CPU."""
-
-    def ready(self) -> None:
-        """Come back once the CPU is held."""
 
 
 def test_what_was_done_before_a_failure_stays(local_ray: None, ask: Ask, polyps: Path, tmp_path: Path) -> None:
@@ -254,7 +235,12 @@ def test_probes_run_once_and_are_those_of_the_library(
 
 
 def test_encoders_are_compared_with_the_first(
-    local_ray: None, ask: Ask, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    encoder_folder: Callable[..., Path],
+    local_ray: None,
+    ask: Ask,
+    encoder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = encoder_folder(tmp_path / "b", "b", seed=5, method="random")
     table = evaluate(*ask(tmp_path / "out", encoder=(str(encoder), str(other)), probe="linear"))
@@ -268,73 +254,9 @@ def test_encoders_are_compared_with_the_first(
     assert f"{100 * expected.difference:+.2f} [" in capsys.readouterr().out
 
 
-def test_an_encoder_tells_its_pretraining(tmp_path: Path) -> None:
-    def about(name: str, **values: Any) -> dict[str, Any]:
-        return subject_of(str(encoder_folder(tmp_path / name, name, **values)), None).about
-
-    assert about("thresholds", d=0.8, budget=None, ratio=0.21)["method"] == "meddel"
-    assert about("no-threshold", d=1.0, budget=None, ratio=0.94) == {
-        "subset": "no-threshold",
-        "method": "full",
-        "ratio_nominal": 1.0,
-        "ratio_actual": 0.94,
-        "pretrain_epochs": 12.5,
-    }
-    assert about("all", budget=1.0, ratio=1.0, method="random")["method"] == "full"
-    weights = subject_of(str(tmp_path / "all" / "encoder.safetensors"), "test_vit")
-    assert weights.about["method"] == "weights"
-    assert weights.about["ratio_actual"] is None
-    assert weights.sha256 == subject_of(str(tmp_path / "all"), None).sha256
-    assert subject_of("random", "test_vit").about["subset"] == "untrained test_vit"
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"dataset": "generic={there}/nothing"}, "nothing is no folder"),
-        ({"dataset": "generik={polyps}"}, "no segmentation set is named 'generik'; did you mean generic?"),
-        ({"dataset": "kvasir-seg={polyps}"}, "kvasir-seg in"),
-        ({"dataset": "{polyps}"}, "is no NAME=DIR"),
-        ({"dataset": ":generic={polyps}"}, "has no label before the colon"),
-        ({"dataset": "endotect={endotect}"}, "all of endotect is test, so nothing can be trained on it"),
-        ({"external": "phantom:generic={polyps}"}, "several sets are called phantom"),
-        ({"dataset": "generic={polyps}/test/images"}, "is not whole, or packed in another way"),
-        ({"encoder": "{there}/nothing"}, "nothing is no folder, no file and not `random`"),
-        ({"encoder": "{there}"}, "has no encoder.safetensors with a card.json"),
-        ({"encoder": "random"}, "the encoder of random is not named"),
-        ({"image_size": 33}, "image_size"),
-    ],
-)
-def test_what_cannot_be_stops_before_anything_is_trained(
-    polyps: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+def test_two_encoders_of_one_name_are_refused(
+    encoder_folder: Callable[..., Path], ask: Ask, encoder: Path, tmp_path: Path
 ) -> None:
-    endotect = tmp_path / "endotect"
-    for kind in ("images", "masks"):
-        (endotect / kind).mkdir(parents=True)
-        for number in range(200):
-            (endotect / kind / f"{number}.jpg").touch()
-    places = {"there": tmp_path, "polyps": polyps, "endotect": endotect}
-    given = {"dataset": f"phantom:generic={polyps}", "encoder": str(encoder), "image_size": 32} | changes
-    flags = [f"--{name.replace('_', '-')}={str(value).format(**places)}" for name, value in given.items()]
-    assert main(["evaluate", *flags, f"--output={tmp_path / 'out'}"]) == 2
-    assert told in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_two_encoders_of_one_name_are_refused(ask: Ask, encoder: Path, tmp_path: Path) -> None:
     other = encoder_folder(tmp_path / "b", "a", seed=5)
     with pytest.raises(ValueError, match="would both be 'a' in the results"):
         evaluate(*ask(tmp_path / "out", encoder=(str(encoder), str(other))))
-
-
-def test_the_command_line_evaluates(
-    local_ray: None, polyps: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = [f"--encoder={encoder}", f"--dataset=generic={polyps}", f"--output={tmp_path}", "--probe=linear"]
-    assert main(["evaluate", *flags, "--image-size=32", "--decoded-size=48"]) == 0
-    told = capsys.readouterr().out
-    [row] = pq.read_table(tmp_path / "results.parquet").to_pylist()
-    assert row["train_dataset"] == row["test_dataset"] == "generic"
-    assert f"| generic | a | meddel | 20.00 % | {100 * row['miou']:.2f} [" in told
-    assert math.isfinite(row["miou"])
-    assert results.checked(pq.read_table(tmp_path / "results.parquet")).num_rows == 1

@@ -1,16 +1,12 @@
-"""Pre-training that is killed, starved or fed what is wrong: it goes on exactly where it stood, or says why not.
+"""Pre-training that is killed, starved or fed what is wrong: it goes on exactly where it stood, or says why not."""
 
-Commands that are killed run in a session of their own, with a Ray of their own.
-"""
-
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +35,7 @@ SMALL = {
     "precision": "float32",
 }
 LONG = 300
+Started = Callable[..., Any]
 
 
 def flags(subset: str | Path, output: Path | str, **changes: Any) -> list[str]:
@@ -51,35 +48,6 @@ def subset(reference: tuple[Path, list[dict[str, Any]]]) -> str:
     return str(next((reference[0] / "subsets").iterdir()))
 
 
-@contextlib.contextmanager
-def started(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m training ...` in a session of its own; all of it has ended when the block is left."""
-    command = [sys.executable, "-m", "training", *arguments]
-    with (
-        log.open("wb") as stream,
-        subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True) as driver,
-    ):
-        try:
-            yield driver
-        finally:
-            while left := living(driver.pid):
-                for process in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-                time.sleep(0.05)
-
-
-def living(session: int) -> dict[int, str]:
-    """Command lines of the living processes of a session, by process id."""
-    found: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, of_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(of_session) == session and state != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return found
-
-
 def wait_for_checkpoint(output: Path, update: int, driver: subprocess.Popen[bytes], log: Path) -> None:
     limit = time.monotonic() + 150
     while (checkpoint.kept(RunDirectory(str(output))) or [0])[-1] < update:
@@ -89,32 +57,33 @@ def wait_for_checkpoint(output: Path, update: int, driver: subprocess.Popen[byte
 
 
 @pytest.fixture(scope="module")
-def undisturbed(subset: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(subset: str, started: Started, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed") / "output"
-    with started(flags(subset, output, steps=LONG, checkpoint_steps=20), environment, output.parent / "log") as driver:
-        assert driver.wait(180) == 0, (output.parent / "log").read_text()
+    log = output.parent / "log"
+    with started(log, "training", *flags(subset, output, steps=LONG, checkpoint_steps=20)) as driver:
+        assert driver.wait(180) == 0, log.read_text()
     return output
 
 
 @pytest.mark.parametrize("victim", ["driver", pytest.param("rank", marks=pytest.mark.slow)])
 def test_killed_and_run_again_it_is_the_undisturbed_training(
-    subset: str, undisturbed: Path, environment: dict[str, str], tmp_path: Path, victim: str
+    subset: str, undisturbed: Path, started: Started, tmp_path: Path, victim: str
 ) -> None:
     output, log = tmp_path / "output", tmp_path / "log"
     settings = {"steps": LONG, "checkpoint_steps": 20}
-    with started(flags(subset, output, **settings), environment, log) as driver:
+    with started(log, "training", *flags(subset, output, **settings)) as driver:
         wait_for_checkpoint(output, 20, driver, log)
         if victim == "driver":
             os.kill(driver.pid, signal.SIGKILL)
         else:
-            [rank] = [number for number, command in living(driver.pid).items() if "RayTrainWorker" in command]
+            [rank] = [number for number, command in driver.living().items() if "RayTrainWorker" in command]
             os.kill(rank, signal.SIGKILL)
             assert driver.wait(180) == 0, log.read_text()
     if victim == "driver":
         stood = checkpoint.kept(RunDirectory(str(output)))[-1]
         assert stood < LONG
         assert not (output / "encoder.safetensors").exists()
-        with started(flags(subset, output, **settings), environment, log) as driver:
+        with started(log, "training", *flags(subset, output, **settings)) as driver:
             assert driver.wait(180) == 0, log.read_text()
     assert (output / "encoder.safetensors").stat().st_size > 500_000
     expected, found = (load_file(folder / "encoder.safetensors") for folder in (undisturbed, output))

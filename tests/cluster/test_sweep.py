@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +166,17 @@ def test_halving_stops_some_and_a_rerun_tells_the_same(make: Make, begun: Callab
 
 
 @pytest.mark.slow
+def test_halving_after_a_grid_goes_back_to_its_rungs(make: Make, begun: Callable[..., Path], tmp_path: Path) -> None:
+    run_dir, output = begun("clusters"), tmp_path / "out"
+    none: dict[str, Any] = {"space": {"baseline": ("none",)}}
+    whole = sweep(make(run_dir, output, **none))
+    halving = sweep(make(run_dir, output, halving={"halving": 2, "rung_count": 2}, **none))
+    assert "failed" not in halving["state"].to_pylist()
+    finished = {row["name"]: row["miou"] for row in halving.to_pylist() if row["state"] == "finished"}
+    assert finished.items() <= {row["name"]: row["miou"] for row in whole.to_pylist()}.items()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["normdel", "pareto"])
 def test_optuna_goes_on_with_its_study(make: Make, begun: Callable[..., Path], tmp_path: Path, question: str) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
@@ -175,9 +184,14 @@ def test_optuna_goes_on_with_its_study(make: Make, begun: Callable[..., Path], t
     asked = {"question": question}
     first = sweep(make(run_dir, output, space=chosen | {"samples": 2}, question=asked))
     assert first["state"].to_pylist() == ["finished", "finished"]
+    before = stamps(output)
     more = sweep(make(run_dir, output, space=chosen | {"samples": 3}, question=asked))
     assert len(more) == 3
     assert more["name"].to_pylist()[:2] == first["name"].to_pylist()
+    after = stamps(output)
+    assert {name: after[name] for name in before} == before
+    assert sweep(make(run_dir, output, space=chosen | {"samples": 3}, question=asked)).equals(more)
+    assert stamps(output) == after
 
 
 @pytest.mark.slow
@@ -186,7 +200,7 @@ def test_a_killed_sweep_goes_on(
     make: Make,
     begun: Callable[..., Path],
     flags: Callable[..., list[str]],
-    environment: dict[str, str],
+    started: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
@@ -195,17 +209,13 @@ def test_a_killed_sweep_goes_on(
     given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
     names = ("epochs", "batch_size", "head_cells", "head_width", "patience")
     given += [f"--finetune-{name.replace('_', '-')}={getattr(FINETUNE, name)}" for name in names]
-    command = [sys.executable, "-m", "tune", "sweep", *given]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    trials, deadline = output / "trials", time.monotonic() + 300
-    while not (trials.exists() and list(trials.glob("*.json"))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with started(tmp_path / "log", "tune", "sweep", *given) as driver:
+        trials, deadline = output / "trials", time.monotonic() + 300
+        while not (trials.exists() and list(trials.glob("*.json"))):
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(driver.pid, signal.SIGKILL)
     before = stamps(output)
     finished = [name for name in before if name.startswith("trials/")]
     assert 1 <= len(finished) < 3

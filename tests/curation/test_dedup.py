@@ -1,13 +1,11 @@
 """Scores against brute force: all pairs, no blocks, float64; MedDEL and SemDeDup walked through frame by frame."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -20,15 +18,7 @@ KEEPS = ("nearest", "farthest", "random")
 ROUNDING = 2e-6  # of a float32 product
 MARGIN = 1e-5  # around a threshold, where float32 may decide otherwise than float64
 TORCH_PATH = "cpu:0"  # any name but "cpu" takes the path of a GPU; torch runs it on the CPU here
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core cost far more here than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Cluster:
@@ -119,32 +109,6 @@ def blocks(rows: int, columns: int, integers: bool = True, dense_share: float = 
         yield
 
 
-def at_degrees(*angles: float) -> npt.NDArray[np.float32]:
-    radians = np.radians(angles)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def cosine(degrees: float) -> float:
-    return float(np.cos(np.radians(degrees)))
-
-
-def test_earlier_similarity_by_hand() -> None:
-    for device in ("cpu", TORCH_PATH):
-        similarity, index = dedup.earlier_similarity(at_degrees(0, 60, 20, 62), device=device)
-        assert similarity.tolist() == pytest.approx([-1, cosine(60), cosine(20), cosine(2)], abs=1e-6)
-        assert index.tolist() == [-1, 0, 0, 1]
-
-
-def test_greedy_similarity_by_hand() -> None:
-    """At d = cos 25: 20 goes for 0; 40, within 20 of the dropped 20, stays; 60 goes for 40."""
-    similarity, index = dedup.greedy_similarity(at_degrees(0, 20, 40, 60), cosine(25))
-    assert similarity.tolist() == pytest.approx([-1, cosine(20), cosine(40), cosine(20)], abs=1e-6)
-    assert index.tolist() == [-1, 0, 0, 2]
-    similarity, index = dedup.earlier_similarity(at_degrees(0, 20, 40, 60))
-    assert similarity.tolist() == pytest.approx([-1, cosine(20), cosine(20), cosine(20)], abs=1e-6)
-    assert index.tolist() == [-1, 0, 1, 2]
-
-
 @pytest.mark.parametrize("integers", [False, True])
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
 def test_of_equally_similar_rows_the_first_is_named(integers: bool, dense_share: float) -> None:
@@ -157,16 +121,6 @@ def test_of_equally_similar_rows_the_first_is_named(integers: bool, dense_share:
         ):
             assert similarity.tolist() == [-1, 0, 1, 1, 1, 0, 1, 1]
             assert index.tolist() == [-1, 0, 0, 0, 1, 0, 5, 0]
-
-
-def test_one_frame_has_nothing_before_it() -> None:
-    for similarity, index in (
-        dedup.earlier_similarity(at_degrees(10)),
-        dedup.earlier_similarity(at_degrees(10), device=TORCH_PATH),
-        dedup.greedy_similarity(at_degrees(10), 0.5),
-    ):
-        assert (similarity.tolist(), index.tolist()) == ([-1.0], [-1])
-    assert dedup.earlier_similarity(np.empty((0, 2), np.float32))[0].tolist() == []
 
 
 @settings(deadline=None)
@@ -209,60 +163,6 @@ def test_row_ranges_add_up_to_the_whole(cluster: Cluster, size: int, columns: in
             check_against_all_pairs(cluster.units, similarity, index)
 
 
-def test_row_blocks_by_hand() -> None:
-    # 400 * sqrt(1/4, 2/4, 3/4): each range has a quarter of the triangle
-    assert dedup.row_blocks(400, 100) == [(0, 200), (200, 283), (283, 346), (346, 400)]
-    assert dedup.row_blocks(99, 100) == [(0, 99)]
-    assert dedup.row_blocks(0, 10) == []
-
-
-@given(st.integers(1, 100_000), st.integers(1, 10_000))
-def test_row_blocks_share_out_the_triangle(rows: int, size: int) -> None:
-    assume(rows // size < 2000)
-    blocks = dedup.row_blocks(rows, size)
-    assert (blocks[0][0], blocks[-1][1]) == (0, rows)
-    assert all(before[1] == after[0] for before, after in pairwise(blocks))
-    share = rows**2 / max(1, rows // size)
-    assert all(stop > start and stop**2 - start**2 <= share + 2 * rows for start, stop in blocks)
-
-
-def test_similarity_never_exceeds_one() -> None:
-    """float32 products of equal unit vectors exceed 1; scores must not, or d = 1 would drop frames."""
-    units = np.repeat(to_unit(np.random.default_rng(0).normal(size=(200, 33)).astype(np.float32)), 2, axis=0)
-    assert (units @ units.T).max() > 1
-    for similarity, _ in (
-        dedup.earlier_similarity(units),
-        dedup.earlier_similarity(units, device=TORCH_PATH),
-        dedup.greedy_similarity(units, 1.0),
-    ):
-        assert similarity.max() == 1
-        assert similarity[1::2].min() == pytest.approx(1, abs=ROUNDING)
-
-
-def test_at_d_of_one_the_greedy_walk_keeps_all() -> None:
-    """Triplets a, b, c: a and b alike but for rounding (their product may exceed 1), c on the side of b."""
-    generator = np.random.default_rng(0)
-    a, aside = (to_unit(generator.normal(size=(200, 33)).astype(np.float32)) for _ in range(2))
-    b, c = to_unit(a + 1e-4 * aside), to_unit(a + aside / 2)
-    assert ((a * b).sum(axis=1) > 1).any()
-    similarity, index = dedup.greedy_similarity(np.stack([a, b, c], axis=1).reshape(600, 33), 1.0)
-    assert index[2::3].tolist() == list(range(1, 600, 3))
-    np.testing.assert_allclose(similarity[2::3], (b.astype(np.float64) * c).sum(axis=1), atol=ROUNDING)
-
-
-def test_a_similarity_of_exactly_d_stays() -> None:
-    axes = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
-    similarity, index = dedup.greedy_similarity(axes, 0.0)
-    assert (similarity.tolist(), index.tolist()) == ([-1, 0, 1, 0], [-1, 0, 1, 0])
-
-
-def test_order_by_hand() -> None:
-    distance = np.array([0.3, 0.1, 0.3, 0.2], np.float32)
-    keys = np.array([9, 5, 4, 7], np.uint64)
-    assert dedup.order(distance, keys, "nearest", 0).tolist() == [1, 3, 2, 0]
-    assert dedup.order(distance, keys, "farthest", 0).tolist() == [2, 0, 3, 1]
-
-
 @settings(deadline=None)
 @given(clusters(), st.sampled_from(KEEPS), st.integers(0, 2**31))
 def test_order_is_total_and_independent_of_the_rows(cluster: Cluster, keep: str, seed: int) -> None:
@@ -271,12 +171,6 @@ def test_order_is_total_and_independent_of_the_rows(cluster: Cluster, keep: str,
     shuffled = np.random.default_rng(seed).permutation(len(order))
     again = dedup.order(cluster.distance[shuffled], cluster.keys[shuffled], keep, 3)
     assert shuffled[again].tolist() == order.tolist()
-
-
-def test_random_order_is_another_for_each_seed_and_puts_every_frame_first_as_often() -> None:
-    distance, keys = np.zeros(5, np.float32), np.arange(5, dtype=np.uint64)
-    first = np.bincount([dedup.order(distance, keys, "random", seed)[0] for seed in range(1000)], minlength=5)
-    assert ((first - 200) ** 2 / 200).sum() < 18.5  # chi-squared with 4 degrees of freedom, one in a thousand
 
 
 @settings(deadline=None, max_examples=200)
@@ -295,7 +189,9 @@ def test_scores_decide_as_the_walk_does(cluster: Cluster, keep: str, rule: str, 
     assert scored(cluster, keep, rule, epsilon, d) == walk(cluster, keep, rule, epsilon, d)
 
 
-def test_what_stays_differs_by_keep_and_rule() -> None:
+def test_what_stays_differs_by_keep_and_rule(
+    at_degrees: Callable[..., npt.NDArray[np.float32]], cosine: Callable[[float], float]
+) -> None:
     """One cluster by hand, so that the property above is not met by rules that are all the same."""
     cluster = Cluster(0, 4, 2, 0, False)
     cluster.units = at_degrees(0, 20, 40, 60)

@@ -1,6 +1,5 @@
 """The encoder against timm called directly: a ViT-tiny on 32 px, its weights drawn from a seed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,11 @@ from curation.config import EmbedConfig
 NAME = "vit_tiny_patch16_224"
 NO_CLASS_TOKEN = "vit_pwee_patch16_reg1_gap_256"
 WITH_REGISTERS = "vit_small_patch14_reg4_dinov2"  # four, and a mean and deviation that differ by channel
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**values: Any) -> EmbedConfig:
     return EmbedConfig(**{"run_dir": "unused", "encoder": NAME, "weights": "random", "image_size": 32} | values)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core cost far more here than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
+"""Steps of k-means against scikit-learn and a float64 loop, sums that no sharding changes, and empty clusters."""
+
 import math
-from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise, permutations
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -16,38 +16,15 @@ from curation import kmeans, nearest
 from curation.vectors import to_unit
 
 Array = npt.NDArray[np.floating]
+Make = Callable[..., Array]
 TORCH_PATH = "cpu:0"  # any name but "cpu" takes the path of a GPU; torch runs it on the CPU here
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core cost far more here than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def vectors(seed: int, rows: int, dimensions: int, blobs: int = 6, dtype: type = np.float32) -> Array:
-    generator = np.random.default_rng(seed)
-    centers = generator.normal(size=(blobs, dimensions))
-    x = centers[generator.integers(blobs, size=rows)] + 0.4 * generator.normal(size=(rows, dimensions))
-    return to_unit(x.astype(np.float32)).astype(dtype)
-
-
-def keys_for(rows: int, seed: int = 0) -> npt.NDArray[np.uint64]:
-    return np.random.default_rng(seed).permutation(rows).astype(np.uint64) * np.uint64(2**40 + 7)
-
-
-def at_degrees(*angles: float) -> npt.NDArray[np.float32]:
-    radians = np.radians(angles)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def lloyd(x: Array, centroids: npt.NDArray[np.float32], iterations: int) -> tuple[npt.NDArray[np.float32], list[float]]:
+def lloyd(keys: npt.NDArray[np.uint64], x: Array, centroids: Array, iterations: int) -> tuple[Array, list[float]]:
     inertia = []
     for _ in range(iterations):
-        total = kmeans.partial_sums(keys_for(len(x)), x, centroids)
+        total = kmeans.partial_sums(keys, x, centroids)
         centroids, _, _ = kmeans.update(total, centroids)
         inertia.append(total.inertia)
     return centroids, inertia
@@ -67,7 +44,7 @@ def reference_lloyd(x: Array, centroids: Array, iterations: int) -> tuple[Array,
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_one_step_equals_scikit_learns(seed: int) -> None:
+def test_one_step_equals_scikit_learns(vectors: Make, keys_for: Make, seed: int) -> None:
     x = vectors(seed, 300, 8)
     start = to_unit(np.random.default_rng(seed + 100).normal(size=(5, 8)).astype(np.float32))
     assignment, similarity = kmeans.assign(x, start)
@@ -83,10 +60,11 @@ def test_one_step_equals_scikit_learns(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_many_steps_equal_a_float64_loop(dtype: type) -> None:
+def test_many_steps_equal_a_float64_loop(vectors: Make, keys_for: Make, dtype: type) -> None:
     x = vectors(3, 400, 12, dtype=dtype)
-    start = kmeans.seed_centroids(keys_for(400), x, 6, seed=1)
-    centroids, inertia = lloyd(x, start, 8)
+    keys = keys_for(400)
+    start = kmeans.seed_centroids(keys, x, 6, seed=1)
+    centroids, inertia = lloyd(keys, x, start, 8)
     expected, expected_inertia = reference_lloyd(x, start, 8)
     np.testing.assert_allclose(centroids, expected, atol=1e-5)
     # float16 vectors are unit length to 5e-4 only, and inertia is 2 - 2 cosine by definition
@@ -95,7 +73,7 @@ def test_many_steps_equal_a_float64_loop(dtype: type) -> None:
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(inertia))
 
 
-def test_assignment_and_sums_by_hand() -> None:
+def test_assignment_and_sums_by_hand(at_degrees: Make) -> None:
     x, centroids = at_degrees(0, 60, 90, 150), at_degrees(0, 120)
     total = kmeans.partial_sums(np.arange(4, dtype=np.uint64), x, centroids)
     # 60 degrees is as near to 0 as to 120, but for rounding: leave it out of what is told about the assignment
@@ -107,13 +85,13 @@ def test_assignment_and_sums_by_hand() -> None:
     np.testing.assert_allclose(total.far_similarity, [0.5, 0.75**0.5, 0.75**0.5, 1], atol=1e-6)
 
 
-def test_of_equal_centroids_the_first_wins() -> None:
+def test_of_equal_centroids_the_first_wins(at_degrees: Make) -> None:
     x, same = at_degrees(10, 20), at_degrees(15, 15, 15)
     for device in ("cpu", TORCH_PATH):
         assert kmeans.assign(x, same, device)[0].tolist() == [0, 0]
 
 
-def test_a_coded_shard_adds_up_to_the_same() -> None:
+def test_a_coded_shard_adds_up_to_the_same(vectors: Make, keys_for: Make) -> None:
     x, keys, centroids = vectors(1, 300, 12, dtype=np.float16), keys_for(300), vectors(2, 5, 12)
     coded, plain = (kmeans.partial_sums(keys, shard, centroids) for shard in (kmeans.coded(x), x))
     assert coded.sums_KD.tobytes() == plain.sums_KD.tobytes()
@@ -123,7 +101,9 @@ def test_a_coded_shard_adds_up_to_the_same() -> None:
 
 @pytest.mark.parametrize("integers", [False, True])
 @pytest.mark.parametrize("dense_share", [0.0, 1.0])
-def test_every_path_assigns_alike(integers: bool, dense_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_assigns_alike(
+    vectors: Make, integers: bool, dense_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With and without products of 8-bit integers, in small blocks, on the path of a GPU."""
     monkeypatch.setattr(nearest, "integers_are_fast", lambda: integers)
     monkeypatch.setattr(nearest, "DENSE_SHARE", dense_share)
@@ -140,7 +120,9 @@ def test_every_path_assigns_alike(integers: bool, dense_share: float, monkeypatc
 
 @settings(deadline=None)
 @given(st.data(), st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32]))
-def test_sums_are_bit_equal_for_any_sharding_and_order(data: st.DataObject, seed: int, dtype: type) -> None:
+def test_sums_are_bit_equal_for_any_sharding_and_order(
+    vectors: Make, keys_for: Make, data: st.DataObject, seed: int, dtype: type
+) -> None:
     rows = data.draw(st.integers(1, 150), label="rows")
     x, keys, centroids = vectors(seed, rows, 12, dtype=dtype), keys_for(rows, seed), vectors(seed + 1, 4, 12)
     two_best = np.sort(x.astype(np.float64) @ centroids.astype(np.float64).T, axis=1)[:, -2:]
@@ -162,7 +144,7 @@ def test_sums_are_bit_equal_for_any_sharding_and_order(data: st.DataObject, seed
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
-def test_exact_sum_of_float16_has_no_rounding(seed: int, rows: int) -> None:
+def test_exact_sum_of_float16_has_no_rounding(vectors: Make, seed: int, rows: int) -> None:
     x = vectors(seed, rows, 5, dtype=np.float16)
     assert kmeans.exact_sum(x).tolist() == [math.fsum(column) for column in x.T.astype(np.float64)]
 
@@ -172,7 +154,7 @@ def test_float32_is_rounded_to_the_grid() -> None:
     assert kmeans.exact_sum(x)[0] * 2**24 == sum(round(float(value) * 2**24) for value in x[:, 0])
 
 
-def test_empty_clusters_get_the_farthest_vectors() -> None:
+def test_empty_clusters_get_the_farthest_vectors(vectors: Make, keys_for: Make) -> None:
     x = np.concatenate([vectors(1, 200, 8), vectors(2, 5, 8)])
     centroids = np.concatenate([x[:3], -np.ones((2, 8), np.float32) / math.sqrt(8)])
     centroids[3:] = centroids[3] * [[1], [1]]
@@ -188,7 +170,7 @@ def test_empty_clusters_get_the_farthest_vectors() -> None:
         np.testing.assert_allclose(moved[cluster], mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_a_shard_offers_its_farthest_vectors_and_ties_go_by_key() -> None:
+def test_a_shard_offers_its_farthest_vectors_and_ties_go_by_key(keys_for: Make, at_degrees: Make) -> None:
     x = np.repeat(at_degrees(0, 30, 60), 50, axis=0)
     keys = keys_for(150)
     total = kmeans.partial_sums(keys, x, at_degrees(0))
@@ -196,7 +178,7 @@ def test_a_shard_offers_its_farthest_vectors_and_ties_go_by_key() -> None:
     assert len(total.far_keys) == kmeans.FARTHEST == 64
 
 
-def test_more_empty_clusters_than_vectors_keep_their_centroid() -> None:
+def test_more_empty_clusters_than_vectors_keep_their_centroid(at_degrees: Make) -> None:
     centroids = at_degrees(0, 90, 180, 270)
     moved, empty, shift = kmeans.update(
         kmeans.partial_sums(np.array([5], np.uint64), at_degrees(10), centroids), centroids
@@ -206,7 +188,7 @@ def test_more_empty_clusters_than_vectors_keep_their_centroid() -> None:
     assert shift == pytest.approx(2 * math.sin(math.radians(40)), abs=1e-6)
 
 
-def test_a_cluster_whose_vectors_cancel_out_keeps_its_centroid() -> None:
+def test_a_cluster_whose_vectors_cancel_out_keeps_its_centroid(at_degrees: Make) -> None:
     centroids = at_degrees(0)
     moved, empty, shift = kmeans.update(
         kmeans.partial_sums(np.arange(2, dtype=np.uint64), np.array([[0, 1], [0, -1]], np.float32), centroids),
@@ -215,7 +197,7 @@ def test_a_cluster_whose_vectors_cancel_out_keeps_its_centroid() -> None:
     assert (moved.tolist(), empty, shift) == (centroids.tolist(), 0, 0.0)
 
 
-def test_fewer_distinct_vectors_than_clusters_ends_well() -> None:
+def test_fewer_distinct_vectors_than_clusters_ends_well(keys_for: Make, at_degrees: Make) -> None:
     x = np.repeat(at_degrees(0, 90, 200), 7, axis=0)
     keys = keys_for(len(x))
     centroids = kmeans.seed_centroids(keys, x, 8, seed=0)
@@ -229,77 +211,3 @@ def test_fewer_distinct_vectors_than_clusters_ends_well() -> None:
     assert total.inertia == pytest.approx(0, abs=1e-5)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
     assert sorted(total.counts_K.tolist()) == [0] * 5 + [7] * 3
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([np.float16, np.float32]))
-def test_seeding_does_not_depend_on_the_order_of_rows(seed: int, rows: int, dtype: type) -> None:
-    x, keys = vectors(seed, rows, 6, dtype=dtype), keys_for(rows, seed)
-    clusters = max(1, rows // 3)
-    first = kmeans.seed_centroids(keys, x, clusters, seed=7)
-    order = np.random.default_rng(seed + 1).permutation(rows)
-    assert kmeans.seed_centroids(keys[order], x[order], clusters, seed=7).tobytes() == first.tobytes()
-    units = {row.tobytes() for row in to_unit(x)}
-    assert {row.tobytes() for row in first} <= units
-
-
-def test_seeds_are_drawn_by_squared_distance() -> None:
-    """Chi-squared over ordered pairs of first and second seed: fits D^2, and neither D nor the uniform."""
-    x = at_degrees(0, 12, 90, 200)
-    keys, draws = np.arange(4, dtype=np.uint64), 3000
-    pairs: Counter[tuple[int, int]] = Counter()
-    for seed in range(draws):
-        first, second = kmeans.seed_centroids(keys, x, 2, seed) @ x.T
-        pairs[int(first.argmax()), int(second.argmax())] += 1
-    squared = np.maximum(2 - 2 * (x.astype(np.float64) @ x.T.astype(np.float64)), 0) * (1 - np.eye(4))
-
-    def statistic(power: float) -> float:
-        weight = np.where(squared > 0, squared, 1) ** power * (1 - np.eye(4))
-        expected = draws / 4 * weight / weight.sum(axis=1, keepdims=True)
-        return float(sum((pairs[i, j] - expected[i, j]) ** 2 / expected[i, j] for i, j in permutations(range(4), 2)))
-
-    assert pairs.total() == sum(pairs[pair] for pair in permutations(range(4), 2)) == draws
-    assert statistic(1) < 31.3  # 11 degrees of freedom, one in a thousand
-    assert statistic(0.5) > 100
-    assert statistic(0) > 300
-
-
-def test_each_next_seed_is_far_from_all_before() -> None:
-    centers = vectors(9, 400, 12, blobs=400)[:12]
-    x = to_unit(np.repeat(centers, 50, axis=0) + 1e-3 * vectors(10, 600, 12))
-    blobs = (kmeans.seed_centroids(keys_for(600), x, 12, seed=0) @ centers.T).argmax(axis=1)
-    assert sorted(blobs.tolist()) == list(range(12))
-
-
-def test_seeding_refuses_more_clusters_than_vectors() -> None:
-    with pytest.raises(ValueError, match="4 clusters were asked for, but there are 3 vectors"):
-        kmeans.seed_centroids(keys_for(3), vectors(0, 3, 4), 4, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("frames", "clusters"), [(1, 1), (1_951, 1), (20_000, 1), (20_001, 2), (88_282, 5), (100_000_000, 5_000)]
-)
-def test_automatic_clusters_by_hand(frames: int, clusters: int) -> None:
-    assert kmeans.automatic_clusters(frames) == clusters
-
-
-def test_sample_share_by_hand() -> None:
-    assert kmeans.sample_share(10_000, 10) == 1
-    assert kmeans.sample_share(1_000_000, 10) == 0.016384
-    assert kmeans.sample_share(1_000_000, 10_000) == 0.08
-
-
-def test_a_sample_has_its_share_and_depends_on_key_and_seed_alone() -> None:
-    keys = keys_for(20_000)
-    chosen = kmeans.sample(keys, 0.1, seed=3)
-    assert abs(chosen.sum() - 2000) < 4 * math.sqrt(20_000 * 0.1 * 0.9)
-    assert np.array_equal(kmeans.sample(keys[::-1], 0.1, seed=3)[::-1], chosen)
-    assert np.array_equal(np.concatenate([kmeans.sample(part, 0.1, 3) for part in np.split(keys, 8)]), chosen)
-    assert (kmeans.sample(keys, 0.1, seed=4) & chosen).sum() < 300  # 200 of both by chance
-    assert not (chosen & ~kmeans.sample(keys, 0.2, seed=3)).any()
-    assert kmeans.sample(keys, 1.0, seed=3).all()
-
-
-@pytest.mark.parametrize(("frames", "clusters"), [(5, 5), (100, 8), (160_000, 8), (160_001, 9)])
-def test_automatic_clusters_of_centred_vectors(frames: int, clusters: int) -> None:
-    assert kmeans.automatic_clusters(frames, center=True) == clusters

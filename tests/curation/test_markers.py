@@ -1,9 +1,9 @@
-from pathlib import Path
+"""Steps' markers: begin, finish and find again, what other settings are refused, and what is cleared."""
+
+from collections.abc import Callable
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from curation import store
@@ -12,32 +12,18 @@ from curation.markers import SUCCESS, Step, check_rejected, marker_of
 from curation.store import RunDirectory
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
-
-
-@pytest.fixture(params=["local", "memory"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
-    if request.param == "local":
-        return RunDirectory(str(tmp_path / "run"))
-    system = fsspec.filesystem("memory")
-    if system.exists("/run"):
-        system.rm("/run", recursive=True)
-    return RunDirectory("memory://run")
+Paths = Callable[[RunDirectory], list[str]]
 
 
 def ingest(**values: Any) -> IngestConfig:
     return IngestConfig(**{"run_dir": "unused", "source": ("s",)} | values)
 
 
-def every_file(run: RunDirectory) -> list[str]:
-    found = run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True, allow_not_found=True))
-    return sorted(info.path.rpartition("run/")[2] for info in found if info.type == pafs.FileType.File)
-
-
 def step(run: RunDirectory, config: IngestConfig | None = None, **inputs: str) -> Step:
     return Step(run, "ingest", "frames", config or ingest(), inputs)
 
 
-def test_find_begin_finish_and_find_again(run: RunDirectory) -> None:
+def test_find_begin_finish_and_find_again(run: RunDirectory, every_file: Paths) -> None:
     first = step(run, sources="abc")
     assert first.find() is None
     assert every_file(run) == []  # finding leaves no trace
@@ -71,7 +57,7 @@ def test_begin_records_config_inputs_and_versions(run: RunDirectory) -> None:
     assert set(record["versions"]) >= {"endosieve", "torch", "timm", "ray"}
 
 
-def test_other_settings_are_refused_and_damage_nothing(run: RunDirectory) -> None:
+def test_other_settings_are_refused_and_damage_nothing(run: RunDirectory, every_file: Paths) -> None:
     step(run, ingest(part_rows=100), sources="abc").begin()
     run.write_table("frames/part-000000.parquet", TABLE)
     run.write_bytes(f"frames/{store.TEMPORARY}x", b"of a writer that may still be at work")

@@ -1,8 +1,10 @@
+"""A run directory, local and in memory: whole files or none, names, parts, locks, and places that travel."""
+
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -12,24 +14,10 @@ from curation import store
 from curation.store import RunDirectory, filesystem_of
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
+Paths = Callable[[RunDirectory], list[str]]
 
 
-@pytest.fixture(params=["local", "memory"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
-    if request.param == "local":
-        return RunDirectory(str(tmp_path / "run"))
-    system = fsspec.filesystem("memory")
-    if system.exists("/run"):
-        system.rm("/run", recursive=True)
-    return RunDirectory("memory://run")
-
-
-def every_file(run: RunDirectory) -> list[str]:
-    found = run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True, allow_not_found=True))
-    return sorted(info.path.rpartition("run/")[2] for info in found if info.type == pafs.FileType.File)
-
-
-def test_a_table_comes_back_and_is_described(run: RunDirectory) -> None:
+def test_a_table_comes_back_and_is_described(run: RunDirectory, every_file: Paths) -> None:
     path = "frames/part-000003.parquet"
     written = run.write_table(path, TABLE.replace_schema_metadata({"key": "value"}))
     content = run.read_bytes(path)
@@ -66,7 +54,7 @@ def test_json_comes_back(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_nothing(run: RunDirectory, error: type[BaseException]) -> None:
+def test_a_block_that_fails_leaves_nothing(run: RunDirectory, every_file: Paths, error: type[BaseException]) -> None:
     def fail() -> None:
         with run.create("frames/part-000000.parquet") as stream:
             stream.write(b"half")

@@ -1,7 +1,6 @@
 """Views against torchvision, an image at a time on the same boxes and amounts."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,14 +14,7 @@ from training.augment import Augmentation, SimclrAugmentation
 PLAIN = {"horizontal_flip": 0.0, "vertical_flip": 0.0}
 WHOLE = PLAIN | {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
 NO_COLOUR = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

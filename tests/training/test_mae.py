@@ -1,40 +1,20 @@
-"""The masked autoencoder against the paper written out in NumPy float64, and its encoder against plain timm."""
+"""The masked autoencoder against the paper written out in NumPy float64: masks, loss, gradients and learning."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
 
 from training import mae
 
 Array = npt.NDArray[np.float64]
-SIZE, PATCH, HEADS, DECODER_HEADS = 64, 16, 2, 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def config(**values: Any) -> mae.MaeConfig:
-    small = {"encoder": "test_vit", "image_size": SIZE, "decoder_depth": 2, "decoder_width": 32}
-    return mae.MaeConfig(**small | {"decoder_heads": DECODER_HEADS} | values)
-
-
-def draw(count: int, size: int = SIZE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, size, size, generator=generator)
-    return images, torch.rand(count, (size // PATCH) ** 2, generator=generator)
+Config = Callable[..., mae.MaeConfig]
+Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+SIZE, PATCH, HEADS, DECODER_HEADS = 64, 16, 2, 4  # of the model that mae_config makes
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def norm(x: Array, weights: dict[str, Array], name: str) -> Array:
@@ -92,9 +72,9 @@ def reference_loss(weights: dict[str, Array], image: Array, noise: Array, normal
     return float(np.mean(errors)), predicted
 
 
-def perturbed(**values: Any) -> mae.MaskedAutoencoder:
+def perturbed(config: mae.MaeConfig) -> mae.MaskedAutoencoder:
     """A model in float64 none of whose biases, norms and tokens are at their trivial starting values."""
-    model = mae.MaskedAutoencoder(config(**values)).double()
+    model = mae.MaskedAutoencoder(config).double()
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -105,10 +85,12 @@ def perturbed(**values: Any) -> mae.MaskedAutoencoder:
 
 
 @pytest.mark.parametrize("normalised", [True, False])
-def test_loss_and_prediction_equal_the_paper_written_out(normalised: bool) -> None:
-    model = perturbed(normalise_pixels=normalised)
+def test_loss_and_prediction_equal_the_paper_written_out(
+    images_and_noise: Draw, mae_config: Config, normalised: bool
+) -> None:
+    model = perturbed(mae_config(normalise_pixels=normalised))
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    images, noise = (each.double() for each in draw(2))
+    images, noise = (each.double() for each in images_and_noise(2))
     images = images * 0.3 + 0.5
     expected = [reference_loss(weights, i.numpy(), n.numpy(), normalised) for i, n in zip(images, noise, strict=True)]
     assert model(images, noise).item() == pytest.approx(np.mean([loss for loss, _ in expected]), rel=1e-10)
@@ -141,41 +123,13 @@ def test_masks_hide_an_exact_share_by_the_noise_alone() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "visible"), [(0.75, 4), (0.5, 8), (0.9, 2)])
-def test_mask_ratio_sets_what_is_visible(ratio: float, visible: int) -> None:
-    assert mae.MaskedAutoencoder(config(mask_ratio=ratio)).visible == visible  # of 16
+def test_mask_ratio_sets_what_is_visible(mae_config: Config, ratio: float, visible: int) -> None:
+    assert mae.MaskedAutoencoder(mae_config(mask_ratio=ratio)).visible == visible  # of 16
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("test_vit", 64),  # class token, flexible sizes
-        ("test_vit2", 64),  # a register, no class token, norm behind the pooling, layer scale
-        ("test_vit3", 64),  # pooling by attention
-        ("vit_small_patch14_reg4_dinov2", 28),  # no row of the position table for class token and registers
-        ("vit_xsmall_patch16_clip_224", 32),  # a norm before the blocks
-    ],
-)
-def test_features_equal_timms_after_export(name: str, size: int, tmp_path: Path) -> None:
-    model = mae.MaskedAutoencoder(config(encoder=name, image_size=size, mask_ratio=0.5)).eval()
-    save_file(model.encoder.state_dict(), tmp_path / "encoder.safetensors")
-    plain = timm.create_model(name, img_size=size, num_classes=0).eval()
-    plain.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
-    with torch.inference_mode():
-        features = plain.forward_features(images)
-        everything = torch.arange(model.patches).repeat(2, 1)
-        torch.testing.assert_close(model.encode(images, everything), features, atol=1e-5, rtol=1e-5)
-        turned = model.encode(images, everything.flip(1))  # a set: the order does not matter
-    prefix = plain.num_prefix_tokens
-    rows = 0 if plain.no_embed_class else prefix
-    assert torch.equal(plain.pos_embed, mae.fixed_positions(2 if size < 64 else 4, plain.embed_dim, rows))
-    torch.testing.assert_close(turned[:, prefix:].flip(1), features[:, prefix:], atol=1e-5, rtol=1e-5)
-    assert features[:, prefix:].std() > 0.01
-
-
-def test_the_encoder_does_not_see_masked_patches() -> None:
-    model = mae.MaskedAutoencoder(config())
-    images, noise = draw(2)
+def test_the_encoder_does_not_see_masked_patches(mae_config: Config, images_and_noise: Draw) -> None:
+    model = mae.MaskedAutoencoder(mae_config())
+    images, noise = images_and_noise(2)
     mask = mae.random_mask(noise, model.visible)
     hidden = mae.unpatchify(mask.masked_BT[:, :, None].expand(-1, -1, 768), PATCH)
     features = model.encode(images, mask.visible_BV)
@@ -185,9 +139,9 @@ def test_the_encoder_does_not_see_masked_patches() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3"])
-def test_every_parameter_learns_but_the_position_tables(name: str) -> None:
-    model = mae.MaskedAutoencoder(config(encoder=name))
-    model(*draw(2)).backward()
+def test_every_parameter_learns_but_the_position_tables(mae_config: Config, images_and_noise: Draw, name: str) -> None:
+    model = mae.MaskedAutoencoder(mae_config(encoder=name))
+    model(*images_and_noise(2)).backward()
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad and not n.startswith("encoder.attn_pool")}
     assert frozen == {"encoder.pos_embed", "decoder.pos_embed"}
     for parameter_name, parameter in model.named_parameters():
@@ -196,59 +150,21 @@ def test_every_parameter_learns_but_the_position_tables(name: str) -> None:
             assert parameter.grad.abs().max() > 0, parameter_name
 
 
-def test_only_masked_patches_have_a_loss() -> None:
-    model = mae.MaskedAutoencoder(config(normalise_pixels=False))
-    images, noise = draw(2)
+def test_only_masked_patches_have_a_loss(mae_config: Config, images_and_noise: Draw) -> None:
+    model = mae.MaskedAutoencoder(mae_config(normalise_pixels=False))
+    images, noise = images_and_noise(2)
     with torch.no_grad():
         error, masked = model.errors(images, noise)
     assert model(images, noise).item() == pytest.approx(error[masked].mean().item(), rel=1e-6)
     assert error[masked].mean() != pytest.approx(error.mean().item(), rel=1e-3)
 
 
-def test_position_tables_by_hand() -> None:
-    table = mae.fixed_positions(3, 8, prefix=2)[0]
-    assert table.shape == (11, 8)
-    assert not table[:2].any()
-    row, column = 2, 1
-    expected = [wave(place * rate) for place in (column, row) for wave in (math.sin, math.cos) for rate in (1, 0.01)]
-    np.testing.assert_allclose(table[2 + row * 3 + column], expected, atol=1e-7)
-    model = mae.MaskedAutoencoder(config())
-    assert torch.equal(model.encoder.get_parameter("pos_embed"), mae.fixed_positions(4, 64, prefix=1))
-    assert torch.equal(model.decoder.pos_embed, mae.fixed_positions(4, 32, prefix=1))
-
-
-def test_weights_start_as_the_recipe_says() -> None:
-    model = mae.MaskedAutoencoder(config(decoder_width=128))
-    matrices = {n: p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(("_token", "pos_embed"))}
-    assert len(matrices) == 1 + 6 * 4 + 2 + 2 * 4
-    for name, matrix in matrices.items():
-        flat = matrix.detach().flatten(1)
-        bound = math.sqrt(6 / sum(flat.shape))
-        assert bound * 0.98 < flat.abs().max() <= bound, name
-        assert flat.std() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            assert not parameter.any(), name
-        if name.endswith("_token"):
-            assert parameter.detach().std() == pytest.approx(0.02, rel=0.3), name
-
-
-def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
-    torch.manual_seed(1)
-    first = mae.MaskedAutoencoder(config()).state_dict()
-    after = torch.rand(1)
-    torch.manual_seed(1)
-    assert torch.equal(after, torch.rand(1))  # the global generator is left as it was
-    again, other = (mae.MaskedAutoencoder(config(seed=seed)).state_dict() for seed in (0, 1))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
-    assert not torch.equal(first["decoder.mask_token"], other["decoder.mask_token"])
-
-
 @pytest.mark.parametrize("normalised", [True, False])
-def test_reconstruction_is_in_the_units_of_the_image(normalised: bool) -> None:
-    model = mae.MaskedAutoencoder(config(normalise_pixels=normalised))
-    images, noise = draw(2)
+def test_reconstruction_is_in_the_units_of_the_image(
+    mae_config: Config, images_and_noise: Draw, normalised: bool
+) -> None:
+    model = mae.MaskedAutoencoder(mae_config(normalise_pixels=normalised))
+    images, noise = images_and_noise(2)
     images = images * 3 + 5
     with torch.no_grad():  # a decoder that says nothing but 0.5
         model.decoder.pred.weight.zero_()
@@ -261,51 +177,9 @@ def test_reconstruction_is_in_the_units_of_the_image(normalised: bool) -> None:
     torch.testing.assert_close(predicted[1, :, 16:32, 48:], expected.expand(3, 16, 16), atol=1e-4, rtol=0)
 
 
-def published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names that published MAE checkpoints have, spelt out."""
-    names = {"decoder.embed": "decoder_embed", "decoder.pos_embed": "decoder_pos_embed", "decoder.norm": "decoder_norm"}
-    names |= {"decoder.mask_token": "mask_token", "decoder.pred": "decoder_pred", "decoder.blocks": "decoder_blocks"}
-    names |= {"encoder.": ""}
-    result = {}
-    for key, value in state.items():
-        ours = next(name for name in names if key.startswith(name))
-        result[names[ours] + key[len(ours) :]] = value
-    return result
-
-
-def test_published_checkpoints_load() -> None:
-    model, other = mae.MaskedAutoencoder(config(seed=3)), mae.MaskedAutoencoder(config(seed=4))
-    theirs = published(model.state_dict())
-    assert {"cls_token", "blocks.0.attn.qkv.weight", "decoder_blocks.1.mlp.fc2.bias", "mask_token"} <= theirs.keys()
-    assert "decoder_pred.weight" in theirs
-    images, noise = draw(1)
-    assert other(images, noise) != model(images, noise)
-    for state in (theirs, {"model": theirs, "epoch": 3}, model.state_dict()):
-        other.load_state_dict(mae.load_published(state), strict=True)
-        assert torch.equal(other(images, noise), model(images, noise))
-    classifier = timm.create_model("test_vit", img_size=SIZE, num_classes=5)
-    mapped = mae.load_published(classifier.state_dict())
-    assert mapped.keys() == {f"encoder.{name}" for name in model.encoder.state_dict()}
-    with pytest.raises(ValueError, match="holds no tensors by name, nor under 'model'; found epoch"):
-        mae.load_published({"epoch": 3})
-
-
-def test_options_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="image_size 60 is not a multiple of the encoder's patch, 16; use 48"):
-        mae.MaskedAutoencoder(config(image_size=60))
-    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is no Vision Transformer .* vit_tiny_patch16_224"):
-        mae.MaskedAutoencoder(config(encoder="vit_tiny_patch61_224"))
-    with pytest.raises(ValueError, match=r"mask_ratio 0\.75 of 1 patches leaves 0 visible"):
-        mae.MaskedAutoencoder(config(image_size=16))
-    with pytest.raises(ValueError, match=r"mask_ratio is 1\.0; it must be between 0 and 1"):
-        config(mask_ratio=1.0)
-    with pytest.raises(ValueError, match="decoder_width is 30; it must be a multiple of decoder_heads, 4"):
-        config(decoder_width=30)
-
-
-def test_bfloat16_autocast_is_close_and_the_loss_stays_float32() -> None:
-    model = mae.MaskedAutoencoder(config())
-    images, noise = draw(4)
+def test_bfloat16_autocast_is_close_and_the_loss_stays_float32(mae_config: Config, images_and_noise: Draw) -> None:
+    model = mae.MaskedAutoencoder(mae_config())
+    images, noise = images_and_noise(4)
     exact = model(images, noise)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(images, noise)
@@ -313,9 +187,9 @@ def test_bfloat16_autocast_is_close_and_the_loss_stays_float32() -> None:
     assert 0 < abs(rounded.item() - exact.item()) < 0.01 * exact.item()
 
 
-def test_a_tiny_model_learns_eight_images_by_heart() -> None:
+def test_a_tiny_model_learns_eight_images_by_heart(mae_config: Config) -> None:
     """2 blocks, 8 colour gradients, 200 steps: the loss falls from 0.72 to 0.01 (0.58 without positions)."""
-    model = mae.MaskedAutoencoder(config(decoder_depth=1, normalise_pixels=False))
+    model = mae.MaskedAutoencoder(mae_config(decoder_depth=1, normalise_pixels=False))
     model.encoder.blocks = model.encoder.blocks[:2]
     generator = torch.Generator().manual_seed(0)
     ramp, slopes = torch.linspace(-1, 1, SIZE), torch.randn(8, 3, 2, 1, 1, generator=generator)

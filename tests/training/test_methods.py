@@ -1,7 +1,5 @@
 """Both methods through the protocol that the training loop uses."""
 
-from collections.abc import Iterator
-
 import pytest
 import timm
 import torch
@@ -11,14 +9,7 @@ from training import augment, mae, simclr
 from training.methods import METHODS, Method
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str) -> Method:

@@ -6,7 +6,6 @@ Run as a script, this file is the second of two ranks.
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training import mae, simclr
 
 RANKS, IMAGES, TEMPERATURE = 2, 3, 0.2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**values: Any) -> simclr.SimclrConfig:

@@ -1,6 +1,5 @@
 """A set made ready and a trial on it: what names a trial's file, what is left out of a test, and a GPU as a CPU."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,7 @@ CONFIG = FinetuneConfig(
     epochs=2, batch_size=4, image_size=32, precision="float32", learning_rate=4e-3, layer_decay=1.0, head_cells=8
 )
 COUNTS = {"train": 8, "validation": 4, "test": 6}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(folder: Path, seed: int = 0, counts: dict[str, int] | None = None) -> Path:

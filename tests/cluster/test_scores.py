@@ -1,0 +1,124 @@
+"""Clusters and scores on Ray against the same computed on the whole in float64, however the work is shared out."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation import kmeans, vectors
+from curation import score as scoring
+from curation.cluster import cluster
+from curation.config import ClusterConfig, ScoreConfig
+from curation.score import score
+
+Reference = tuple[Path, list[dict[str, Any]]]
+Rows = Callable[[Path, str], pa.Table]
+ById = Callable[[pa.Table], dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def made_up(local_ray: None, synthetic: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished clustering of 1,200 made-up vectors into 6 clusters, over 7 parts. Not to be changed."""
+    run_dir = synthetic(tmp_path_factory.mktemp("made-up"), 1200, 24, 7)
+    cluster(ClusterConfig(run_dir=str(run_dir), clusters=6, iterations=12, shard_rows=300, seed=5))
+    return run_dir
+
+
+def test_clusters_equal_lloyd_on_the_whole(made_up: Path, rows: Rows) -> None:
+    table, assigned = rows(made_up, "embeddings"), rows(made_up, "clusters/assignments")
+    ids, x_ND = table["frame_id"].to_pylist(), np.array(table["embedding"].to_pylist())
+    assert assigned["frame_id"].to_pylist() == ids
+    seeds = np.array(pq.read_table(made_up / "clusters/iterations/part-000000.parquet")["centroid"].to_pylist())
+    expected = kmeans.seed_centroids(vectors.keys_of(ids), x_ND.astype(np.float16), 6, 5)
+    np.testing.assert_array_equal(seeds.astype(np.float32), expected)
+    centroids, inertia = seeds, []
+    for _ in range(12):
+        nearest = (x_ND @ centroids.T).argmax(axis=1)
+        inertia.append(np.square(x_ND - centroids[nearest]).sum())
+        sums = np.stack([x_ND[nearest == number].sum(axis=0) for number in range(6)])
+        moved = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        if np.array_equal(moved, centroids):
+            break
+        centroids = moved
+    found = np.array(pq.read_table(made_up / "clusters/centroids.parquet")["centroid"].to_pylist())
+    np.testing.assert_allclose(found, centroids, atol=1e-6)
+    np.testing.assert_array_equal(assigned["cluster"].to_numpy(), (x_ND @ centroids.T).argmax(axis=1))
+    distance = 1 - (x_ND @ centroids.T).max(axis=1)
+    np.testing.assert_allclose(assigned["centroid_distance"].to_numpy(), distance, atol=1e-3)  # units are of float16
+    history = pq.read_table(made_up / "clusters/history.parquet")
+    np.testing.assert_allclose(history["inertia"].to_numpy(), inertia, rtol=1e-3)
+    assert history["iteration"].to_pylist() == list(range(1, len(inertia) + 1))
+    assert (np.diff(history["inertia"].to_numpy()) <= 0).all()
+
+
+def expected_scores(run_dir: Path, rows: Rows) -> dict[str, tuple[float, str | None]]:
+    """All pairs of each cluster in float64: the highest cosine with a frame nearer to the centroid, and that frame."""
+    table, assigned = rows(run_dir, "embeddings"), rows(run_dir, "clusters/assignments")
+    ids, x_ND = np.array(table["frame_id"].to_pylist()), np.array(table["embedding"].to_pylist())
+    x_ND = x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
+    clusters, distance = assigned["cluster"].to_numpy(), assigned["centroid_distance"].to_numpy()
+    order = np.lexsort((ids, distance))
+    expected: dict[str, tuple[float, str | None]] = {}
+    for place, row in enumerate(order):
+        before = order[:place][clusters[order[:place]] == clusters[row]]
+        cosines = x_ND[before] @ x_ND[row]
+        expected[ids[row]] = (cosines.max(), ids[before[cosines.argmax()]]) if len(before) else (-1, None)
+    return expected
+
+
+def store_share_of(rows_in_store: int) -> float:
+    """The share of the object store that this many made-up frames fill (see score.wave_rows)."""
+    return rows_in_store * (24 * 2 + 40) / scoring.engine.resources()["object_store_memory"]
+
+
+@pytest.mark.parametrize("split_rows", [32_768, 64], ids=["whole clusters", "clusters split over tasks"])
+@pytest.mark.parametrize("store", [None, 1, 500], ids=["one wave", "a wave a group", "some waves"])
+@pytest.mark.parametrize("group_rows", [1, 300])
+def test_scores_equal_all_pairs_of_the_whole(
+    *,
+    by_id: ById,
+    made_up: Path,
+    tmp_path: Path,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    split_rows: int,
+    store: int | None,
+    group_rows: int,
+) -> None:
+    run_dir = Path(shutil.copytree(made_up, tmp_path / "run"))
+    monkeypatch.setattr(scoring, "SPLIT_ROWS", split_rows)
+    if store is not None:
+        monkeypatch.setattr(scoring, "STORE_SHARE", store_share_of(store))
+    score(ScoreConfig(run_dir=str(run_dir), group_rows=group_rows))
+    found, expected = by_id(rows(run_dir, "scores")), expected_scores(run_dir, rows)
+    assert found.keys() == expected.keys()
+    for frame, (similarity, cause) in expected.items():
+        assert found[frame]["duplicate_similarity"] == pytest.approx(similarity, abs=1e-6)
+        assert found[frame]["duplicate_of"] == cause
+
+
+@pytest.mark.parametrize("keep", ["nearest", "farthest", "random"])
+def test_a_split_cluster_scores_as_a_whole_one_with_an_epsilon(
+    by_id: ById, made_up: Path, tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, keep: Any
+) -> None:
+    distance = rows(made_up, "clusters/assignments")["centroid_distance"].to_numpy()
+    epsilon = None if keep == "nearest" else float(np.median(distance))
+    found = []
+    for name, split_rows in (("whole", 32_768), ("split", 50)):
+        run_dir = Path(shutil.copytree(made_up, tmp_path / name))
+        monkeypatch.setattr(scoring, "SPLIT_ROWS", split_rows)
+        config = ScoreConfig(run_dir=str(run_dir), keep=keep, epsilon=epsilon)
+        score(config)
+        found.append(by_id(rows(run_dir, config.folder)))
+    assert found[0].keys() == found[1].keys()
+    for frame, row in found[0].items():
+        other = found[1][frame]
+        assert other["duplicate_similarity"] == pytest.approx(row["duplicate_similarity"], abs=1e-6)
+        assert other["duplicate_of"] == row["duplicate_of"]
+        left_out = epsilon is not None and row["centroid_distance"] > np.float32(epsilon)
+        assert not left_out or (row["duplicate_similarity"], row["duplicate_of"]) == (-1, None)
