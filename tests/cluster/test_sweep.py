@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,33 +197,41 @@ def test_optuna_goes_on_with_its_study(make: Make, begun: Callable[..., Path], t
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(
-    swept: tuple[Path, Sweep, pa.Table],
-    make: Make,
-    begun: Callable[..., Path],
-    flags: Callable[..., list[str]],
-    started: Callable[..., Any],
-    tmp_path: Path,
+    make: Make, begun: Callable[..., Path], flags: Callable[..., list[str]], started: Callable[..., Any], tmp_path: Path
 ) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
-    what = make(run_dir, output)
-    _, *recipe = vars(RECIPE).values()
+    long = replace(
+        RECIPE,
+        record=RecordConfig(picture_steps=0, checkpoint_steps=10, keep_checkpoints=1000),
+        length=LengthConfig(steps=400, batch_size=8, draw_rows=8),
+    )
+    what = replace(make(run_dir, output), recipe=long)
+    _, *recipe = vars(long).values()
     given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
     names = ("epochs", "batch_size", "head_cells", "head_width", "patience")
     given += [f"--finetune-{name.replace('_', '-')}={getattr(FINETUNE, name)}" for name in names]
+
+    def under_way() -> list[Path]:
+        """Trainings with some checkpoints and no card yet."""
+        begun = {file.parents[2] for file in output.glob("pretrain/*/checkpoints/update-*/checkpoint.pt")}
+        return [folder for folder in begun if not (folder / "card.json").exists()]
+
     with started(tmp_path / "log", "tune", "sweep", *given) as driver:
-        trials, deadline = output / "trials", time.monotonic() + 300
-        while not (trials.exists() and list(trials.glob("*.json"))):
+        deadline = time.monotonic() + 300
+        while not (list(output.glob("trials/*.json")) and under_way()):
             assert driver.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.2)
+            time.sleep(0.1)
         os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
     before = stamps(output)
-    finished = [name for name in before if name.startswith("trials/")]
-    assert 1 <= len(finished) < 3
+    [half] = under_way()
+    kept = [name for name in before if name.startswith(("trials/", f"pretrain/{half.name}/checkpoints/update-"))]
+    assert len(kept) >= 2
     table = sweep(what)
     after = stamps(output)
-    assert {name: after[name] for name in finished} == {name: before[name] for name in finished}
-    undisturbed = {row["name"]: row for row in swept[2].to_pylist()}
-    for row in table.to_pylist():
-        assert row["state"] == "finished"
-        assert row["miou"] == undisturbed[row["name"]]["miou"]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    undisturbed = sweep(replace(what, evaluation=replace(what.evaluation, output=str(tmp_path / "whole"))))
+    assert [(row["name"], row["state"], row["miou"]) for row in table.to_pylist()] == [
+        (row["name"], "finished", row["miou"]) for row in undisturbed.to_pylist()
+    ]
