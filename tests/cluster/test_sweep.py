@@ -34,7 +34,15 @@ RECIPE = Settings(
     Augmentation(),
 )
 FINETUNE = FinetuneConfig(
-    epochs=1, batch_size=8, image_size=32, precision="float32", head_cells=8, head_width=32, patience=0
+    epochs=2,
+    batch_size=8,
+    image_size=32,
+    precision="float32",
+    head_cells=8,
+    head_width=32,
+    patience=0,
+    layer_decay=1.0,
+    learning_rate=4e-3,
 )
 GRID: dict[str, Any] = {"epsilon": (0.9,), "d": (0.7, 0.9), "baseline": ("full",)}
 Make = Callable[..., Sweep]
@@ -45,7 +53,7 @@ def make(local_ray: None, polyps: Path) -> Make:
     """make(run_dir, output, space={...}, ...): a small sweep, with changes to some of its configs."""
 
     def changed(run_dir: Path, output: Path, **changes: dict[str, Any]) -> Sweep:
-        evaluation: dict[str, Any] = {"seeds": 1, "decoded_size": 48, "test_every": 0, "probe": "linear"}
+        evaluation: dict[str, Any] = {"seeds": 1, "decoded_size": 48, "test_every": 0}
         return Sweep(
             SweepConfig(run_dir=str(run_dir), **changes.get("config", {})),
             SpaceConfig(**GRID | changes.get("space", {})),
@@ -92,7 +100,8 @@ def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
     }
     assert "keep none of" in rows["meddel-epsilon1e-06-d0.7"]["reason"]
     own = {row["trained"] for row in rows.values()} - {None}
-    assert len(list((output / "trials").iterdir())) == len(own)
+    assert len(list((output / "trials").glob("*.json"))) == len(own)
+    assert len({row["miou"] for row in rows.values() if row["name"] == row["trained"]}) == len(own)
     best = max((row for row in rows.values() if row["state"] == "finished"), key=lambda row: row["normdel"])
     subset = json.loads((output / "best/subset.json").read_text())
     assert subset["kept"] == best["frames"]
@@ -208,7 +217,7 @@ def test_a_killed_sweep_goes_on(
     what = replace(make(run_dir, output), recipe=long)
     _, *recipe = vars(long).values()
     given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
-    names = ("epochs", "batch_size", "head_cells", "head_width", "patience")
+    names = ("epochs", "batch_size", "head_cells", "head_width", "patience", "layer_decay", "learning_rate")
     given += [f"--finetune-{name.replace('_', '-')}={getattr(FINETUNE, name)}" for name in names]
 
     def under_way() -> list[Path]:
