@@ -26,6 +26,7 @@ from training.mae import build_encoder, pixel_statistics
 
 UInt8 = npt.NDArray[np.uint8]
 Precision = Literal["float32", "bfloat16", "float16"]
+LEVELLED_BY = 2000  # remembered tokens whose votes level those of others
 SIMILARITIES = 2**24  # held at once by the nearest-neighbour probe: 64 MiB
 
 
@@ -114,11 +115,34 @@ def grid_side(tokens_NTD: Tensor) -> int:
     return grid
 
 
+def levelled(found_NTK: Tensor, known_MK: Tensor, truth_MK: Tensor) -> Tensor:
+    """Return predicted shares [N, T, K] as scores, of which each class passes the background's, 0, where it should.
+
+    A fitted share rarely passes one half where a lesion is rare. So a class counts from that lead over all others at
+    which predictions `known_MK` of training patches have the highest Dice with their true shares `truth_MK` (halfway
+    between the two patches that it parts).
+    """
+    scores = torch.zeros_like(found_NTK)
+    for output in range(1, found_NTK.shape[2]):
+        leads, order = lead(known_MK, output).sort(descending=True, stable=True)
+        truth = truth_MK[order, output]
+        dice = 2 * truth.cumsum(0) / (torch.arange(1, len(truth) + 1, device=truth.device) + truth.sum())
+        last = int(dice.argmax())
+        scores[..., output] = lead(found_NTK, output) - leads[last : last + 2].mean()
+    return scores
+
+
+def lead(shares: Tensor, output: int) -> Tensor:
+    """How far one class is before the best of the others, over the last axis."""
+    others = [column for column in range(shares.shape[-1]) if column != output]
+    return shares[..., output] - shares[..., others].amax(dim=-1)
+
+
 def linear_probe(train_NTD: Tensor, masks: UInt8, test_NTD: Tensor, side: int, ridge: float = 1e-3) -> UInt8:
     """Segment by a linear layer from a token to its patch's class shares; masks uint8 [N', side, side] of the test.
 
     Ridge regression in closed form, in float64, image by image: N T D^2 multiplications. The bias is not penalised;
-    the penalty is `ridge` times the mean variance of a token's values, times the number of tokens.
+    the penalty is `ridge` times the mean variance of a token's values, times the number of tokens. Shares are levelled.
     """
     outputs = _check_training(train_NTD, masks)
     mean = train_NTD.double().mean(dim=(0, 1))
@@ -132,8 +156,11 @@ def linear_probe(train_NTD: Tensor, masks: UInt8, test_NTD: Tensor, side: int, r
         cross += centred.T @ (share_TK - middle)
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     weights = torch.linalg.pinv(gram, hermitian=True) @ cross
-    predicted = torch.stack([(tokens_TD.double() - mean) @ weights + middle for tokens_TD in test_NTD])
-    return shares_to_masks(predicted.float(), side)
+    known, found = (
+        torch.stack([(tokens_TD.double() - mean) @ weights + middle for tokens_TD in tokens])
+        for tokens in (train_NTD, test_NTD)
+    )
+    return shares_to_masks(levelled(found, known.flatten(0, 1), shares.flatten(0, 1)).float(), side)
 
 
 def neighbour_probe(
@@ -142,20 +169,33 @@ def neighbour_probe(
     """Segment by the k nearest tokens of the training images; masks uint8 [N', side, side] of the test.
 
     Nearest by cosine; a neighbour votes with its patch's class shares, weighted by exp(cosine / 0.1). At most `memory`
-    tokens are remembered, drawn by a fixed seed: the cost is Q M D multiplications, in blocks of bounded memory.
+    tokens are remembered, drawn by a fixed seed: the cost is Q M D multiplications, in blocks of bounded memory. Shares
+    are levelled by the votes that the first remembered tokens get from the others.
     """
     outputs = _check_training(train_NTD, masks)
     require(k >= 1 and memory >= 1, f"k is {k} and memory {memory}; both must be at least 1")
     shares_MK = patch_shares(masks, grid_side(train_NTD), outputs).flatten(0, 1)
-    kept = torch.randperm(len(shares_MK), generator=torch.Generator().manual_seed(0))[:memory].sort().values
-    tokens_MD = functional.normalize(train_NTD.flatten(0, 1)[kept.to(train_NTD.device)].float(), dim=1)
+    kept = torch.randperm(len(shares_MK), generator=torch.Generator().manual_seed(0))[:memory]
     shares_MK = shares_MK[kept].to(train_NTD.device)
-    votes = []
-    for tokens_QD in torch.split(test_NTD.flatten(0, 1), max(1, SIMILARITIES // len(tokens_MD))):
+    tokens_MD = functional.normalize(train_NTD.flatten(0, 1)[kept.to(train_NTD.device)].float(), dim=1)
+    found = _votes(test_NTD.flatten(0, 1), tokens_MD, shares_MK, k, apart=False)
+    known = _votes(tokens_MD[:LEVELLED_BY], tokens_MD, shares_MK, k, apart=True)
+    laid = found.reshape(*test_NTD.shape[:2], outputs)
+    return shares_to_masks(levelled(laid, known, shares_MK[:LEVELLED_BY]), side)
+
+
+def _votes(asked_QD: Tensor, tokens_MD: Tensor, shares_MK: Tensor, k: int, *, apart: bool) -> Tensor:
+    """Return the votes [Q, K] of the k nearest remembered tokens; `apart`: the first Q are asked, none by itself."""
+    votes, start = [], 0
+    for tokens_QD in torch.split(asked_QD, max(1, SIMILARITIES // len(tokens_MD))):
         cosines_QM = functional.normalize(tokens_QD.float(), dim=1) @ tokens_MD.T
+        if apart and len(tokens_MD) > 1:
+            own = torch.arange(len(tokens_QD), device=cosines_QM.device)
+            cosines_QM[own, start + own] = -torch.inf
         nearest, places = cosines_QM.topk(min(k, len(tokens_MD)), dim=1)
         votes.append(torch.einsum("qk,qkc->qc", (nearest / 0.1).softmax(dim=1), shares_MK[places]))
-    return shares_to_masks(torch.cat(votes).reshape(*test_NTD.shape[:2], outputs), side)
+        start += len(tokens_QD)
+    return torch.cat(votes)
 
 
 def _check_training(tokens_NTD: Tensor, masks: UInt8) -> int:

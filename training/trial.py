@@ -29,7 +29,7 @@ from training.prepared import PreparedSet, Rows, pairs
 from training.probe import encode, linear_probe, load_encoder, neighbour_probe
 from training.segment import Epoch, FinetuneConfig, Pairs, finetune, predict
 
-VERSION = 1  # raised whenever the same inputs would give other results
+VERSION = 2  # raised whenever the same inputs would give other results
 BEST_AND_WORST = 3  # images a picture shows of each
 
 UInt8 = npt.NDArray[np.uint8]

@@ -53,7 +53,7 @@ def settings(output: str, seeds: int, steps: int, **changes: Any) -> Sweep:
     )
     space: dict[str, Any] = {"epsilon": EPSILONS, "d": DS} | changes.get("space", {})
     return Sweep(
-        SweepConfig(run_dir=f"{DEMO}/run"),
+        SweepConfig(run_dir=f"{DEMO}/run", cpus_per_trial=1),
         SpaceConfig(**space),
         Question(),
         HalvingConfig(**changes.get("halving", {})),

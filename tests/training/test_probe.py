@@ -126,12 +126,17 @@ def drawn(images: int, seed: int, classes: int = 2) -> tuple[torch.Tensor, npt.N
     return torch.from_numpy(tokens).float(), masks
 
 
+def unlevelled(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What a probe gives `levelled`, which then changes nothing: predictions, those of the training, its shares."""
+    kept: list[torch.Tensor] = []
+    monkeypatch.setattr(probe, "levelled", lambda *given: kept.extend(given) or given[0])
+    return kept
+
+
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.5])
 def test_the_linear_probe_is_ridge_regression(ridge: float, monkeypatch: pytest.MonkeyPatch) -> None:
     (train, masks), (test, _) = drawn(5, 0), drawn(4, 1)
-    kept: list[torch.Tensor] = []
-    original = probe.shares_to_masks
-    monkeypatch.setattr(probe, "shares_to_masks", lambda shares, side: kept.append(shares) or original(shares, side))
+    kept = unlevelled(monkeypatch)
     found = probe.linear_probe(train, masks, test, 12, ridge)
     rows = train.double().reshape(-1, 6).numpy()
     wanted = np.array(
@@ -142,6 +147,8 @@ def test_the_linear_probe_is_ridge_regression(ridge: float, monkeypatch: pytest.
     weights, *_ = np.linalg.lstsq(np.vstack([centred, penalty]), np.vstack([wanted - middle, np.zeros((6, 3))]))
     expected = (test.double().reshape(-1, 6).numpy() - rows.mean(axis=0)) @ weights + middle
     np.testing.assert_allclose(kept[0].reshape(-1, 3), expected, atol=1e-5)
+    np.testing.assert_allclose(kept[1], centred @ weights + middle, atol=1e-5)
+    np.testing.assert_allclose(kept[2], wanted, atol=1e-7)
     assert found.shape == (4, 12, 12)
 
 
@@ -149,18 +156,46 @@ def test_the_linear_probe_is_ridge_regression(ridge: float, monkeypatch: pytest.
 def test_neighbours_vote_as_by_brute_force(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SIMILARITIES", block)
     (train, masks), (test, _) = drawn(5, 0), drawn(4, 1)
-    kept: list[torch.Tensor] = []
-    original = probe.shares_to_masks
-    monkeypatch.setattr(probe, "shares_to_masks", lambda shares, side: kept.append(shares) or original(shares, side))
+    kept = unlevelled(monkeypatch)
     found = probe.neighbour_probe(train, masks, test, 12, k=3)
     known = train.double().reshape(-1, 6).numpy()
     shares = probe.patch_shares(masks, 3, 3).reshape(-1, 3).numpy()
-    for asked, vote in zip(test.double().reshape(-1, 6).numpy(), kept[0].reshape(-1, 3).numpy(), strict=True):
+
+    def voted(asked: Any, without: int | None = None) -> Any:
         cosines = [row @ asked / math.sqrt((row @ row) * (asked @ asked)) for row in known]
-        nearest = sorted(range(len(known)), key=lambda place: -cosines[place])[:3]
+        others = [place for place in range(len(known)) if place != without]
+        nearest = sorted(others, key=lambda place: -cosines[place])[:3]
         weights = np.array([math.exp(cosines[place] / 0.1) for place in nearest])
-        np.testing.assert_allclose(vote, weights @ shares[nearest] / weights.sum(), atol=1e-4)
+        return weights @ shares[nearest] / weights.sum()
+
+    votes = [voted(asked) for asked in test.double().reshape(-1, 6).numpy()]
+    np.testing.assert_allclose(kept[0].reshape(-1, 3), votes, atol=1e-4)
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_allclose(kept[1], [voted(known[place], place) for place in order], atol=1e-4)
+    np.testing.assert_allclose(kept[2], shares[order], atol=1e-7)
     assert found.shape == (4, 12, 12)
+
+
+def test_levelled_shares_by_hand() -> None:
+    truth = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    known = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.95, 0.05], [0.7, 0.3]])  # the lesion's never passes a half
+    found = torch.tensor([[[0.76, 0.24], [0.75, 0.25], [0.6, 0.4]]])
+    levelled = probe.levelled(found, known, truth)
+    torch.testing.assert_close(levelled[..., 0], torch.zeros(1, 3))
+    torch.testing.assert_close(levelled[..., 1], torch.tensor([[-0.02, 0.0, 0.3]]))  # the lead of -0.5 parts them
+
+
+@pytest.mark.parametrize("kind", [probe.linear_probe, probe.neighbour_probe])
+def test_a_rare_lesion_that_tokens_hardly_show_is_found_about_as_often_as_it_is_there(kind: Any) -> None:
+    (train, masks), (test, truth) = drawn(200, 0, classes=1), drawn(200, 1, classes=1)
+    for seed, tokens, mask in ((2, train, masks), (3, test, truth)):
+        mask[np.arange(200) % 5 > 0] = 0
+        tokens[:] = torch.from_numpy(np.random.default_rng(seed).normal(size=tokens.shape)).float()
+        tokens[:, :, 1] += 1.5 * probe.patch_shares(mask, 3, 2)[..., 1]
+    found = kind(train, masks, test, 12)
+    middles = np.array([1, 5, 9])
+    area = (found[:, middles[:, None], middles] > 0).mean()
+    assert 0.5 < area / (truth > 0).mean() < 2
 
 
 @pytest.mark.parametrize("kind", [probe.linear_probe, probe.neighbour_probe])
