@@ -18,6 +18,7 @@ import yaml
 Config = TypeVar("Config")
 Configs = tuple[type[Any], ...]
 MISSPELT_CUTOFF = 0.5
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Command:
 
 
 def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    """Run one command; returns the exit code: 0, 2 for what the user can mend, 130 where the user stopped it."""
     name = command_named(package, commands, arguments)
     if isinstance(name, int):
         return name
@@ -38,6 +39,9 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
     try:
         configs = command.configs(arguments[1:])
         command.work(*parse(f"{package} {name}", command.about, configs, arguments[1:]))
+    except KeyboardInterrupt:
+        print("stopped; the same command again goes on", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         return complain(error)
     return 0

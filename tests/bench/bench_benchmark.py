@@ -37,7 +37,7 @@ RECIPE: dict[str, Any] = {
     "decoder-width": 128,
     "decoder-heads": 4,
     "batch-size": 64,
-    "learning-rate": 1e-3,
+    "learning-rate": 3e-4,
     "learning-rate-reading": "absolute",
     "picture-steps": 0,
 }

@@ -47,7 +47,7 @@ def settings(output: str, seeds: int, steps: int, **changes: Any) -> Sweep:
         ComputeConfig(),
         RecordConfig(picture_steps=0),
         LengthConfig(steps=steps, batch_size=64),
-        OptimiserConfig(learning_rate=1e-3, learning_rate_reading="absolute"),
+        OptimiserConfig(learning_rate=3e-4, learning_rate_reading="absolute"),
         MaeConfig(**MODEL, decoder_depth=1, decoder_width=64, decoder_heads=4),
         Augmentation(),
     )

@@ -11,6 +11,7 @@ import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
 DATA = os.environ.get("ENDOSIEVE_DATA")
+MARGINS = {"all": 0.015, "20 a source": 0.05, "5 a source": 0.08}  # of balanced accuracy; untrained: 0.949, 0.85, 0.75
 
 
 @pytest.mark.slow
@@ -30,4 +31,5 @@ def test_the_loss_falls_as_stored_and_a_probe_gains(tmp_path: Path, environment:
         update: pytest.approx(loss, rel=0.02) for update, loss in stored["loss"].items()
     }
     untrained, trained = json.loads((tmp_path / "runs/bench/learning.json").read_text())["rows"]
-    assert trained["balanced accuracy"] > untrained["balanced accuracy"]
+    gained = {name: trained[name] - untrained[name] for name in MARGINS}
+    assert {name for name, least in MARGINS.items() if gained[name] < least} == set(), gained

@@ -2,6 +2,7 @@
 
 import pytest
 
+from curation.cli import Command, dispatch
 from tune.__main__ import main, sweep_configs
 from tune.config import HalvingConfig, Question, SweepConfig, pretrain_config
 
@@ -34,6 +35,15 @@ def test_what_cannot_be_is_refused_at_once(flags: list[str], told: str, capsys: 
     given = ["--run-dir=RUN", "--output=OUT", "--dataset=generic=nothing", "--steps=1", *flags]
     assert main(["sweep", *given]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    command = Command("Wait.", lambda _: (), interrupted)
+    assert dispatch("tune", {"wait": command}, ["wait"]) == 130
+    assert capsys.readouterr().err == "stopped; the same command again goes on\n"
 
 
 def test_rungs_by_hand() -> None:
