@@ -141,7 +141,7 @@ class Course:
             return
         found = estimate.speed(self.job, missing[0])
         each = [estimate.hours(self.job, one, found) for one in missing]
-        more = self.what.space.samples if self.what.space.search == "optuna" else 0
+        more = self.what.space.samples if self.what.space.search == "optuna" else 0  # each about as long: equal compute
         hours = sum(each) + more * max(each)
         beside = "" if self.what.exhaustive else ", and the baselines of the sizes on the front beside that"
         print(
@@ -177,7 +177,8 @@ class Course:
             return
         given, scheduler = {one.name: one for one in missing}, None
         if halve:
-            given = {one.name: one for one in wanted if one.point.baseline is None}
+            searched = [one for one in wanted if one.point.baseline is None]
+            given = {one.name: one for one in searched if one in missing or self.job.record(one) is not None}
             halving = self.what.halving
             scheduler = ASHAScheduler(
                 "unit", "normdel", "max", grace_period=1, max_t=halving.units, reduction_factor=halving.halving
