@@ -73,7 +73,7 @@ def swept(
 ) -> tuple[Path, Sweep, pa.Table]:
     """The output of a sweep, not to be changed, with its configs and table."""
     output = tmp_path_factory.mktemp("sweep")
-    what = make(reference[0], output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 0.9, 1.0)})
+    what = make(reference[0], output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)})
     return output, what, sweep(what)
 
 
@@ -92,10 +92,8 @@ def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
     assert states == {
         "full": "finished",
         "meddel-epsilon0.9-d0.7": "finished",
-        "meddel-epsilon0.9-d0.9": "finished",
         "meddel-epsilon0.9-d1": "finished",
         "meddel-epsilon1e-06-d0.7": "failed",
-        "meddel-epsilon1e-06-d0.9": "failed",
         "meddel-epsilon1e-06-d1": "failed",
     }
     assert "keep none of" in rows["meddel-epsilon1e-06-d0.7"]["reason"]
@@ -129,6 +127,7 @@ def test_a_plan_trains_nothing(
     assert "device-hours" in told
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     make: Make, begun: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -145,6 +144,7 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     assert "nowhere.jpg" in rows[0.7]["reason"]
 
 
+@pytest.mark.slow
 def test_a_spent_budget_stops_and_more_goes_on(
     make: Make, begun: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

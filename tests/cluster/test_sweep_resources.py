@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import pathlib, sys, time, ray
 from ray import tune as ray_tune
@@ -48,6 +50,7 @@ print([result.metrics["rows"] for result in found])
 """
 
 
+@pytest.mark.slow
 def test_trials_with_gpus_and_decoding_do_not_wait_for_each_other(
     python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
