@@ -58,4 +58,4 @@ def test_trials_with_gpus_and_decoding_do_not_wait_for_each_other(
     program.write_text(PROGRAM)
     done = python(str(program), str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.rstrip().endswith(str([16] * 7))
+    assert str([16] * 7) in done.stdout.splitlines()
