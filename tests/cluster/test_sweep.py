@@ -235,7 +235,8 @@ def test_a_killed_sweep_goes_on(
         driver.wait()
     before = stamps(output)
     [half] = under_way()
-    kept = [name for name in before if name.startswith(("trials/", f"pretrain/{half.name}/checkpoints/update-"))]
+    checkpoints = f"pretrain/{half.name}/checkpoints/update-"
+    kept = [name for name in before if name.startswith(checkpoints) or name.endswith(".json") and "trials/" in name]
     assert len(kept) >= 2
     table = sweep(what)
     after = stamps(output)
