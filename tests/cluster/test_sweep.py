@@ -236,7 +236,7 @@ def test_a_killed_sweep_goes_on(
     before = stamps(output)
     [half] = under_way()
     checkpoints = f"pretrain/{half.name}/checkpoints/update-"
-    kept = [name for name in before if name.startswith(checkpoints) or name.endswith(".json") and "trials/" in name]
+    kept = [name for name in before if name.startswith(checkpoints) or (name.endswith(".json") and "trials/" in name)]
     assert len(kept) >= 2
     table = sweep(what)
     after = stamps(output)
