@@ -8,8 +8,9 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 Keep = Literal["nearest", "farthest", "random"]
 Rule = Literal["any", "greedy"]
@@ -21,6 +22,17 @@ LINEAGE = ("center", "patient", "procedure")
 def option(text: str, default: Any = MISSING, *, hashed: bool = True) -> Any:
     """A dataclass field with its help text; `hashed=False` for what does not shape the result."""
     return dataclasses.field(default=default, metadata={"help": text, "hashed": hashed})
+
+
+def flags_of(name: str, config: Any, naming: Callable[[str], str | None]) -> type[Any]:
+    """Return a class with the fields of a config under other names, without those that `naming` has None for."""
+    hints = get_type_hints(config)
+    made = [
+        (called, hints[field.name], option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]))
+        for field in dataclasses.fields(config)
+        if (called := naming(field.name)) is not None
+    ]
+    return dataclasses.make_dataclass(name, made, frozen=True, kw_only=True)
 
 
 def require(condition: bool, message: str) -> None:

@@ -7,12 +7,12 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any
 
 import pyarrow as pa
 
 from curation import engine
-from curation.config import digest, option, require
+from curation.config import digest, flags_of, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
 from training.checkpoint import located
@@ -56,19 +56,7 @@ def prefixed(name: str) -> str:
     return name if name in SHARED else f"finetune_{name}"
 
 
-FinetuneFlags: type[Any] = dataclasses.make_dataclass(
-    "FinetuneFlags",
-    [
-        (
-            prefixed(field.name),
-            get_type_hints(FinetuneConfig)[field.name],
-            option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]),
-        )
-        for field in dataclasses.fields(FinetuneConfig)
-    ],
-    frozen=True,
-    kw_only=True,
-)
+FinetuneFlags: type[Any] = flags_of("FinetuneFlags", FinetuneConfig, prefixed)
 
 
 def finetune_of(flags: Any) -> FinetuneConfig:

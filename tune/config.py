@@ -1,10 +1,9 @@
 """The configs of a sweep beside its space (space.py), from which its command line is made. They know no step's code."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from curation.config import option, require
+from curation.config import flags_of, option, require
 from training.config import PretrainConfig
 
 PER_TRIAL = ("subset", "output")  # of PretrainConfig: every trial has its own
@@ -94,20 +93,7 @@ class ReportConfig:
     output: str = option("The --output of a sweep.")
 
 
-RecipeFlags: type[Any] = dataclasses.make_dataclass(
-    "RecipeFlags",
-    [
-        (
-            field.name,
-            get_type_hints(PretrainConfig)[field.name],
-            option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]),
-        )
-        for field in dataclasses.fields(PretrainConfig)
-        if field.name not in PER_TRIAL
-    ],
-    frozen=True,
-    kw_only=True,
-)
+RecipeFlags: type[Any] = flags_of("RecipeFlags", PretrainConfig, lambda name: None if name in PER_TRIAL else name)
 
 
 def pretrain_config(flags: Any) -> PretrainConfig:

@@ -18,6 +18,7 @@ from ray import tune as ray_tune
 
 from curation.config import digest, hashed_fields, require
 from curation.console import Stopwatch
+from curation.encoder import CARD, WEIGHTS
 from curation.store import RunDirectory
 from training import checkpoint
 from training.benchmark import let_go, pretrain_once, pretrainings
@@ -123,7 +124,7 @@ def turn(path: str) -> Iterator[None]:
 
 def recorded(job: Job, planned: list[Settings], wanted: list[Trial], miou: float, seconds: float) -> Told:
     """What is kept of a finished trial: its mIoU, where its rows are, and what it cost."""
-    costs = [RunDirectory(settings.what.output).read_json("card.json")["cost"] for settings in planned]
+    costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
     return {
         "results": [trial.path for trial in wanted],
         "miou": miou,
@@ -170,12 +171,12 @@ def at_rung(settings: Settings, until: int) -> str:
     a trial that halting ends has no chance to.
     """
     output = settings.what.output
-    if RunDirectory(halt_folder(output, until)).exists("encoder.safetensors"):
+    if RunDirectory(halt_folder(output, until)).exists(WEIGHTS):
         return halt_folder(output, until)
     if checkpoint.last(RunDirectory(output)) > until:
         output += "-rungs"
         settings = replace(settings, what=replace(settings.what, output=output))
-    if not RunDirectory(halt_folder(output, until)).exists("encoder.safetensors"):
+    if not RunDirectory(halt_folder(output, until)).exists(WEIGHTS):
         pretrain(settings, until)
         let_go(RunDirectory(output))
     return halt_folder(output, until)

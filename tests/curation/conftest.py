@@ -1,6 +1,6 @@
 """What tests of curation share: run directories, one thread for torch, made-up vectors, and selections of columns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.fs as pafs
 import pytest
-import torch
 
 from curation import select
 from curation.config import SelectConfig
@@ -38,15 +37,6 @@ def every_file() -> Callable[[RunDirectory], list[str]]:
         return sorted(info.path.rpartition("run/")[2] for info in found if info.type == pafs.FileType.File)
 
     return paths
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core cost far more here than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

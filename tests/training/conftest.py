@@ -1,20 +1,11 @@
-"""What tests of training share: one thread for torch, and a small masked autoencoder's config and input."""
+"""What tests of training share: a small masked autoencoder's config and input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from training.mae import MaeConfig
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core cost far more here than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
