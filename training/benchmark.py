@@ -18,6 +18,7 @@ from training import figures, results, tables
 from training.checkpoint import located
 from training.config import LENGTHS, LengthConfig
 from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
+from training.matrix import matrix
 from training.prepared import PreparedSet
 from training.pretrain import plan_of, pretrain
 from training.rank import Settings
@@ -26,7 +27,6 @@ from training.subset import Subset, read_subset
 from training.summary import comparisons
 from training.trial import subject_of
 
-TABLE_4_RATIOS = (0.2, 0.33)
 SHARED = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
 
 
@@ -100,8 +100,9 @@ def benchmark(
             seeded = replace(finetune, seed=settings.what.seed)
             wanted += trials([subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded)
         table = try_all(run, wanted)
-        report(run, table, evaluation, comparisons(table))
-        for name, reason in publish(run, table, sets):
+        compared = comparisons(table)
+        report(run, table, evaluation, compared)
+        for name, reason in (*lacking(table, compared), *publish(run, table, sets)):
             print(f"no {name}: {reason}")
     return table
 
@@ -147,6 +148,19 @@ def let_go(output: RunDirectory) -> None:
         output.delete_folder("cache")
 
 
+def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:
+    """Return the baselines that are not in the results, and what is set against nothing for want of them."""
+    methods = {row["subset"]: row["method"] for row in table.to_pylist()}
+    missing, full = [], any(method == "full" for method in methods.values())
+    met = {row["subset"] for row in compared if methods[row["against"]] == "random"}
+    alone = sorted(name for name, method in methods.items() if method not in ("random", "full") and name not in met)
+    if alone:
+        missing.append(("random baseline", f"no random subset has the size of {', '.join(alone)}; give one of each"))
+    if not full:
+        missing.append(("full baseline", "no subset holds the whole pool; select one with --d 1.0 --epsilon 2.0"))
+    return missing
+
+
 def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
     """Write the paper's tables and figures of our results; return those that could not be made, and why."""
     counted = [
@@ -162,19 +176,17 @@ def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> 
     tables.write(tables.ratio_table(table, beside_paper=True), run, "table3")
     final, missing = results.final_rows(table).to_pylist(), []
     same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
-    if any(row["ratio_nominal"] in TABLE_4_RATIOS for row in same):
-        tables.write(tables.length_table(table, TABLE_4_RATIOS), run, "table4")
+    if any(row["ratio_nominal"] in tables.TABLE_4_RATIOS for row in same):
+        tables.write(tables.length_table(table), run, "table4")
     else:
         missing.append(("table4", "no subset's nominal ratio is 20 % or 33 %, or no set has a test part of its own"))
-    if same:
-        figures.write(figures.curves(table), run, "figure3")
-        figures.write(figures.boxes(table), run, "figure4")
-    else:
-        missing += [(name, "no set that is trained on has a test part") for name in ("figure3", "figure4")]
+    for name, draw in (("figure3", figures.curves), ("figure4", figures.boxes)):
+        try:
+            figures.write(draw(table), run, name)
+        except ValueError as error:
+            missing.append((name, str(error)))
     if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
-        ratios = sorted({row["ratio_nominal"] for row in final})
-        methods = sorted({row["method"] for row in final} - {"full"}, key=results.method_order) or ["full"]
-        figures.write(figures.matrix(table, methods, ratios), run, "figure6")
+        figures.write(matrix(table), run, "figure6")
     else:
         missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
     return missing

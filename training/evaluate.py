@@ -24,7 +24,7 @@ from training.prepared import PreparedSet, prepare
 from training.probe import load_encoder
 from training.results import Row
 from training.segment import FinetuneConfig
-from training.summary import comparison_table, comparisons, summary
+from training.summary import comparison_table, comparisons, measures, summary
 from training.trial import Subject, Trial, carry_out, subject_of
 
 IDENTITY = ("subset", "method", "pretrain_epochs")
@@ -66,7 +66,8 @@ class EvaluateConfig:
         "Fine-tune; or, in seconds, a linear layer or the nearest neighbours on frozen tokens.", "finetune"
     )
     reading: Literal["nominal", "actual"] = option(
-        "The ratio in NormDEL: the nearest of the paper's six, as its values are made, or the actual one.", "nominal"
+        "The ratio in NormDEL: the one of the paper's six that is near, as its values are made, or the actual one.",
+        "nominal",
     )
     split_seed: int = option("Seed of the split of sets without an official one; the same for every run.", 0)
     decoded_size: int = option("Side in pixels of the squares that images are decoded to; IoU is measured there.", 256)
@@ -93,7 +94,8 @@ class Source:
 def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: FinetuneConfig) -> pa.Table:
     """Fine-tune and test every encoder on every set with every seed; return the table (training.results.SCHEMA).
 
-    Leaves in `output`: results.parquet, summary.md and .csv, with several encoders comparisons.md and .csv;
+    Leaves in `output`: results.parquet, summary.md and .csv, measures.md and .csv (Dice, precision, recall and mIoU by
+    each definition), with several encoders comparisons.md and .csv;
     results/ with a file a run, overlays/ with its best and worst predictions, cache/ with the decoded images.
     Prints mIoU and NormDEL. ValueError, before anything is trained: no such set, folder or encoder.
     """
@@ -205,10 +207,11 @@ def carry_out_here(run: RunDirectory, trial: Trial) -> str:
 
 
 def report(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
-    """Write and print results: results.parquet, the summary, and comparisons where there are any."""
+    """Write results.parquet, the summary, all measures, and comparisons where there are any; print the short ones."""
     run.write_table("results.parquet", table)
     short = summary(table, config.reading)
     tables.write(short, run, "summary")
+    tables.write(measures(table), run, "measures")
     print(short.markdown)
     if compared:
         against = comparison_table(compared)

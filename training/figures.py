@@ -1,4 +1,4 @@
-"""The paper's figures 3, 4 and 6 from a results table: curves, box plots, the cross-dataset matrix. It trains nothing.
+"""The paper's figures 3 and 4 from a results table: curves and box plots; and what all figures share. It trains nothing.
 
 Figures are matplotlib's own objects drawn by Agg: no pyplot, no window, no global state. Equal tables give equal SVG
 bytes; its text stays text. Colours are Okabe and Ito's, told apart by colour-blind readers, and lines also differ in
@@ -6,7 +6,7 @@ marker and dash. mIoU is shown in percent.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -28,7 +28,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":")
 PANEL_INCHES = (4.2, 3.4)
-CELL_INCHES = 0.62
 DPI = 150
 STYLE: Any = {
     "font.size": 10,
@@ -60,15 +59,25 @@ def curves(table: pa.Table, *, columns: int = 3) -> Figure:
     """Return figure 3: test mIoU by fine-tune epoch, a panel a data set, a line a subset.
 
     A line is the mean over seeds and the band around it runs from the lowest to the highest seed; an epoch that a
-    seed lacks is left out. Only tests on the data set that was trained on. ValueError where there are none.
+    seed lacks is left out. Only tests on the data set that was trained on. ValueError where there are none, or where
+    no line has two epochs.
     """
     panels = by_dataset(table)
     subsets = subset_order([row for rows in panels.values() for row in rows])
+    drawn = {
+        (dataset, key): curve([row for row in rows if subset_key(row) == key])
+        for dataset, rows in panels.items()
+        for key in subsets
+    }
+    require(
+        max(len(epochs_E) for epochs_E, _ in drawn.values()) > 1,
+        "no subset was tested after several epochs of fine-tuning; test more often, with --test-every 1",
+    )
     figure, axes = grid(len(panels), columns)
     with mpl.rc_context(STYLE):
-        for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
+        for axis, dataset in zip(axes, panels, strict=True):
             for place, (key, label) in enumerate(subsets.items()):
-                epochs_E, miou_SE = curve([row for row in rows if subset_key(row) == key])
+                epochs_E, miou_SE = drawn[dataset, key]
                 if not len(epochs_E):
                     continue
                 colour, marker, dash = look(place)
@@ -102,7 +111,7 @@ def curve(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.fl
 
 
 def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure:
-    """Return figure 4: box plots of test mIoU by nominal ratio, a panel a data set, a colour a method.
+    """Return figure 4: box plots of test mIoU by nominal ratio, a panel a data set, a colour a method (or subset).
 
     A box holds the last `last_epochs` epochs of every seed (all of them where there are fewer): the line is the
     median, the box the middle half, the whiskers reach to the lowest and highest value, the dots are the values. Only
@@ -111,19 +120,20 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     require(last_epochs >= 1, f"last_epochs is {last_epochs}; it must be at least 1")
     panels = by_dataset(table)
     every = [row for rows in panels.values() for row in rows]
-    methods = sorted({row["method"] for row in every}, key=results.method_order)
+    called = results.labels(every)
+    methods = in_order(every, called)
     ratios = sorted({row["ratio_nominal"] for row in every}, key=lambda ratio: ratio or 0)
     figure, axes = grid(len(panels), columns)
     width = 0.8 / len(methods)
     with mpl.rc_context(STYLE):
         for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
-            ran = {(row["method"], row["ratio_nominal"]) for row in rows}
+            ran = {(called[row["subset"]], row["ratio_nominal"]) for row in rows}
             for place, method in enumerate(methods):
                 groups, positions = [], []
                 for number, ratio in enumerate(ratios):
                     there = [name for name in methods if (name, ratio) in ran]
                     if method in there:
-                        own = [row for row in rows if (row["method"], row["ratio_nominal"]) == (method, ratio)]
+                        own = [row for row in rows if (called[row["subset"]], row["ratio_nominal"]) == (method, ratio)]
                         groups.append(last_values(own, last_epochs))
                         positions.append(number + width * (there.index(method) - (len(there) - 1) / 2))
                 if groups:
@@ -135,6 +145,13 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
             axis.grid(axis="y", color="0.9")
         legend(figure, axes)
     return figure
+
+
+def in_order(rows: Sequence[Row], called: Mapping[str, str]) -> list[str]:
+    """Return what the rows' subsets are called, each once, by method."""
+    return [
+        label for _, label in sorted({(results.method_order(row["method"]), called[row["subset"]]) for row in rows})
+    ]
 
 
 def draw_boxes(
@@ -165,72 +182,6 @@ def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
         runs.setdefault((row["subset"], row["seed"]), []).append(row)
     kept = [sorted(runs[key], key=lambda row: row["epoch"])[-last_epochs:] for key in sorted(runs)]
     return [100 * row["miou"] for run in kept for row in run]
-
-
-def matrix(
-    table: pa.Table,
-    methods: Sequence[str] = ("random", "meddel"),
-    ratios: Sequence[float] = (0.05, 0.2, 0.5, 1.0),
-) -> Figure:
-    """Return figure 6: mean mIoU by data set trained on (row) and tested on (column), a panel a method and ratio.
-
-    At ratio 1 every method is the full pool, so `full` stands in where a method has none. All panels share one colour
-    scale. A pair that was not run is blank. ValueError where none of the panels has a value.
-    """
-    final = results.longest(results.final_rows(table).to_pylist())
-    names = sorted({row[key] for row in final for key in ("train_dataset", "test_dataset")}, key=results.dataset_order)
-    panels = {(m, r): panel(final, names, m, r) for m in methods for r in ratios}
-    present = [ratio for ratio in ratios if any(not np.isnan(panels[method, ratio]).all() for method in methods)]
-    require(bool(present), f"no final row is of {' or '.join(methods)} at one of the ratios {list(ratios)}")
-    values = np.concatenate([panels[method, ratio].ravel() for method in methods for ratio in present])
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    side = max(2.2, CELL_INCHES * len(names))
-    figure = Figure(figsize=(side * len(present) + 2.6, (side + 0.5) * len(methods) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    with mpl.rc_context(STYLE):
-        axes = figure.subplots(len(methods), len(present), squeeze=False, sharex=True, sharey=True)
-        for line, method in zip(axes, methods, strict=True):
-            for axis, ratio in zip(line, present, strict=True):
-                image = heat(axis, panels[method, ratio], names, (low, high))
-                axis.set_title(f"{panel_method(final, method, ratio)}, {results.percent_label(ratio)}")
-        figure.supxlabel("tested on", fontsize=11)
-        figure.supylabel("trained on", fontsize=11)
-        figure.colorbar(image, ax=axes, label="mean test mIoU (%)", shrink=0.8)
-    return figure
-
-
-def panel(final: Sequence[Row], names: Sequence[str], method: str, ratio: float) -> npt.NDArray[np.float64]:
-    """Return the mean mIoU in percent [T trained on, T tested on] of a panel, NaN where there is no run."""
-    shown = panel_method(final, method, ratio)
-    rows = [row for row in final if row["ratio_nominal"] == ratio and row["method"] == shown]
-    mean_TT = np.full((len(names), len(names)), np.nan)
-    for line, train in enumerate(names):
-        for column, test in enumerate(names):
-            found = [row for row in rows if row["train_dataset"] == train and row["test_dataset"] == test]
-            if found:
-                mean_TT[line, column] = 100 * results.values_of(found).mean()
-    return mean_TT
-
-
-def panel_method(final: Sequence[Row], method: str, ratio: float) -> str:
-    """Return the method that a panel shows: `full` at ratio 1 where the method itself has no run there."""
-    has_runs = any(row["method"] == method and row["ratio_nominal"] == ratio for row in final)
-    return "full" if ratio == 1 and not has_runs else method
-
-
-def heat(axis: Axes, mean_TT: npt.NDArray[np.float64], names: Sequence[str], limits: tuple[float, float]) -> Any:
-    """Draw one matrix with its values written in it; returns the image that a colour bar belongs to."""
-    image = axis.imshow(mean_TT, cmap="cividis", vmin=limits[0], vmax=limits[1])
-    middle = sum(limits) / 2
-    for (line, column), value in np.ndenumerate(mean_TT):
-        if not np.isnan(value):
-            colour = "white" if value < middle else "black"
-            axis.text(column, line, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(names)), names)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    return image
 
 
 def by_dataset(table: pa.Table) -> dict[str, list[Row]]:

@@ -24,6 +24,7 @@ Float64 = npt.NDArray[np.float64]
 Reading = Literal["nominal", "actual"]
 
 NOMINAL_RATIOS = (0.05, 0.10, 0.20, 0.33, 0.50, 1.00)
+NOMINAL_WITHIN = 0.1  # of a nominal ratio: the paper's own shares are within 0.05
 
 
 class Sensitivity(NamedTuple):
@@ -41,7 +42,8 @@ class NormdelConfig:
     ratio: float | None = option("Share of the pool that the subset retains; instead of --subset.", None)
     subset: str | None = option("A subset's folder with its subset.json, which tells the ratio.", None)
     reading: Literal["nominal", "actual"] = option(
-        "The ratio of a subset: the nearest of the paper's six, as its values are made, or the actual one.", "nominal"
+        "The ratio of a subset: the one of the paper's six that is near, as its values are made, or the actual one.",
+        "nominal",
     )
     alpha: float = option("Weight of the ratio.", 1.0)
     low: float | None = option("Lower end of the interval of mIoU.", None)
@@ -112,13 +114,13 @@ def normdel_range(ratio: float | None = None, alpha: float = 1.0) -> tuple[float
 
 
 def nominal_ratio(actual: float) -> float:
-    """Return the nearest of the paper's six ratios by difference, the smaller of two equally near.
+    """Return the one of the paper's six ratios that is within a tenth of a share, else the share itself, to four digits.
 
-    The paper's subsets hold 0.0505, 0.1026, 0.1902, 0.3212, 0.4926 and all of the pool. A share far from all six,
-    as 0.7, has no ratio of the paper: use the actual one. ValueError outside (0, 1].
+    The paper's subsets hold 0.0505, 0.1026, 0.1902, 0.3212, 0.4926 and all of the pool. ValueError outside (0, 1].
     """
     check(0.0, actual, 1.0)
-    return min(NOMINAL_RATIOS, key=lambda nominal: round(abs(nominal - actual), 12))
+    near = min(NOMINAL_RATIOS, key=lambda nominal: abs(nominal - actual))
+    return near if abs(near - actual) <= NOMINAL_WITHIN * near else max(round(actual, 4), 0.0001)
 
 
 def subset_ratio(subset: str, reading: Reading = "nominal") -> float:

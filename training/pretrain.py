@@ -126,7 +126,7 @@ def fit(run: RunDirectory, job: Job) -> None:
         run.delete(f"{checkpoint.FOLDER}/{name}")
     trainer = TorchTrainer(
         train_rank,
-        train_loop_config={"job": job},
+        train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
         scaling_config=scaling(job),
         run_config=RunConfig(
             name=checkpoint.FOLDER,
@@ -214,6 +214,7 @@ def card_of(
             "pool": about["pool"],
             "ratio": about["ratio"],
             "selection": about["config"],
+            "counts": about["counts"],
             "digest": about["digest"],
         },
         "recipe": shaping | {"arithmetic": plan.precision},

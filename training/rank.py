@@ -68,13 +68,13 @@ class Job:
     board: Any  # handle of a Board
 
 
-def train_rank(given: dict[str, Job]) -> None:
-    """Train as one rank, from the last checkpoint where there is one.
+def train_rank(given: dict[str, Any]) -> None:
+    """Train as one rank, from the last checkpoint where there is one; `given["job"]` is a reference to a Job.
 
     What only the user can mend (ValueError, OSError) is put on the board, so that the ranks that Ray Train starts in
     place of the failed ones leave at once.
     """
-    job = given["job"]
+    job: Job = ray.get(given["job"])
     if ray.get(job.board.stopped.remote()):
         return
     try:

@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         pa.field("low", pa.float64()),  # interval of miou over images
         pa.field("high", pa.float64()),
         pa.field("image_iou", pa.list_(pa.float64())),  # in the test set's order; null where it was not kept
+        pa.field("image_counts", pa.list_(pa.int64())),  # [images, classes, 4] in one row, as training.metrics counts
     ]
 )
 RUN = ("subset", "method", "pretrain_epochs", "train_dataset", "test_dataset", "seed")
@@ -89,7 +90,7 @@ def checked(results: pa.Table) -> pa.Table:
 
 
 def measured(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
-    """Return images, every score, the interval of mIoU over images and image_iou of one test, by column name.
+    """Return images, every score, the interval of mIoU over images, image_iou and image_counts of one test, by name.
 
     Empty masks count as training.metrics' default says; `seed` is the bootstrap's.
     """
@@ -98,7 +99,8 @@ def measured(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     found = asdict(metrics.estimate(counts_NC4, bootstrap=Bootstrap(seed=seed)))
     interval = {name: found[name] for name in ("low", "high")}
     named = {name: everything[name] for name in MEASURES if name in everything}
-    return {"images": len(image_iou), **named, **interval, "image_iou": image_iou.tolist()}
+    kept = {"image_iou": image_iou.tolist(), "image_counts": counts_NC4.ravel().tolist()}
+    return {"images": len(image_iou), **named, **interval, **kept}
 
 
 def grouped(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
@@ -133,6 +135,25 @@ def longest(rows: Sequence[Row]) -> list[Row]:
 def values_of(rows: Sequence[Row], column: str = "miou") -> npt.NDArray[np.float64]:
     """Return one column of rows as float64 [rows]."""
     return np.array([row[column] for row in rows], np.float64)
+
+
+def counts_of(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """Return the counts [S, N, classes, 4] that rows of one test kept, one a seed."""
+    return np.stack([np.array(row["image_counts"], np.int64).reshape(row["images"], -1, 4) for row in rows])
+
+
+def labels(rows: Iterable[Row]) -> dict[str, str]:
+    """Return what tables and figures call each subset, by name.
+
+    That is its method, with the subset's name where another one has the same method and nominal ratio.
+    """
+    groups: dict[tuple[str, float | None], set[str]] = {}
+    methods = {}
+    for row in rows:
+        methods[row["subset"]] = row["method"]
+        groups.setdefault((row["method"], row["ratio_nominal"]), set()).add(row["subset"])
+    shared = {name for group in groups.values() if len(group) > 1 for name in group}
+    return {name: f"{method} ({name})" if name in shared else method for name, method in methods.items()}
 
 
 def dataset_order(name: str) -> tuple[int, str]:

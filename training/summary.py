@@ -1,4 +1,4 @@
-"""Results in short: mIoU with NormDEL beside it, and encoders against each other on the same images. It trains nothing.
+"""Results in short: mIoU with NormDEL, all measures, encoders against each other on the same images. It trains nothing.
 
 Values in Markdown are percent (differences: percentage points), in CSV shares.
 """
@@ -8,13 +8,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from training import results, tables
+from training import metrics, results, tables
 from training.intervals import Bootstrap, compare
 from training.normdel import Reading, normdel
 from training.results import Row
 from training.tables import Report
 
 COMPARED = ("test_dataset", "train_dataset", "subset", "against", "difference", "low", "high", "p_value", "images")
+SAME_SIZE = 0.1
+MEASURED_OF = ("test_dataset", "train_dataset", "subset", "method")
+MEASURES = {
+    "miou": "mIoU",
+    "miou_dataset": "of all pixels together",
+    "miou_background": "with background",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+}
+SPREAD = ("std", "low", "high")
 LEVELS = (("normdel", "miou"), ("normdel_low", "low"), ("normdel_high", "high"))
 
 
@@ -44,11 +55,32 @@ def summary(table: pa.Table, reading: Reading) -> Report:
     )
 
 
+def measures(table: pa.Table) -> Report:
+    """Return every measure of each encoder and pair of data sets, over its seeds; a line of the CSV is one of them.
+
+    The interval is a bootstrap's over images and seeds. Rows without their images' counts are left out.
+    """
+    final, lines, values = results.final_rows(table), [], list[list[Any]]()
+    groups = [rows for rows in results.grouped(final, tables.KEYS).values() if all(row["image_counts"] for row in rows)]
+    for rows in sorted(groups, key=lambda rows: tables.record_order(rows[0])):
+        named = [rows[0][key] for key in MEASURED_OF]
+        found = [metrics.estimate(results.counts_of(rows), name) for name in MEASURES]
+        known = [{"miou": one.mean, **{key: tables.known(getattr(one, key)) for key in SPREAD}} for one in found]
+        lines.append([tables.pair_label(rows[0]), *named[2:], *map(tables.estimate_text, known)])
+        values += [
+            [*named, name, *one.values(), rows[0]["images"], len(rows)]
+            for name, one in zip(MEASURES, known, strict=True)
+        ]
+    header = ["data set", *MEASURED_OF[2:], *(f"{title} ± std [95 %]" for title in MEASURES.values())]
+    columns = [*MEASURED_OF, "measure", "mean", *SPREAD, "images", "seeds"]
+    return Report(tables.markdown(header, lines), tables.as_csv(columns, values))
+
+
 def comparisons(table: pa.Table, first: str | None = None, bootstrap: Bootstrap | None = None) -> list[Row]:
     """Return records (COMPARED) of paired comparisons, of each encoder's longest pre-training, on the same images.
 
-    Each is set against the one named `first`; without it against every random subset of its nominal ratio and against
-    the full data. Rows without their images' IoU are left out.
+    Each is set against the one named `first`; without it against every random subset of its size (within a tenth) and
+    against the full data. Rows without their images' IoU are left out.
     """
     made: list[Row] = []
     final = [row for row in results.longest(results.final_rows(table).to_pylist()) if row["image_iou"]]
@@ -74,8 +106,11 @@ def is_baseline(row: Row, of: Row, first: str | None) -> bool:
         return bool(row["subset"] == first)
     if of["method"] == "full":
         return False
-    same = row["ratio_nominal"] == of["ratio_nominal"]
-    return bool(row["method"] == "full" or (row["method"] == "random" and of["method"] != "random" and same))
+    if row["method"] == "full":
+        return True
+    sizes = row["ratio_actual"], of["ratio_actual"]
+    same = None not in sizes and math.isclose(*sizes, rel_tol=SAME_SIZE)
+    return bool(row["method"] == "random" and of["method"] != "random" and same)
 
 
 def ious(rows: list[Row]) -> list[list[float]]:

@@ -25,6 +25,7 @@ from training.normdel import normdel
 from training.results import Row
 
 KEYS = ("test_dataset", "train_dataset", "method", "subset", "ratio_nominal", "ratio_actual", "pretrain_epochs")
+TABLE_4_RATIOS = (0.2, 0.33)
 MEASURED = ("seeds", "images", "miou", "std", "low", "high", "interval")
 DERIVED = ("normdel", "normdel_low", "normdel_high", "published_miou", "published_normdel")
 COLUMNS = (*KEYS, *MEASURED, *DERIVED)
@@ -149,11 +150,10 @@ def ratio_table(
     their own, named. `beside_paper` adds the published row under each data set that has one.
     """
     made = results.longest(records(table, external=external, bootstrap=bootstrap))
-    shared = clashing(made)
+    called = results.labels(made)
 
     def row_of(record: Row) -> tuple[str, ...]:
-        name = f"{record['method']} ({record['subset']})" if record["subset"] in shared else record["method"]
-        return pair_label(record), name
+        return pair_label(record), called[record["subset"]]
 
     def cell_text(record: Row) -> str:
         value = "" if record["normdel"] is None else f" / {percent(record['normdel'])}"
@@ -166,31 +166,27 @@ def ratio_table(
     return Report(markdown(["data set", "method", *header], lines), as_csv(COLUMNS, [list(r.values()) for r in made]))
 
 
-def length_table(table: pa.Table, ratios: Sequence[float] = (0.2, 0.33), bootstrap: Bootstrap | None = None) -> Report:
-    """Return table 4: mIoU by pre-training length at some nominal ratios, on the data set that was trained on."""
+def length_table(
+    table: pa.Table, ratios: Sequence[float] = (*TABLE_4_RATIOS, 1.0), bootstrap: Bootstrap | None = None
+) -> Report:
+    """Return table 4: mIoU by pre-training length at some nominal ratios, on the data set that was trained on.
+
+    The paper's two, and the full pool. ValueError where no final row has one of them.
+    """
     made = [
         record for record in records(table, external=False, bootstrap=bootstrap) if record["ratio_nominal"] in ratios
     ]
     made = [record for record in made if record["pretrain_epochs"] is not None]
     require(bool(made), f"no final row has one of the ratios {', '.join(map(str, ratios))} and a pre-training length")
-    shared = clashing(results.longest(made))
+    called = results.labels(made)
 
     def row_of(record: Row) -> tuple[str, ...]:
-        name = f"{record['method']} ({record['subset']})" if record["subset"] in shared else record["method"]
-        return pair_label(record), name, results.percent_label(record["ratio_nominal"])
+        return pair_label(record), called[record["subset"]], results.percent_label(record["ratio_nominal"])
 
     lengths = sorted({record["pretrain_epochs"] for record in made})
     header, lines = pivot(made, row_of, ("pretrain_epochs", lengths, lambda n: f"{n:g} epochs"), estimate_text)
     first = ["data set", "method", "ratio"]
     return Report(markdown([*first, *header], lines), as_csv(COLUMNS, [list(record.values()) for record in made]))
-
-
-def clashing(made: Sequence[Row]) -> set[str]:
-    """Return the names of subsets that share method and nominal ratio with another one."""
-    names: dict[tuple[Any, ...], set[str]] = {}
-    for record in made:
-        names.setdefault((record["method"], record["ratio_nominal"]), set()).add(record["subset"])
-    return set().union(*(group for group in names.values() if len(group) > 1))
 
 
 def pivot(

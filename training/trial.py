@@ -29,7 +29,8 @@ from training.prepared import PreparedSet, Rows, pairs
 from training.probe import encode, linear_probe, load_encoder, neighbour_probe
 from training.segment import Epoch, FinetuneConfig, Pairs, finetune, predict
 
-VERSION = 2  # raised whenever the same inputs would give other results
+VERSION = 3  # raised whenever the same inputs would give other results
+UNCHOSEN = ("outlier", "duplicate", "over budget")  # why a frame that can be used is not in a subset
 BEST_AND_WORST = 3  # images a picture shows of each
 
 UInt8 = npt.NDArray[np.uint8]
@@ -91,8 +92,8 @@ class Trial:
 def subject_of(source: str, name: str | None) -> Subject:
     """Find an encoder (see training.probe.load_encoder) and tell its pre-training from its card, if it has one.
 
-    A pre-trained folder's method is its subset's, or `full` where nothing similar was dropped: no budget, and a
-    threshold d of 1, as the paper's full data. ValueError where the folder is not a finished pre-training.
+    A pre-trained folder's method is its subset's, or `full` where nothing was dropped but exact copies and frames that
+    cannot be used. ValueError where the folder is not a finished pre-training.
     """
     folder = Path(source)
     unknown: dict[str, Any] = dict.fromkeys(("ratio_nominal", "ratio_actual", "pretrain_epochs"))
@@ -108,11 +109,10 @@ def subject_of(source: str, name: str | None) -> Subject:
         "`python -m training pretrain`",
     )
     card = json.loads((folder / "card.json").read_text())
-    data, picked = card["data"], card["data"]["selection"]
-    whole = data["ratio"] == 1 or (picked.get("budget") is None and (picked.get("d") or 0) >= 1)
+    data = card["data"]
     about = {
         "subset": data["subset"],
-        "method": "full" if whole else picked["method"],
+        "method": data["selection"]["method"] if any(data["counts"][reason] for reason in UNCHOSEN) else "full",
         "ratio_nominal": nominal_ratio(data["ratio"]),
         "ratio_actual": data["ratio"],
         "pretrain_epochs": card["cost"]["epochs"],

@@ -284,10 +284,10 @@ def by_id() -> Callable[[pa.Table], dict[str, dict[str, Any]]]:
 def encoder_folder() -> Callable[..., Path]:
     """encoder_folder(folder, name, ...): a folder as pre-training leaves it, of an untrained encoder."""
 
-    def make(folder: Path, name: str = "a", seed: int = 0, ratio: float = 0.1902, **selection: Any) -> Path:
+    def make(folder: Path, name: str = "a", seed: int = 0, method: str = "meddel", **data: Any) -> Path:
         weights = probe.load_encoder("random", 32, "test_vit", seed).state_dict()
-        picked = {"method": "meddel", "budget": 0.2, "d": None} | selection
-        data = {"subset": name, "ratio": ratio, "selection": picked}
+        counts = {"outlier": 0, "duplicate": 0, "over budget": 7, "exact copy": 2, "rejected": 1}
+        data = {"subset": name, "ratio": 0.1902, "selection": {"method": method}, "counts": counts} | data
         card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}
         checkpoint.export_encoder(weights, RunDirectory(str(folder)), card)
         return folder

@@ -48,8 +48,8 @@ def subsets(reference: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactor
         folder = tmp_path_factory.mktemp("subsets") / name
         folder.mkdir()
         rows = kept.slice(4 * place, 12) if ratio < 1 else kept
-        picked = {"method": method} | ({"budget": ratio, "d": None} if ratio < 1 else {"budget": None, "d": 1.0})
-        own = {"name": name, "pool": POOL, "ratio": ratio, "config": picked, "digest": f"digest of {name}"}
+        own = {"name": name, "pool": POOL, "ratio": ratio, "config": {"method": method}, "digest": f"digest of {name}"}
+        own["counts"] = {"outlier": 0, "duplicate": 0, "over budget": round((1 - ratio) * POOL)}
         pq.write_table(rows, folder / "kept.parquet")
         (folder / "subset.json").write_text(json.dumps(about | own))
         folders[name] = str(folder)
@@ -66,7 +66,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         assert settings.model.seed == settings.what.seed
         asked.append((about["name"], settings.what.seed, settings.length.epochs))
         weights = probe.load_encoder("random", 32, "test_vit", 100 * len(about["name"]) + settings.what.seed)
-        data = {"subset": about["name"], "ratio": about["ratio"], "selection": about["config"]}
+        data = {"subset": about["name"], "selection": about["config"]} | {
+            key: about[key] for key in ("ratio", "counts")
+        }
         card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": settings.length.epochs}}
         output = RunDirectory(settings.what.output)
         output.write_bytes("cache/part-000000.npy", b"decoded frames")

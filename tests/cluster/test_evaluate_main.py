@@ -22,15 +22,18 @@ def test_an_encoder_tells_its_pretraining(encoder_folder: Callable[..., Path], t
     def about(name: str, **values: Any) -> dict[str, Any]:
         return subject_of(str(encoder_folder(tmp_path / name, name, **values)), None).about
 
-    assert about("thresholds", d=0.8, budget=None, ratio=0.21)["method"] == "meddel"
-    assert about("no-threshold", d=1.0, budget=None, ratio=0.94) == {
-        "subset": "no-threshold",
+    none = {"outlier": 0, "duplicate": 0, "over budget": 0}
+    assert about("budget", counts=none | {"over budget": 9})["method"] == "meddel"
+    assert about("epsilon", ratio=0.5, counts=none | {"outlier": 9})["method"] == "meddel"
+    assert about("thresholds", ratio=0.21, counts=none | {"duplicate": 9})["method"] == "meddel"
+    assert about("copies-alone", ratio=0.94, counts=none | {"exact copy": 9}) == {
+        "subset": "copies-alone",
         "method": "full",
         "ratio_nominal": 1.0,
         "ratio_actual": 0.94,
         "pretrain_epochs": 12.5,
     }
-    assert about("all", budget=1.0, ratio=1.0, method="random")["method"] == "full"
+    assert about("all", ratio=1.0, method="random", counts=none)["method"] == "full"
     weights = subject_of(str(tmp_path / "all" / "encoder.safetensors"), "test_vit")
     assert weights.about["method"] == "weights"
     assert weights.about["ratio_actual"] is None

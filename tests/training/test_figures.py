@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 from curation.store import RunDirectory
 from training import figures, results
+from training.matrix import matrix
 
 SUBSETS = [("random", 0.2), ("meddel", 0.2), ("meddel", 0.05), ("full", 1.0)]
 SETS = ["kvasir-seg", "etis"]
@@ -107,27 +109,7 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
         figures.boxes(TABLE, last_epochs=0)
 
 
-def test_the_matrix_holds_means_of_final_rows() -> None:
-    figure = figures.matrix(TABLE)
-    panels = {axis.get_title(): axis for axis in figure.axes if axis.images}
-    assert list(panels) == ["random, 5 %", "random, 20 %", "full, 100 %", "meddel, 5 %", "meddel, 20 %"]
-    for name, (method, ratio) in (("random, 20 %", ("random", 0.2)), ("full, 100 %", ("full", 1.0))):
-        shown = panels[name].images[0].get_array()
-        expected = [
-            [100 * np.mean([miou(method, ratio, (train, test), seed, 3) for seed in (0, 1)]) for test in SETS]
-            for train in SETS
-        ]
-        np.testing.assert_allclose(np.asarray(shown), expected)
-        assert [text.get_text() for text in panels[name].texts] == [f"{value:.1f}" for value in np.ravel(expected)]
-    assert not panels["random, 5 %"].texts
-    limits = {axis.images[0].get_clim() for axis in figure.axes if axis.images}
-    assert len(limits) == 1  # one colour scale
-    assert {"trained on", "tested on", "mean test mIoU (%)", *SETS, "meddel, 20 %"} <= texts(figure)
-    with pytest.raises(ValueError, match=r"no final row is of semdedup at one of the ratios \[0\.2\]"):
-        figures.matrix(TABLE, ["semdedup"], [0.2])
-
-
-@pytest.mark.parametrize("draw", [figures.curves, figures.boxes, figures.matrix])
+@pytest.mark.parametrize("draw", [figures.curves, figures.boxes, matrix])
 def test_files_have_the_size_and_are_equal_twice(draw: Any, tmp_path: Path) -> None:
     folder = RunDirectory(str(tmp_path))
     figures.write(draw(TABLE), folder, "once")
@@ -149,9 +131,45 @@ def test_what_cannot_be_drawn_is_told() -> None:
     for draw in (figures.curves, figures.boxes):
         with pytest.raises(ValueError, match="no row is tested on the data set it was trained on"):
             draw(abroad)
-    figures.matrix(abroad)
+    matrix(abroad)
     with pytest.raises(ValueError, match="no row is tested"):
         figures.curves(results.table([]))
+    with pytest.raises(ValueError, match="no subset was tested after several epochs"):
+        figures.curves(results.table([row for row in rows() if row["final"]]))
+
+
+def test_subsets_of_one_method_and_ratio_have_boxes_and_panels_of_their_own() -> None:
+    other = [
+        row | {"subset": "meddel-20-k50", "miou": row["miou"] / 2} for row in rows() if row["subset"] == "meddel-20"
+    ]
+    table = results.table([*rows(), *other])
+    called = ["meddel", "meddel (meddel-20)", "meddel (meddel-20-k50)", "random", "full"]
+    assert legend_of(figures.boxes(table)) == called
+    assert {f"{name}, 20 %" for name in called[1:4]} <= {axis.get_title() for axis in matrix(table).axes}
+
+
+def test_the_matrix_holds_means_of_final_rows() -> None:
+    figure = matrix(TABLE)
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.images}
+    assert list(panels) == ["meddel, 5 %", "meddel, 20 %", "full, 100 %", "random, 5 %", "random, 20 %"]
+    for name, (method, ratio) in (("random, 20 %", ("random", 0.2)), ("full, 100 %", ("full", 1.0))):
+        shown = panels[name].images[0].get_array()
+        values = np.array(
+            [
+                [[100 * miou(method, ratio, (train, test), seed, 3) for seed in (0, 1)] for test in SETS]
+                for train in SETS
+            ]
+        )
+        np.testing.assert_allclose(np.asarray(shown), values.mean(axis=2))
+        half = stats.t.ppf(0.975, 1) * values[0, 0].std(ddof=1) / np.sqrt(2)  # as far apart everywhere
+        expected = [f"{value:.1f}\n± {half:.1f}" for value in values.mean(axis=2).ravel()]
+        assert [text.get_text() for text in panels[name].texts] == expected
+    assert not panels["random, 5 %"].texts
+    limits = {axis.images[0].get_clim() for axis in figure.axes if axis.images}
+    assert len(limits) == 1  # one colour scale
+    assert {"trained on", "tested on", "mean test mIoU (%)", *SETS, "meddel, 20 %"} <= texts(figure)
+    with pytest.raises(ValueError, match=r"no final row is of semdedup at one of the ratios \[0\.2\]"):
+        matrix(TABLE, ["semdedup"], [0.2])
 
 
 def test_panels_fill_even_rows() -> None:

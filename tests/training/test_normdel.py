@@ -103,8 +103,10 @@ def test_what_is_no_share_is_refused(miou: float, ratio: float, alpha: float, me
 
 
 def test_nominal_ratios() -> None:
-    near = {0.001: 0.05, 0.074: 0.05, 0.075: 0.05, 0.076: 0.1, 0.15: 0.1, 0.264: 0.2, 0.266: 0.33, 0.7: 0.5, 1: 1}
+    near = {0.046: 0.05, 0.0505: 0.05, 0.1026: 0.1, 0.1902: 0.2, 0.3212: 0.33, 0.4926: 0.5, 0.94: 1, 1: 1}
     assert {actual: nominal_ratio(actual) for actual in near} == near
+    far = {0.00001: 0.0001, 0.02: 0.02, 0.0752: 0.0752, 0.266671: 0.2667, 0.4: 0.4, 0.8: 0.8}
+    assert {actual: nominal_ratio(actual) for actual in far} == far
     with pytest.raises(ValueError, match="ratio is"):
         nominal_ratio(0)
 

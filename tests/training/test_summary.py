@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training import results
+from training import metrics, results
 from training.intervals import compare
-from training.summary import comparison_table, comparisons, p_text, summary
+from training.summary import comparison_table, comparisons, measures, p_text, summary
 
 IOUS = {
     "m20": [0.6, 0.8, 0.7, 0.5],
@@ -103,6 +103,26 @@ def test_the_longest_pretraining_counts_and_sets_stay_apart() -> None:
     made = comparisons(results.table(rows))
     assert [(record["test_dataset"], record["subset"]) for record in made] == [("a", "m20"), ("b", "m20")]
     assert made[0]["difference"] == pytest.approx(0.1 - np.mean(IOUS["r20"]))
+
+
+def test_every_measure_has_its_deviation_and_interval() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((6, 8, 8)) < 0.4
+    counts = [metrics.count(truth ^ (rng.random(truth.shape) < 0.2), truth) for _ in range(3)]
+    rows = [row("m20", seed, **results.measured(each)) for seed, each in enumerate(counts)]
+    made = measures(results.table([*rows, row("r20")]))  # the last kept no counts
+    records = {record["measure"]: record for record in csv.DictReader(io.StringIO(made.csv))}
+    assert set(records) == {"miou", "miou_dataset", "miou_background", "dice", "precision", "recall"}
+    for name, record in records.items():
+        found = metrics.estimate(np.stack(counts), name)
+        assert float(record["mean"]) == pytest.approx(np.mean([one[name] for one in rows]))
+        assert [float(record[key]) for key in ("std", "low", "high")] == [found.std, found.low, found.high]
+        assert (record["subset"], record["seeds"], record["images"]) == ("m20", "3", "6")
+    [line] = made.markdown.splitlines()[2:]
+    recall = records["recall"]
+    shown = {key: f"{100 * float(recall[key]):.2f}" for key in ("mean", "std", "low", "high")}
+    assert line.startswith("| a | m20 | meddel |")
+    assert line.endswith(f"| {shown['mean']} ± {shown['std']} [{shown['low']}, {shown['high']}] |")
 
 
 def test_nothing_to_compare() -> None:

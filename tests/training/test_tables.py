@@ -92,10 +92,11 @@ def test_table_3_as_csv() -> None:
 def test_table_4_by_length() -> None:
     runs = [*RUNS, run("meddel-20", 0, 0.6, pretrain_epochs=25.0), run("meddel-20", 1, 0.6, pretrain_epochs=25.0)]
     expected = """\
-| data set | method | ratio | 25 epochs | 50 epochs | images | seeds |
-| --- | --- | --- | --- | --- | --- | --- |
-| kvasir-seg | meddel | 20 % | 60.00 ± 0.00 [60.00, 60.00] | 75.00 ± 1.41 [62.29, 87.71] | 100 | 2 |
-| kvasir-seg | random | 20 % |  | 70.00 [65.00, 74.00] | 100 | 1 |
+| data set | method | ratio | 10 epochs | 25 epochs | 50 epochs | images | seeds |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| kvasir-seg | meddel | 20 % |  | 60.00 ± 0.00 [60.00, 60.00] | 75.00 ± 1.41 [62.29, 87.71] | 100 | 2 |
+| kvasir-seg | random | 20 % |  |  | 70.00 [65.00, 74.00] | 100 | 1 |
+| kvasir-seg | full | 100 % | 71.00 ± 1.41 [58.29, 83.71] |  |  | 100 | 2 |
 """
     assert tables.length_table(results.table(runs)).markdown == expected
     assert tables.ratio_table(results.table(runs), beside_paper=True).markdown == TABLE_3  # the longest
@@ -157,7 +158,8 @@ def test_a_row_from_counts() -> None:
     estimate = metrics.estimate(counts, bootstrap=Bootstrap(seed=3))
     assert (measured["low"], measured["high"], measured["images"]) == (estimate.low, estimate.high, 8)
     assert np.mean(measured["image_iou"]) == pytest.approx(measured["miou"])
-    assert set(measured) == {*results.MEASURES, "images", "image_iou"}
+    assert set(measured) == {*results.MEASURES, "images", "image_iou", "image_counts"}
+    np.testing.assert_array_equal(results.counts_of([measured, measured]), [counts, counts])
     assert results.table([run("full", 0, 0.0) | measured])["dice"].to_pylist() == [summary["dice"]]
 
 
