@@ -1,4 +1,4 @@
-"""The paper's figures 3 and 4 from a results table: curves and box plots; and what all figures share. It trains nothing.
+"""The paper's figures 3 and 4 from a results table: curves and box plots; what all figures share. It trains nothing.
 
 Figures are matplotlib's own objects drawn by Agg: no pyplot, no window, no global state. Equal tables give equal SVG
 bytes; its text stays text. Colours are Okabe and Ito's, told apart by colour-blind readers, and lines also differ in

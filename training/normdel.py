@@ -114,7 +114,7 @@ def normdel_range(ratio: float | None = None, alpha: float = 1.0) -> tuple[float
 
 
 def nominal_ratio(actual: float) -> float:
-    """Return the one of the paper's six ratios that is within a tenth of a share, else the share itself, to four digits.
+    """Return the one of the paper's six ratios that is within a tenth of itself, else the share, to four digits.
 
     The paper's subsets hold 0.0505, 0.1026, 0.1902, 0.3212, 0.4926 and all of the pool. ValueError outside (0, 1].
     """
