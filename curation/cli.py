@@ -6,7 +6,7 @@ It knows no step. tyro parses; what is ours is that several configs can share on
 import dataclasses
 import difflib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -50,10 +50,12 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
 def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
     """Return one instance of each of `configs`, all filled from one flat set of flags (and a YAML file).
 
-    Fields of the same name in several configs are one flag. Exits with code 2 on a wrong command line; ValueError for
-    a value that a config refuses.
+    Fields of the same name in several configs are one flag. A flag that can be repeated also takes several values, and
+    has its plural: --seeds 1, --dataset A --dataset B, --datasets A B. Exits with code 2 on a wrong command line;
+    ValueError for a value that a config refuses.
     """
     fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
+    arguments = spread(arguments, {name for name, (_, field) in fields.items() if is_repeated(field)})
     check_flags(arguments, sorted(fields))
     flags = with_yaml(list(arguments), sorted(fields))
     flat = dataclasses.make_dataclass(
@@ -71,11 +73,34 @@ def ordered(configs: Sequence[type[Any]]) -> list[str]:
 def flag_of(config: type[Any], field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
     """Name, annotated type and default of a field as tyro reads them; a tuple becomes a repeatable flag."""
     hint = get_type_hints(config)[field.name]
-    repeated = (tyro.conf.UseAppendAction,) if isinstance(field.default, tuple) or field.name == "source" else ()
+    repeated = (tyro.conf.UseAppendAction,) if is_repeated(field) else ()
     notes = (tyro.conf.arg(help=field.metadata["help"]), *repeated)
     annotated: Any = Annotated.__class_getitem__((hint, *notes))  # type: ignore[attr-defined]
     default = dataclasses.field() if field.default is dataclasses.MISSING else dataclasses.field(default=field.default)
     return field.name, annotated, default
+
+
+def is_repeated(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field's flag can be given several times: such a field is empty by default, or has no default."""
+    return field.default == () or field.name == "source"
+
+
+def spread(arguments: Sequence[str], repeated: Collection[str]) -> list[str]:
+    """Write each value of the `repeated` flags, or of their plurals, behind a flag of its own."""
+    made: list[str] = []
+    flag, bare = "", False  # the repeated one whose values follow, and whether it still waits for its first
+    for argument in arguments:
+        if argument.startswith("--"):
+            spelt, equals, value = argument.partition("=")
+            name = spelt.removeprefix("--").replace("-", "_")
+            single = name if name in repeated else name.removesuffix("s")
+            flag = f"--{single.replace('_', '-')}" if single in repeated else ""
+            bare = not equals
+            made.append(f"{flag or spelt}{equals}{value}")
+        else:
+            made.append(f"{flag}={argument}" if flag and not bare else argument)
+            bare = False
+    return made
 
 
 def with_yaml(arguments: list[str], names: list[str]) -> list[str]:
@@ -172,6 +197,7 @@ def overview(package: str, commands: Mapping[str, Any]) -> str:
             *lines,
             "",
             "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
+            "What can be given several times: --dataset A --dataset B, or --datasets A B.",
         ]
     )
 

@@ -6,6 +6,7 @@ Nothing is trained twice: pre-trainings and fine-tunings are kept below the outp
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,10 +94,9 @@ def benchmark(
     planned[0].method()  # a model that cannot be made is told before anything starts
     with run.lock():
         sets = prepare_all(run, sources, evaluation)
+        pretrain_all(planned, at_once(recipe.compute.workers))
         wanted = []
-        for number, settings in enumerate(planned, start=1):
-            print(f"pretrain {number} of {len(planned)}: {settings.what.subset}, seed {settings.what.seed}", flush=True)
-            pretrain_once(settings)
+        for settings in planned:
             seeded = replace(finetune, seed=settings.what.seed)
             wanted += trials([subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded)
         table = try_all(run, wanted)
@@ -132,6 +132,32 @@ def pretrainings(
             plan_of(settings, subset)
             output = f"{run.root}/pretrain/{digest([subset.about['digest'], settings.shaping()])}"
             yield replace(settings, what=replace(settings.what, output=output))
+
+
+def at_once(workers: int) -> int:
+    """How many pre-trainings of so many ranks run at once: as GPUs allow, with a CPU a rank and one to decode."""
+    return max(1, min(engine.count("GPU") // workers, engine.count("CPU") // (workers + 1)))
+
+
+def pretrain_all(planned: Sequence[Settings], together: int) -> None:
+    """Do the pre-trainings, `together` at once. Where one fails, those under way end and the others do not begin."""
+
+    def do(number: int) -> None:
+        settings = planned[number]
+        what = f"{settings.what.subset}, seed {settings.what.seed}"
+        print(f"pretrain {number + 1} of {len(planned)}: {what}", flush=True)
+        pretrain_once(settings)
+
+    if together == 1:  # in the main thread, where Ray Train minds an interruption
+        for number in range(len(planned)):
+            do(number)
+        return
+    with ThreadPoolExecutor(together) as pool:
+        try:
+            for done in as_completed([pool.submit(do, number) for number in range(len(planned))]):
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def pretrain_once(settings: Settings) -> None:

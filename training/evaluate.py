@@ -57,8 +57,7 @@ class EvaluateConfig:
         (),
     )
     external: tuple[str, ...] = option(
-        "A set that is only tested on, all of it, as NAME=DIR. Repeatable. Name all at once: fine-tuned models are not "
-        "kept, so a set that comes later means fine-tuning again.",
+        "A set that is only tested on, all of it, as NAME=DIR. Repeatable.",
         (),
     )
     seeds: int = option("Runs of everything, with seeds that count up from --seed; a probe of an encoder runs once.", 3)
@@ -73,6 +72,10 @@ class EvaluateConfig:
     decoded_size: int = option("Side in pixels of the squares that images are decoded to; IoU is measured there.", 256)
     test_every: int = option(
         "Also test after so many epochs, for curves and box plots (no result depends on it); 0: only at the end.", 1
+    )
+
+    keep_models: bool = option(
+        "Keep fine-tuned models below models/: a set that is named later is tested without fine-tuning again.", True
     )
 
     def __post_init__(self) -> None:
@@ -96,7 +99,8 @@ def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: Finetune
 
     Leaves in `output`: results.parquet, summary.md and .csv, measures.md and .csv (Dice, precision, recall and mIoU by
     each definition), with several encoders comparisons.md and .csv;
-    results/ with a file a run, overlays/ with its best and worst predictions, cache/ with the decoded images.
+    results/ with a file a run, overlays/ with its best and worst predictions, models/ with what was fine-tuned, cache/
+    with the decoded images.
     Prints mIoU and NormDEL. ValueError, before anything is trained: no such set, folder or encoder.
     """
     run, sources = RunDirectory(config.output), find_sources(config)
@@ -154,7 +158,7 @@ def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
 
 def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateConfig) -> list[PreparedSet]:
     """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty."""
-    for folder in ("cache", "results"):
+    for folder in ("cache", "results", "models"):
         run.clear_temporary(folder)
     task, seed = ray.remote(prepare), config.split_seed
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed) for s in sources]
@@ -181,7 +185,9 @@ def trials(
     finetune = replace(finetune, precision=resolved)
     seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
     return [
-        Trial(subject, one, tuple(sets), replace(finetune, seed=seed), config.probe, config.test_every)
+        Trial(
+            subject, one, tuple(sets), replace(finetune, seed=seed), config.probe, config.test_every, config.keep_models
+        )
         for subject in subjects
         for one in sets
         if one.parts["train"]

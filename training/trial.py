@@ -8,7 +8,7 @@ Legend: rows are places among a set's examples, sorted by name.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from timm.models.vision_transformer import VisionTransformer
 from curation.config import digest, hashed_fields, require
 from curation.encoder import UNTRAINED
 from curation.store import RunDirectory
-from training import metrics, results
+from training import learned, metrics, results
+from training.learned import Lesson
 from training.normdel import nominal_ratio
 from training.overlays import overlay_sheet
 from training.prepared import PreparedSet, Rows, pairs
 from training.probe import encode, linear_probe, load_encoder, neighbour_probe
-from training.segment import Epoch, FinetuneConfig, Pairs, finetune, predict
+from training.segment import FinetuneConfig, Pairs, predict
 
 VERSION = 3  # raised whenever the same inputs would give other results
 UNCHOSEN = ("outlier", "duplicate", "over budget")  # why a frame that can be used is not in a subset
@@ -50,7 +51,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried. `config` holds the seed; `test_every` is 0 or the epochs between two points of the curve."""
+    """What is tried. `config` holds the seed; `test_every` is 0 or the epochs between two points of the curve.
+
+    A fine-tuned model is kept where `keep` says so.
+    """
 
     subject: Subject
     train: PreparedSet
@@ -58,6 +62,7 @@ class Trial:
     config: FinetuneConfig
     way: Way
     test_every: int
+    keep: bool = True
 
     def tested(self) -> list[tuple[PreparedSet, Rows]]:
         """Each set tested on, with its rows: those of its test part without copies of what was trained on."""
@@ -65,18 +70,27 @@ class Trial:
         return [(one, rows) for one, rows in left if rows]
 
     @property
+    def learning(self) -> dict[str, Any]:
+        """Everything that shapes what is learned."""
+        return {
+            "version": VERSION,
+            "encoder": [self.subject.sha256, self.subject.name],
+            "trained": [self.train.mark(self.train.parts[part]) for part in ("train", "validation")],
+            "config": hashed_fields(self.config),
+            "way": [self.way, self.test_every],
+        }
+
+    @property
+    def model(self) -> str:
+        """The name of the fine-tuned model, the hash of everything that shapes it and its curve."""
+        own = [one.mark(rows) for one, rows in self.tested() if one.name == self.train.name and self.test_every]
+        return digest(self.learning | {"own": own})
+
+    @property
     def digest(self) -> str:
         """The hash of everything that shapes the result."""
-        return digest(
-            {
-                "version": VERSION,
-                "encoder": [self.subject.sha256, self.subject.name, self.subject.about],
-                "trained": [self.train.mark(self.train.parts[part]) for part in ("train", "validation")],
-                "tested": [one.mark(rows) for one, rows in self.tested()],
-                "config": hashed_fields(self.config),
-                "way": [self.way, self.test_every],
-            }
-        )
+        tested = [one.mark(rows) for one, rows in self.tested()]
+        return digest(self.learning | {"tested": tested, "about": self.subject.about})
 
     @property
     def path(self) -> str:
@@ -127,7 +141,7 @@ def file_hash(path: Path) -> str:
 
 
 def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
-    """Do a trial and keep its rows (training.results.SCHEMA) and pictures; return the path of the rows.
+    """Do a trial and keep its model, rows (training.results.SCHEMA) and pictures; return the path of the rows.
 
     ValueError: no lesion to learn from, weights that do not fit, a loss that is no number.
     """
@@ -137,41 +151,28 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     tests = [(one, rows, pairs(run, one, rows)) for one, rows in trial.tested()]
     own = next((test for one, _, test in tests if one.name == trial.train.name), None)
     if trial.way == "finetune":
-        validation = pairs(run, trial.train, trial.train.parts["validation"])
-        every = trial.test_every if own is not None else 0
-        epoch, curve, predictor = learn(finetune(encoder, train, validation, chosen, device), own, every)
+        found = learned.kept(run, trial.model, encoder, chosen, device)
+        if found is None:
+            lesson = Lesson(train, pairs(run, trial.train, trial.train.parts["validation"]), own, trial.test_every)
+            found = learned.learn(encoder, lesson, chosen, device)
+            if trial.keep:
+                learned.keep(run, trial.model, found)
+        epoch, curve, predictor = found.epoch, found.curve, partial(predict, found.model)
     else:
         epoch, curve, predictor = 0, [], probing(encoder.to(device), train, trial)
     made: list[results.Row] = []
     for one, rows, test in tests:
-        found = predictor(test.images)
-        final = results.measured(metrics.count(found, test.masks)) | {"epoch": epoch, "final": True}
+        masks = predictor(test.images)
+        final = results.measured(metrics.count(masks, test.masks)) | {"epoch": epoch, "final": True}
         others = [row for row in curve if row["epoch"] != epoch] if test is own else []
         ordered = sorted((*others, final), key=lambda row: int(row["epoch"]))
         names = {"train_dataset": trial.train.name, "test_dataset": one.name, "seed": chosen.seed}
         made += [trial.subject.about | names | row for row in ordered]
         ious, called = np.asarray(final["image_iou"]), [one.names[row] for row in rows]
-        sheet = overlay_sheet(test.images, test.masks, found, ious, BEST_AND_WORST, called)
+        sheet = overlay_sheet(test.images, test.masks, masks, ious, BEST_AND_WORST, called)
         run.write_bytes(trial.picture(one), sheet)
     run.write_table(trial.path, results.table(made))
     return trial.path
-
-
-def learn(epochs: Iterator[Epoch], test: Pairs | None, every: int) -> tuple[int, list[results.Row], Predictor]:
-    """Fine-tune to the end: the epoch of the best validation IoU (the first of equals), the curve, a predictor.
-
-    The curve has a row of scores on `test` after each `every` epochs, none where `every` is 0; it decides nothing.
-    """
-    best_iou, best_epoch, curve = -1.0, 0, []
-    for epoch in epochs:
-        model = epoch.model
-        if epoch.metrics["validation_iou"] > best_iou:
-            best_iou, best_epoch = epoch.metrics["validation_iou"], epoch.number
-        if test is not None and every and epoch.number % every == 0:
-            scores = metrics.summarise(metrics.count(predict(model, test.images), test.masks))
-            known = {name: scores[name] for name in results.MEASURES if name in scores}
-            curve.append({"images": len(test.images), "epoch": epoch.number, "final": False, **known})
-    return best_epoch, curve, partial(predict, model)
 
 
 def probing(encoder: VisionTransformer, train: Pairs, trial: Trial) -> Predictor:

@@ -46,6 +46,17 @@ def test_repeated_flags_add_up_in_their_order() -> None:
     assert parsed.grid_d == (0.9, -0.5)
 
 
+def test_repeated_flags_take_several_values_and_have_a_plural() -> None:
+    flags = ("--sources", "b", "a=1", "--run-dir", "r", "--include=*.png", "*.jpg", "--sources=c")
+    assert parse(*flags) == IngestConfig(run_dir="r", source=("b", "a=1", "c"), include=("*.png", "*.jpg"))
+    parsed = parse("--run-dir", "r", "--grid-d", "0.9", "-0.5", configs=(SelectConfig,))
+    assert parsed.grid_d == (0.9, -0.5)
+    assert exit_code("--run-dir", "r", "--source") == 2
+    assert exit_code("--run-dir", "r", "s", "--source", "a") == 2
+    with pytest.raises(ValueError, match="there is no flag --run-dirs"):
+        parse("--run-dirs", "r", "--source", "a")
+
+
 def test_every_spelling_of_a_flag() -> None:
     expected = IngestConfig(run_dir="r", source=("a",), part_rows=7)
     assert parse("--run-dir=r", "--source=a", "--part-rows=7") == expected
@@ -99,7 +110,7 @@ def test_configs_share_one_line_and_flags_of_one_name() -> None:
     ("flags", "told"),
     [
         (("--source", "a"), "--run-dir"),
-        (("--run-dir", "r", "--source", "a", "extra"), "extra"),
+        (("--source", "a", "--run-dir", "r", "extra"), "extra"),
         (("--run-dir", "r", "--source", "a", "--part-rows", "many"), "--part-rows"),
         (("--run-dir", "r", "--source"), "--source"),
     ],

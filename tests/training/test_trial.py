@@ -1,5 +1,6 @@
 """A set made ready and a trial on it: what names a trial's file, what is left out of a test, and a GPU as a CPU."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from curation.store import RunDirectory
-from training import datasets
+from training import datasets, learned
 from training.prepared import PreparedSet, pairs, prepare
 from training.segment import FinetuneConfig
 from training.trial import Subject, Trial, carry_out, subject_of
@@ -123,6 +124,21 @@ def test_a_file_is_named_by_all_that_shapes_it(trial: Trial, folder: Path, tmp_p
     assert len(set(paths)) == len(paths)
     assert replace(trial, train=same, tests=(same,)).path == trial.path  # the same files elsewhere
     assert replace(trial, subject=Subject("elsewhere", subject.name, subject.sha256, subject.about)).path == trial.path
+
+
+def test_a_set_named_later_is_tested_without_fine_tuning_again(
+    trial: Trial, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(str(tmp_path))
+    first = run.read_table(carry_out(run, trial, "cpu")).to_pylist()
+    more = replace(trial, tests=(trial.train, ready(run, draw(tmp_path / "other", seed=1), "later", split_seed=None)))
+    with monkeypatch.context() as patch:
+        patch.setattr(learned, "finetune", None)
+        both = run.read_table(carry_out(run, more, "cpu"))
+    assert [row for row in both.to_pylist() if row["test_dataset"] == trial.train.name] == first
+    shutil.rmtree(tmp_path / learned.FOLDER)
+    assert run.read_table(carry_out(run, replace(more, keep=False), "cpu")).equals(both)  # from the beginning
+    assert not (tmp_path / learned.FOLDER).exists()
 
 
 def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:
