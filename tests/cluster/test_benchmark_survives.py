@@ -1,4 +1,4 @@
-"""A benchmark killed between two pre-trainings goes on: what is finished stays, and the results are the same."""
+"""A benchmark killed between two pre-trainings, then between two fine-tunings, goes on: what is finished stays."""
 
 import os
 import signal
@@ -50,22 +50,25 @@ def test_what_was_finished_stays_and_the_rest_is_done(
         return ["benchmark", *given, f"--output={output}"]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with started(tmp_path / "log", "training", *command(killed)) as driver:
-        deadline = time.monotonic() + 300
-        while not list(killed.glob("pretrain/*/card.json")):
-            assert driver.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        os.killpg(driver.pid, signal.SIGKILL)
 
-    def cards() -> dict[str, int]:
-        return {str(file): file.stat().st_mtime_ns for file in killed.glob("pretrain/*/card.json")}
+    def stamps(pattern: str) -> dict[str, int]:
+        return {str(file): file.stat().st_mtime_ns for file in killed.glob(pattern)}
 
-    before = cards()
-    assert 1 <= len(before) < 4
+    patterns = ("pretrain/*/card.json", "results/*.parquet")
+    before: dict[str, int] = {}
+    for pattern in patterns:
+        with started(tmp_path / "log", "training", *command(killed)) as driver:
+            deadline = time.monotonic() + 300
+            while not stamps(pattern):
+                assert driver.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.killpg(driver.pid, signal.SIGKILL)
+        assert 1 <= len(stamps(pattern)) < 4
+        before |= stamps(pattern)
     assert main(command(killed)) == 0
-    after = cards()
-    assert len(after) == 4
+    after = {name: stamp for pattern in patterns for name, stamp in stamps(pattern).items()}
+    assert len(after) == 8
     assert {name: after[name] for name in before} == before
     assert main(command(whole)) == 0
 
