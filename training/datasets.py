@@ -10,7 +10,8 @@ from pathlib import Path
 
 from curation.config import require
 from curation.sources import IMAGE_SUFFIXES
-from training.layouts import LAYOUTS, Layout, Pair, Tree
+from training.layouts import LAYOUTS
+from training.trees import Layout, Pair, Tree
 
 PART_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 MAX_SHOWN = 3  # names that a message lists

@@ -1,16 +1,30 @@
 """How each segmentation set is laid out on disk, coded, split, licensed and cited. It reads no file.
 
-A pattern is matched, whole and without regard to case, against an image file's path below the set's folder, without
-its suffix. A mask belongs to an image where the groups that both patterns name are equal. The group `split` says
-train, validation or test. Every mask is read in the same way (training/masks.py), so no set states a threshold.
+How patterns are read is told in training/trees.py. Every mask is read in the same way (training/masks.py), so no set
+states a threshold.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
-Fields = Mapping[str, str]
+from training.trees import (
+    ANY,
+    IMAGES,
+    KVASIR_KEY,
+    MASK_FOLDER,
+    MASKS,
+    NUMBER,
+    OF,
+    PART,
+    TRUTH,
+    Fields,
+    Layout,
+    Pair,
+    Tree,
+    folders,
+    one,
+    pranet,
+)
 
 # First frame of each sequence of CVC-ClinicDB, and one past the last frame: 29 sequences, 612 frames.
 CLINICDB_STARTS = (
@@ -20,39 +34,8 @@ CLINICDB_STARTS = (
 CLINICDB_SEQUENCES = tuple((first, after - 1) for first, after in pairwise(CLINICDB_STARTS))
 RUN = 10  # consecutive numbers that stay together where frames come in sequences that nobody lists
 ASK = "see the publisher"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Where images are and where their masks are: two patterns with the group `key`, and how to show them."""
-
-    images: str
-    masks: str
-    shown: str
-
-
-@dataclass(frozen=True)
-class Tree:
-    """One way in which a set is packed: pairs that together are the set, and its count where that differs."""
-
-    pairs: tuple[Pair, ...]
-    count: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What is known of a set. `count` is None where it cannot be told; `lists` are files of names by part."""
-
-    trees: tuple[Tree, ...]
-    count: int | None
-    split: str
-    licence: str
-    citation: str
-    groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
-    lists: tuple[tuple[str, str], ...] = ()
-    part: str = ""  # the part that all of it belongs to
-    maskless: bool = False  # images without a mask are left out, not missed
-    note: str = ""
+NUMBERED = f"by runs of {RUN} consecutive numbers, seeded"
+CUT = "Its sequences are listed nowhere that could be confirmed, so a border of runs may cut one."
 
 
 def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
@@ -77,39 +60,6 @@ def polypgen_groups(fields: Fields) -> tuple[str, ...]:
 def runs(fields: Fields) -> tuple[str, ...]:
     """The run of consecutive numbers that a frame is in."""
     return (f"run {int(fields['key']) // RUN}",)
-
-
-IMAGES, MASKS = r"images?/", r"masks?/"
-NUMBER, ANY, OF = r"(?P<key>\d+)", "(?P<key>.+)", "(?P<key>.+?)(?:_mask)?"
-TRUTH = "Ground ?Truth/"
-KVASIR_KEY = r"(?P<key>[a-z]\w{20,})"  # PraNet's TrainDataset mixes these with the numbers of CVC-ClinicDB
-MASK_FOLDER = "[^/]*(?:mask|truth|label|annotation|(?<![a-z])gt(?![a-z]))[^/]*"
-PART = r"(?P<split>train|training|val|valid|validation|test|testing)"
-NUMBERED = f"by runs of {RUN} consecutive numbers, seeded"
-CUT = "Its sequences are listed nowhere that could be confirmed, so a border of runs may cut one."
-
-
-def one(images: str, masks: str, shown: str, count: int | None = None) -> Tree:
-    """A tree of one pair."""
-    return Tree((Pair(images, masks, shown),), count)
-
-
-def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
-    """images/ and masks/ with equal names."""
-    return one(IMAGES + key, MASKS + key, f"images/{shown} + masks/{shown}")
-
-
-def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
-    """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split."""
-    test, rest = ("(?P<split>Test)", "(?P<split>Train)") if split else ("Test", "Train")
-    start = f"{test}Dataset/{name}/"
-    shown = f"TestDataset/{name}/images/NAME.png + TestDataset/{name}/masks/NAME.png"
-    pairs = [Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown)]
-    if train:
-        start = f"{rest}Dataset/(?:{name}/)?"
-        shown = "TrainDataset/image/NAME.png + TrainDataset/mask/NAME.png"
-        pairs.append(Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown))
-    return Tree(tuple(pairs))
 
 
 LAYOUTS: dict[str, Layout] = {
