@@ -26,6 +26,7 @@ class Example:
     masks: tuple[str, ...]
     groups: tuple[str, ...] = ()
     split: str = ""  # the official part: train, validation or test; empty where there is none
+    order: int = 0  # its number in a set whose frames are in order
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
                 masks=tuple(os.path.join(root, mask) for mask, _ in masks[key]),
                 groups=layout.groups(fields),
                 split=layout.part or PART_NAMES.get(part, part),
+                order=int(fields["key"]) if layout.ordered else 0,
             )
             examples.append(example)
     examples.sort(key=lambda example: example.name)

@@ -32,10 +32,9 @@ CLINICDB_STARTS = (
     *(318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592, 613),
 )
 CLINICDB_SEQUENCES = tuple((first, after - 1) for first, after in pairwise(CLINICDB_STARTS))
-RUN = 10  # consecutive numbers that stay together where frames come in sequences that nobody lists
 ASK = "see the publisher"
-NUMBERED = f"by runs of {RUN} consecutive numbers, seeded"
-CUT = "Its sequences are listed nowhere that could be confirmed, so a border of runs may cut one."
+STRETCHES = "a stretch of consecutive numbers for each part, from a place on their circle that the seed draws"
+CUT = "Its sequences are listed nowhere that could be confirmed: each border of two parts, three at most, may cut one."
 
 
 def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
@@ -55,11 +54,6 @@ def polypgen_groups(fields: Fields) -> tuple[str, ...]:
     centre = re.search(r"(?:^|_)(C[1-6])_", fields["key"], re.IGNORECASE)
     named = (f"series {series[1]}",) if series else ()
     return (place, *named, *((f"centre {centre[1].upper()}",) if centre else ()))
-
-
-def runs(fields: Fields) -> tuple[str, ...]:
-    """The run of consecutive numbers that a frame is in."""
-    return (f"run {int(fields['key']) // RUN}",)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -112,8 +106,8 @@ LAYOUTS: dict[str, Layout] = {
             pranet("ETIS-LaribPolypDB", NUMBER, split=False, train=False),
         ),
         count=196,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Silva et al., IJCARS 2014",
         note=CUT,
@@ -147,8 +141,8 @@ LAYOUTS: dict[str, Layout] = {
     "cvc-300": Layout(
         trees=(folders(NUMBER, "N.png"), pranet("CVC-300", NUMBER, split=False, train=False)),
         count=60,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Vazquez et al., EndoScene, J. Healthcare Eng. 2017",
         note=f"The 60 frames that PraNet tests on. {CUT}",
@@ -175,8 +169,8 @@ LAYOUTS: dict[str, Layout] = {
             one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", count=300),
         ),
         count=380,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Bernal et al., Pattern Recognition 2012",
         note=f"15 sequences; published with 300 frames, passed on with 380. {CUT}",

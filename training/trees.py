@@ -47,6 +47,7 @@ class Layout:
     groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
     lists: tuple[tuple[str, str], ...] = ()
     part: str = ""  # the part that all of it belongs to
+    ordered: bool = False  # keys are numbers in the order of sequences that nobody lists
     maskless: bool = False  # images without a mask are left out, not missed
     note: str = ""
 
