@@ -16,7 +16,7 @@ from curation.sources import content_hash
 from curation.store import RunDirectory
 from training import splits
 from training.datasets import Dataset
-from training.masks import arrays
+from training.masks import READING, arrays
 from training.segment import Pairs
 
 Rows = tuple[int, ...]
@@ -65,7 +65,7 @@ def prepare(run: RunDirectory, label: str, dataset: Dataset, size: int, split_se
         place = {name: row for row, name in enumerate(names)}
         dealt = splits.split(dataset, split_seed)
         parts = {part: tuple(place[example.name] for example in dealt[part]) for part in splits.PARTS}
-    stem = f"cache/{dataset.name}-{size}px-{digest(marks)[:16]}"
+    stem = f"cache/{dataset.name}-{size}px-{digest([READING, *marks])[:16]}"
     if not run.exists(f"{stem}.masks.npy"):
         images, masks = arrays(dataset.examples, size)
         save(run, f"{stem}.images.npy", images)

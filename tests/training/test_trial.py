@@ -77,6 +77,17 @@ def test_a_set_is_split_and_decoded_once(folder: Path, tmp_path: Path) -> None:
     assert set(files) <= {file.name for file in (tmp_path / "cache").iterdir()}
 
 
+def test_arrays_of_other_rules_are_not_used_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(str(tmp_path))
+    one = ready(run, folder)
+    monkeypatch.setattr("training.prepared.READING", 0)
+    other = ready(run, folder)
+    assert other.stem != one.stem
+    assert other.marks == one.marks
+
+
 def test_an_object_store_holds_the_decoded_images_too(folder: Path, tmp_path: Path) -> None:
     local, far = RunDirectory(str(tmp_path)), RunDirectory("memory://trial")
     here, there = ready(local, folder), ready(far, folder)
