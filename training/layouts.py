@@ -166,7 +166,7 @@ LAYOUTS: dict[str, Layout] = {
         trees=(
             folders(NUMBER, "N.png"),
             pranet("CVC-ColonDB", NUMBER, split=False, train=False),
-            one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", count=300),
+            one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", 300, 380),
         ),
         count=380,
         split=STRETCHES,
@@ -197,6 +197,7 @@ LAYOUTS: dict[str, Layout] = {
                 "original_?images/(?P<key>.+)",
                 r"masks/(?P<key>.+)_(?:BE|suspicious|HGD|cancer|polyp)(?:_\d+|_mask)*",
                 "originalImages/NAME.jpg + masks/NAME_CLASS.tif (BE, suspicious, HGD, cancer, polyp)",
+                *(380, 386),
             ),
         ),
         count=380,

@@ -29,10 +29,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Tree:
-    """One way in which a set is packed: pairs that together are the set, and its count where that differs."""
+    """One way in which a set is packed: pairs that together are the set, and its counts where not the set's alone."""
 
     pairs: tuple[Pair, ...]
-    count: int | None = None
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,9 @@ class Layout:
     note: str = ""
 
 
-def one(images: str, masks: str, shown: str, count: int | None = None) -> Tree:
+def one(images: str, masks: str, shown: str, *counts: int) -> Tree:
     """A tree of one pair."""
-    return Tree((Pair(images, masks, shown),), count)
+    return Tree((Pair(images, masks, shown),), counts)
 
 
 def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
@@ -63,10 +63,14 @@ def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
 
 
 def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
-    """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split."""
+    """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split.
+
+    A set that is not in TrainDataset is found in TestDataset itself, too.
+    """
     test, rest = ("(?P<split>Test)", "(?P<split>Train)") if split else ("Test", "Train")
-    start = f"{test}Dataset/{name}/"
-    shown = f"TestDataset/{name}/images/NAME.png + TestDataset/{name}/masks/NAME.png"
+    start = f"{test}Dataset/{name}/" if train else f"(?:{test}Dataset/)?{name}/"
+    top = "TestDataset/" if train else "[TestDataset/]"
+    shown = f"{top}{name}/images/NAME.png + {top}{name}/masks/NAME.png"
     pairs = [Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown)]
     if train:
         start = f"{rest}Dataset/(?:{name}/)?"
