@@ -15,6 +15,11 @@ from training.trees import Layout, Pair, Tree
 
 PART_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 MAX_SHOWN = 3  # names that a message lists
+READ = """\
+Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. All masks are read alike:
+what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value above 9,
+or a palette of which ten colours at most are used) all but 0, or black, is.
+"""
 
 
 @dataclass(frozen=True)
@@ -217,10 +222,16 @@ def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: 
 
 
 def table() -> str:
-    """The known sets, a paragraph each: name, expected count, split, licence, citation and what else to know."""
-    texts = []
+    """How masks are read, and the known sets, a paragraph each: all that their layouts tell."""
+    texts = [READ]
     for name, layout in LAYOUTS.items():
         count = "count unknown" if layout.count is None else f"{layout.count:,} images"
-        lines = [f"{name}: {count}", f"split: {layout.split}", f"licence: {layout.licence}", f"cite: {layout.citation}"]
-        texts.append("\n  ".join([*lines, *([f"note: {layout.note}"] if layout.note else [])]))
+        lines = [
+            f"{name}: {count}",
+            "layout, one of:" if layout.trees[1:] else "layout:",
+            *expected(layout).splitlines(),
+        ]
+        told = {"masks": layout.masks, "split": layout.split, "licence": layout.licence, "cite": layout.citation}
+        lines += [f"{key}: {text}" for key, text in {**told, "note": layout.note}.items() if text]
+        texts.append("\n  ".join(lines))
     return "\n".join(texts)

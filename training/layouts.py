@@ -72,6 +72,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence="research and education free, else ask (its page); CC BY 4.0 as part of HyperKvasir",
         citation="Jha et al., Kvasir-SEG, MMM 2020",
+        masks="white on black; JPEGs have gray seams",
         note="Patients are not told.",
     ),
     "kvasir-instrument": Layout(
@@ -81,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("test.txt", "test")),
         licence=ASK,
         citation="Jha et al., Kvasir-Instrument, MMM 2021",
-        note="Masks may be coloured: any bright channel is an instrument.",
+        masks="white or coloured on black",
     ),
     "imageclefmed": Layout(
         trees=(
@@ -96,8 +97,9 @@ LAYOUTS: dict[str, Layout] = {
         maskless=True,
         licence=ASK,
         citation="Hicks et al., ImageCLEFmedical 2023 MEDVQA-GI, CLEF 2023",
-        note="Development set: 2,000 images; how many have masks is not confirmed. All masks of an image (polyp, "
-        "instrument) are joined. Drawn from HyperKvasir and Kvasir-Instrument, so it shares frames with other sets.",
+        masks="white on black; all masks of an image (polyp, instrument) are joined",
+        note="Development set: 2,000 images; how many have masks is not confirmed. Drawn from HyperKvasir and "
+        "Kvasir-Instrument, so it shares frames with other sets.",
     ),
     "etis-larib": Layout(
         trees=(
@@ -188,8 +190,8 @@ LAYOUTS: dict[str, Layout] = {
         split="seeded",
         licence=ASK,
         citation="Ali et al., EAD2019, Scientific Reports 2020",
-        note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed. A mask has a "
-        "plane for each of five artefact classes; they are joined.",
+        masks="a plane for each of five artefact classes; they are joined",
+        note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed.",
     ),
     "edd2020": Layout(
         trees=(
@@ -204,7 +206,8 @@ LAYOUTS: dict[str, Layout] = {
         split="seeded",
         licence=f"CC BY-NC 4.0 as its download script says; {ASK}",
         citation="Ali et al., EDD2020, IEEE DataPort 2020; Medical Image Analysis 2021",
-        note="The masks of all classes are joined. 386 images in the release that could be looked up, 380 in others.",
+        masks="a file for each class; they are joined",
+        note="386 images in the release that could be looked up, 380 in others.",
     ),
     "kvasir-sessile": Layout(
         trees=(folders(),),
@@ -213,6 +216,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence=ASK,
         citation="Jha et al., IEEE JBHI 2021",
+        masks="white on black; JPEGs have gray seams",
         note="A part of Kvasir-SEG: never test on one what was trained on the other.",
     ),
     "endotect": Layout(
@@ -238,6 +242,7 @@ LAYOUTS: dict[str, Layout] = {
         split="folders train, validation and test, else seeded",
         licence="yours to say",
         citation="-",
-        note="Any folder of images and masks with equal names.",
+        masks="white or coloured on black, or classes numbered from 0",
+        note="Any folder of images and masks with equal names; a mask may also be called NAME_mask.",
     ),
 }

@@ -44,6 +44,7 @@ class Layout:
     split: str
     licence: str
     citation: str
+    masks: str = "white on black"  # how they are coded
     groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
     lists: tuple[tuple[str, str], ...] = ()
     part: str = ""  # the part that all of it belongs to

@@ -173,4 +173,5 @@ def test_patterns_compile_and_are_listed(name: str) -> None:
     if pool.lineage_pattern:
         assert set(check_pattern(pool.lineage_pattern).groupindex) <= {*LINEAGE, "finding"}
     assert f"{name}: " in pools.table()
-    assert pool.citation in pools.table()
+    assert all(text in pools.table() for text in (pool.layout, pool.licence, pool.citation, pool.note))
+    assert "--source NAME=DIR" in pools.table()

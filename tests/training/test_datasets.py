@@ -232,8 +232,13 @@ def test_the_table_tells_every_set() -> None:
     table = datasets.table()
     for name, layout in LAYOUTS.items():
         assert f"\n{name}: " in f"\n{table}"
-        for text in (layout.split, layout.licence, layout.citation, layout.note):
+        for text in (layout.masks, layout.split, layout.licence, layout.citation, layout.note):
             assert text in table
+        for tree in layout.trees:
+            assert "\n    " + ", ".join(pair.shown for pair in tree.pairs) + "\n" in table
+    assert f"above {masks.THRESHOLD} in" in table
+    assert f"no value above {masks.CODES - 1}," in table
+    assert "\n  masks: a plane for each of five artefact classes" in table
     assert "polypgen2021: 3,762 images" in table
     assert "generic: count unknown" in table
 
