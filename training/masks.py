@@ -89,10 +89,11 @@ def read_mask(example: Example, size: int | None = None) -> Pixels:
 def foreground(path: str) -> Pixels:
     """The mask that a file holds, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
     planes_HWC = read_planes(path)
-    brightest_HW = planes_HWC.max(axis=2)
+    brightest_HW: Pixels = planes_HWC.max(axis=2)
     lossless = not path.lower().endswith(LOSSY)
     coded = lossless and (brightest_HW.max(initial=0) < CODES or has_coloured_codes(path, planes_HWC))
-    return (brightest_HW > (0 if coded else THRESHOLD)).astype(np.uint8)
+    least = 1 if coded else THRESHOLD + 1
+    return (brightest_HW >= least).astype(np.uint8)
 
 
 def has_coloured_codes(path: str, planes_HWC: Pixels) -> bool:
