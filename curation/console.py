@@ -33,6 +33,11 @@ def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -
         yield bar
 
 
+def warn(text: str) -> None:
+    """Tell what may be wrong, on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

@@ -11,7 +11,7 @@ import ray
 
 from curation import engine, images, schema, sources
 from curation.config import IngestConfig
-from curation.console import Stopwatch, progress
+from curation.console import Stopwatch, progress, warn
 from curation.frames import frame_row, rejected_row
 from curation.markers import Step, check_rejected
 from curation.store import File, RunDirectory
@@ -31,13 +31,16 @@ class Done:
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Read the sources into frames/ and rejected/ and return the step's marker; do only what is missing.
 
-    ValueError: a source missing, empty or changed since a killed run listed it; more than max_rejected rejected.
+    A pool of another count than published is warned of. ValueError: a source missing, empty, not the pool that it is
+    named for, or changed since a killed run listed it; more than max_rejected rejected.
     """
     run = RunDirectory(config.run_dir)
     step = Step(run, "ingest", "frames", config, {})
     if marker := step.find():
         return marker | {"reused": True}
-    total = sources.count(config)
+    surveyed = sources.survey(config)
+    for text in surveyed.warnings():
+        warn(text)
     step.begin()
     engine.connect()
     watch = Stopwatch()
@@ -46,7 +49,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     listing = sources.Listing(config)
     calls = ((run, config, part, part.number in existing) for part in listing.parts(config.part_rows))
     done: list[Done] = []
-    with progress("ingest", total) as bar:
+    with progress("ingest", surveyed.listed) as bar:
         for result in engine.stream(ray.remote(ingest_part), calls):
             done.append(result)
             bar.update(result.frames + result.rejected)

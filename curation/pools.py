@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 ASK = "see the publisher"
+HOW = """\
+Pools for pre-training, as presets of a source: `python -m curation run --source NAME=DIR`, for example
+--source gastrovision=/data/GastroVision, reads the pool's frames and takes their lineage from their paths.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """A public pool. `count` is None where it depends on how frames were taken from videos."""
 
+    layout: str  # the tree, to show
     include: tuple[str, ...]
     lineage_pattern: str | None
     count: int | None
@@ -24,52 +29,58 @@ class Pool:
 
 POOLS: dict[str, Pool] = {
     "gastrovision": Pool(
+        layout="CLASS/NAME.jpg (27 classes)",
         include=(),
         lineage_pattern=r"(?P<finding>[^/]+)/[^/]+$",
         count=8000,
         licence=ASK,
         citation="Jha et al., GastroVision, ML4MHD at ICML 2023",
-        note="A folder for each of 27 classes; neither patient nor hospital is in the path.",
+        note="Neither patient nor hospital is in the path.",
     ),
     "hyper-kvasir-labelled": Pool(
+        layout="labeled-images/lower-gi-tract/KIND/FINDING/NAME.jpg, and the same below upper-gi-tract/",
         include=("**/{lower,upper}-gi-tract/**",),
         lineage_pattern=r"(?:lower|upper)-gi-tract/[^/]+/(?P<finding>[^/]+)/[^/]+$",
         count=10_662,
         licence="CC BY 4.0",
         citation="Borgli et al., HyperKvasir, Scientific Data 2020",
-        note="labeled-images/; the 1,000 of segmented-images/ are among its polyps and are left aside.",
+        note="The 1,000 frames of segmented-images/ are among its polyps and are left aside.",
     ),
     "hyper-kvasir-unlabelled": Pool(
+        layout="unlabeled-images/images/NAME.jpg",
         include=("**/unlabeled-images/**", "images/*"),
         lineage_pattern=None,
         count=99_417,
         licence="CC BY 4.0",
         citation="Borgli et al., HyperKvasir, Scientific Data 2020",
-        note="unlabeled-images/images/; nothing is in the path but the frame's own name.",
+        note="Nothing is in the path but the frame's own name.",
     ),
     "hyper-kvasir-videos": Pool(
+        layout="VIDEO/NAME.jpg or VIDEO_NAME.jpg, in any folder (VIDEO: the video's name, a UUID)",
         include=(),
         lineage_pattern=rf"(?P<procedure>{UUID})",
         count=None,
         licence="CC BY 4.0",
         citation="Borgli et al., HyperKvasir, Scientific Data 2020",
-        note="Frames taken from its 374 videos, in a folder or with a name that begins with the video's name.",
+        note="Frames that you have taken from its 374 videos; videos themselves are not read.",
     ),
     "kvasir-capsule": Pool(
+        layout="labelled_images/FINDING/VIDEO_NUMBER.jpg (VIDEO: 16 hexadecimal digits)",
         include=("**/*_[0-9]*",),
         lineage_pattern=r"(?:(?P<finding>[^/]+)/)?(?P<procedure>[0-9a-f]{16})_\d+\.\w+$",
         count=47_238,
         licence="research and education free, else ask (its page); licence of the files: see the publisher",
         citation="Smedsrud et al., Kvasir-Capsule, Scientific Data 2021",
-        note="labelled_images/, unpacked; a name is the capsule video's and the frame's number.",
+        note="Unpacked; a name is the capsule video's and the frame's number.",
     ),
 }
 
 
 def table() -> str:
-    """The known pools, a paragraph each: name, expected count, licence, citation and what else to know."""
-    texts = []
+    """How to name a pool, and the known ones, a paragraph each: name, expected count, layout and what else to know."""
+    texts = [HOW]
     for name, pool in POOLS.items():
         count = "count unknown" if pool.count is None else f"{pool.count:,} frames"
-        texts.append(f"{name}: {count}\n  licence: {pool.licence}\n  cite: {pool.citation}\n  note: {pool.note}")
+        told = {"layout": pool.layout, "licence": pool.licence, "cite": pool.citation, "note": pool.note}
+        texts.append("\n  ".join([f"{name}: {count}", *(f"{key}: {text}" for key, text in told.items())]))
     return "\n".join(texts)

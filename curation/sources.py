@@ -106,10 +106,13 @@ class Listing:
 
     def __init__(self, config: IngestConfig) -> None:
         self.sources = parse_sources(config.source)
+        self._pools = [(source, source.pool) for source in self.sources if source.pool]
         self.skipped: Counter[str] = Counter()  # by suffix: files of a kind that is not read here
         self.excluded = 0
         self.listed = 0
         self._found: Counter[str] = Counter()  # by source
+        self._placed: Counter[str] = Counter()  # by source: those that lie as its pool's frames do
+        self._as_published = not (config.include or config.lineage_pattern)
         globs = {source.name: config.include or (source.pool.include if source.pool else ()) for source in self.sources}
         self._include = {name: glob.compile(texts, flags=GLOB) if texts else None for name, texts in globs.items()}
         self._exclude = glob.compile(config.exclude, flags=GLOB) if config.exclude else None
@@ -126,6 +129,7 @@ class Listing:
                     continue
                 self.listed += 1
                 self._found[source.name] += 1
+                self._placed[source.name] += lies_in_place(source, path)
                 yield Entry(source.name, path, f"{source.uri}/{path}", size)
 
     def _wanted(self, source: str, path: str) -> bool:
@@ -142,7 +146,15 @@ class Listing:
             number += 1
 
     def check_found(self) -> None:
-        """Raise ValueError, saying what was there instead, where nothing was listed."""
+        """Raise ValueError, saying what was there instead, where nothing was listed, or nothing of a pool."""
+        for source, pool in self._pools:
+            found = self._placed if self._as_published else self._found
+            require(
+                found[source.name] > 0,
+                f"no frame of {source.name} in {source.uri}: {self._found[source.name]} images lie elsewhere, "
+                f"{self.excluded} files excluded by the globs, {self.describe_skipped()}. Expected {pool.layout}. "
+                "Give the folder that holds this, or, for what is no such pool, another name before the =",
+            )
         where = ", ".join(source.uri for source in self.sources)
         require(
             self.listed > 0,
@@ -157,19 +169,35 @@ class Listing:
 
     def describe_pools(self) -> str:
         """What pools should have and do not, as clauses that each begin with `; `; empty where all is as expected."""
-        return "".join(
-            f"; {source.name} has {self._found[source.name]} frames, expected {source.pool.count}"
-            for source in self.sources
-            if source.pool and source.pool.count not in (None, self._found[source.name])
-        )
+        return "".join(f"; {found}" for found, _, _ in self._odd_pools())
+
+    def warnings(self) -> list[str]:
+        """The same, with the folder and the expected tree, a sentence for each pool."""
+        return [
+            f"{found}, in {where}: is it whole, and that pool? Expected {layout}. What is there is taken"
+            for found, where, layout in self._odd_pools()
+        ]
+
+    def _odd_pools(self) -> Iterator[tuple[str, str, str]]:
+        for source, pool in self._pools:
+            found = self._found[source.name]
+            if pool.count not in (None, found):
+                yield f"{source.name} has {found} frames, expected {pool.count}", source.uri, pool.layout
 
 
-def count(config: IngestConfig) -> int:
-    """Return how many image files the sources have. ValueError where there are none. Reads names only."""
+def lies_in_place(source: Source, path: str) -> bool:
+    """Whether a path is one that the pool's lineage can be read off; true where the source is no pool, or has none."""
+    pattern = source.pool.lineage_pattern if source.pool else None
+    return pattern is None or re.search(pattern, path) is not None
+
+
+def survey(config: IngestConfig) -> Listing:
+    """Return a listing gone through once, for its counts. ValueError as `check_found`. Reads names only."""
     listing = Listing(config)
-    found = sum(1 for _ in listing)
+    for _ in listing:
+        pass
     listing.check_found()
-    return found
+    return listing
 
 
 class Lineage:

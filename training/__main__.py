@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from curation import pools
 from curation.cli import Command, Configs, dispatch
 
 
@@ -64,6 +65,11 @@ def benchmark(config: Any, evaluation: Any, *others: Any) -> None:
     part("benchmark.benchmark")(config, evaluation, settings, finetune)
 
 
+def datasets() -> None:
+    """Print what is known of sets and pools."""
+    print(part("datasets.table")(), pools.table(), sep="\n\n")
+
+
 COMMANDS = {
     "pretrain": Command(
         "Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR).", recipe_configs, pretrain
@@ -84,7 +90,7 @@ COMMANDS = {
         lambda config: print(part("normdel.normdel_command")(config)),
     ),
     "datasets": Command(
-        "List the segmentation sets that are known by name.", named(), lambda: print(part("datasets.table")())
+        "List the segmentation sets and the pools for pre-training that are known by name.", named(), datasets
     ),
 }
 

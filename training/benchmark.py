@@ -187,18 +187,15 @@ def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str,
     return missing
 
 
+def counted(one: PreparedSet) -> tables.DatasetRow:
+    """What table 2 says of a set."""
+    sizes = {part: len(rows) for part, rows in one.parts.items()}
+    return tables.DatasetRow(name=one.name, images=len(one.names), left_out=len(one.left_out), split=one.split, **sizes)
+
+
 def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
     """Write the paper's tables and figures of our results; return those that could not be made, and why."""
-    counted = [
-        tables.DatasetRow(
-            name=one.name,
-            images=len(one.names),
-            split=one.split,
-            **{part: len(rows) for part, rows in one.parts.items()},
-        )
-        for one in sets
-    ]
-    tables.write(tables.datasets_table(counted), run, "table2")
+    tables.write(tables.datasets_table([counted(one) for one in sets]), run, "table2")
     tables.write(tables.ratio_table(table, beside_paper=True), run, "table3")
     final, missing = results.final_rows(table).to_pylist(), []
     same = [row for row in final if row["train_dataset"] == row["test_dataset"]]

@@ -10,10 +10,16 @@ from pathlib import Path
 
 from curation.config import require
 from curation.sources import IMAGE_SUFFIXES
-from training.layouts import LAYOUTS, Layout, Pair, Tree
+from training.layouts import LAYOUTS
+from training.trees import Layout, Pair, Tree
 
 PART_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 MAX_SHOWN = 3  # names that a message lists
+READ = """\
+Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. All masks are read alike:
+what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value above 9,
+or a palette of which ten colours at most are used) all but 0, or black, is.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Example:
     masks: tuple[str, ...]
     groups: tuple[str, ...] = ()
     split: str = ""  # the official part: train, validation or test; empty where there is none
+    order: int = 0  # its number in a set whose frames are in order
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def load(name: str, folder: str, partial: bool = False) -> Dataset:
     """Find the images and masks of the set `name` in `folder`, which holds it or holds one folder that does.
 
     Reads names only. `partial` takes what is there of an incomplete set. ValueError, with the expected tree, where
-    the folder is missing or packed in no known way, or (unless partial) masks, images or frames are missing.
+    the folder is missing or packed in no known way, two images share a name, or (unless partial) masks, images or
+    frames are missing, or there are more than the set has.
     """
     name, layout = layout_of(name)
     require(os.path.isdir(folder), f"{name}: {folder} is no folder; give the one that holds\n{expected(layout)}")
@@ -96,7 +104,7 @@ def shown(names: Sequence[str]) -> str:
 
 
 def check(name: str, folder: str, layout: Layout, found: Found, partial: bool) -> None:
-    """Raise ValueError, with what is missing and the expected tree, unless what was found is the whole set."""
+    """Raise ValueError, with what is amiss and the expected tree, unless what was found is the whole set, no more."""
     faults = []
     if not found.examples:
         faults.append("no image with its mask where one is expected")
@@ -107,13 +115,16 @@ def check(name: str, folder: str, layout: Layout, found: Found, partial: bool) -
             faults.append(f"images without a mask: {shown(found.maskless)}")
         if found.orphans:
             faults.append(f"masks without an image: {shown(found.orphans)}")
-        count = found.tree.count or layout.count
-        if count is not None and len(found.examples) < count:
-            faults.append(f"{len(found.examples)} of {count} images with masks")
+        counts = found.tree.counts or (() if layout.count is None else (layout.count,))
+        number = len(found.examples)
+        if counts and number not in counts:
+            whole = " or ".join(map(str, counts))
+            amount = f"{number} of {whole}" if number < max(counts) else f"{number}, not {whole},"
+            faults.append(f"{amount} images with masks")
     require(
         not faults,
-        f"{name} in {folder} is not whole, or packed in another way: {'; '.join(faults)}. Expected one of\n"
-        f"{expected(layout)}\nPut back what is missing, or take what is there as generic=DIR",
+        f"{name} in {folder} is not whole, is another set, or is packed in another way: {'; '.join(faults)}. "
+        f"Expected one of\n{expected(layout)}\nPut back what is missing, or take what is there as generic=DIR",
     )
 
 
@@ -141,7 +152,8 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
     """Pair images with masks as `tree` says, with paths taken below `base`."""
     names = [file.removeprefix(base).lstrip("/") for file in files]
     root = os.path.join(folder, base)
-    examples, maskless, orphans, twins = [], [], [], []
+    examples: dict[str, Example] = {}
+    maskless, orphans, twins = [], [], []
     for pair in tree.pairs:
         images, masks = keyed(pair.images, pair, names), keyed(pair.masks, pair, names)
         orphans += [place for key, places in masks.items() if key not in images for place, _ in places]
@@ -151,16 +163,20 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
                 maskless.append(path)
                 continue
             part = fields.get("split", "").lower().removesuffix("dataset")
-            example = Example(
-                name="/".join(fields[group] for group in shared_groups(pair)),
+            name = "/".join(fields[group] for group in shared_groups(pair))
+            if name in examples:
+                twins.append(path)  # in another pair of folders
+                continue
+            examples[name] = Example(
+                name=name,
                 image=os.path.join(root, path),
                 masks=tuple(os.path.join(root, mask) for mask, _ in masks[key]),
                 groups=layout.groups(fields),
                 split=layout.part or PART_NAMES.get(part, part),
+                order=int(fields["key"]) if layout.ordered else 0,
             )
-            examples.append(example)
-    examples.sort(key=lambda example: example.name)
-    return Found(tree, base, tuple(examples), tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
+    listed = tuple(examples[name] for name in sorted(examples))
+    return Found(tree, base, listed, tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
 
 
 def shared_groups(pair: Pair) -> list[str]:
@@ -206,10 +222,16 @@ def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: 
 
 
 def table() -> str:
-    """The known sets, a paragraph each: name, expected count, split, licence, citation and what else to know."""
-    texts = []
+    """How masks are read, and the known sets, a paragraph each: all that their layouts tell."""
+    texts = [READ]
     for name, layout in LAYOUTS.items():
         count = "count unknown" if layout.count is None else f"{layout.count:,} images"
-        lines = [f"{name}: {count}", f"split: {layout.split}", f"licence: {layout.licence}", f"cite: {layout.citation}"]
-        texts.append("\n  ".join([*lines, *([f"note: {layout.note}"] if layout.note else [])]))
+        lines = [
+            f"{name}: {count}",
+            "layout, one of:" if layout.trees[1:] else "layout:",
+            *expected(layout).splitlines(),
+        ]
+        told = {"masks": layout.masks, "split": layout.split, "licence": layout.licence, "cite": layout.citation}
+        lines += [f"{key}: {text}" for key, text in {**told, "note": layout.note}.items() if text]
+        texts.append("\n  ".join(lines))
     return "\n".join(texts)

@@ -157,7 +157,10 @@ def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
 
 
 def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateConfig) -> list[PreparedSet]:
-    """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty."""
+    """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty.
+
+    Prints what is in no part of a set.
+    """
     for folder in ("cache", "results", "models"):
         run.clear_temporary(folder)
     task, seed = ray.remote(prepare), config.split_seed
@@ -173,6 +176,8 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
             source.external or not lacking,
             f"{one.name} has no image for {' and '.join(lacking)}; give it more images, or test only, with --external",
         )
+        if one.left_out:
+            print(one.note(), flush=True)
     require(any(one.parts["test"] for one in sets), "no set has a test part; give one with --external")
     return sets
 

@@ -1,16 +1,30 @@
 """How each segmentation set is laid out on disk, coded, split, licensed and cited. It reads no file.
 
-A pattern is matched, whole and without regard to case, against an image file's path below the set's folder, without
-its suffix. A mask belongs to an image where the groups that both patterns name are equal. The group `split` says
-train, validation or test. Every mask is read in the same way (training/masks.py), so no set states a threshold.
+How patterns are read is told in training/trees.py. Every mask is read in the same way (training/masks.py), so no set
+states a threshold.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
-Fields = Mapping[str, str]
+from training.trees import (
+    ANY,
+    IMAGES,
+    KVASIR_KEY,
+    MASK_FOLDER,
+    MASKS,
+    NUMBER,
+    OF,
+    PART,
+    TRUTH,
+    Fields,
+    Layout,
+    Pair,
+    Tree,
+    folders,
+    one,
+    pranet,
+)
 
 # First frame of each sequence of CVC-ClinicDB, and one past the last frame: 29 sequences, 612 frames.
 CLINICDB_STARTS = (
@@ -18,41 +32,9 @@ CLINICDB_STARTS = (
     *(318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592, 613),
 )
 CLINICDB_SEQUENCES = tuple((first, after - 1) for first, after in pairwise(CLINICDB_STARTS))
-RUN = 10  # consecutive numbers that stay together where frames come in sequences that nobody lists
 ASK = "see the publisher"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Where images are and where their masks are: two patterns with the group `key`, and how to show them."""
-
-    images: str
-    masks: str
-    shown: str
-
-
-@dataclass(frozen=True)
-class Tree:
-    """One way in which a set is packed: pairs that together are the set, and its count where that differs."""
-
-    pairs: tuple[Pair, ...]
-    count: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What is known of a set. `count` is None where it cannot be told; `lists` are files of names by part."""
-
-    trees: tuple[Tree, ...]
-    count: int | None
-    split: str
-    licence: str
-    citation: str
-    groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
-    lists: tuple[tuple[str, str], ...] = ()
-    part: str = ""  # the part that all of it belongs to
-    maskless: bool = False  # images without a mask are left out, not missed
-    note: str = ""
+STRETCHES = "a stretch of consecutive numbers for each part, from a place on their circle that the seed draws"
+CUT = "Its sequences are listed nowhere that could be confirmed: each border of two parts, three at most, may cut one."
 
 
 def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
@@ -74,44 +56,6 @@ def polypgen_groups(fields: Fields) -> tuple[str, ...]:
     return (place, *named, *((f"centre {centre[1].upper()}",) if centre else ()))
 
 
-def runs(fields: Fields) -> tuple[str, ...]:
-    """The run of consecutive numbers that a frame is in."""
-    return (f"run {int(fields['key']) // RUN}",)
-
-
-IMAGES, MASKS = r"images?/", r"masks?/"
-NUMBER, ANY, OF = r"(?P<key>\d+)", "(?P<key>.+)", "(?P<key>.+?)(?:_mask)?"
-TRUTH = "Ground ?Truth/"
-KVASIR_KEY = r"(?P<key>[a-z]\w{20,})"  # PraNet's TrainDataset mixes these with the numbers of CVC-ClinicDB
-MASK_FOLDER = "[^/]*(?:mask|truth|label|annotation|(?<![a-z])gt(?![a-z]))[^/]*"
-PART = r"(?P<split>train|training|val|valid|validation|test|testing)"
-NUMBERED = f"by runs of {RUN} consecutive numbers, seeded"
-CUT = "Its sequences are listed nowhere that could be confirmed, so a border of runs may cut one."
-
-
-def one(images: str, masks: str, shown: str, count: int | None = None) -> Tree:
-    """A tree of one pair."""
-    return Tree((Pair(images, masks, shown),), count)
-
-
-def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
-    """images/ and masks/ with equal names."""
-    return one(IMAGES + key, MASKS + key, f"images/{shown} + masks/{shown}")
-
-
-def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
-    """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split."""
-    test, rest = ("(?P<split>Test)", "(?P<split>Train)") if split else ("Test", "Train")
-    start = f"{test}Dataset/{name}/"
-    shown = f"TestDataset/{name}/images/NAME.png + TestDataset/{name}/masks/NAME.png"
-    pairs = [Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown)]
-    if train:
-        start = f"{rest}Dataset/(?:{name}/)?"
-        shown = "TrainDataset/image/NAME.png + TrainDataset/mask/NAME.png"
-        pairs.append(Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown))
-    return Tree(tuple(pairs))
-
-
 LAYOUTS: dict[str, Layout] = {
     "kvasir-seg": Layout(
         trees=(
@@ -128,6 +72,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence="research and education free, else ask (its page); CC BY 4.0 as part of HyperKvasir",
         citation="Jha et al., Kvasir-SEG, MMM 2020",
+        masks="white on black; JPEGs have gray seams",
         note="Patients are not told.",
     ),
     "kvasir-instrument": Layout(
@@ -137,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("test.txt", "test")),
         licence=ASK,
         citation="Jha et al., Kvasir-Instrument, MMM 2021",
-        note="Masks may be coloured: any bright channel is an instrument.",
+        masks="white or coloured on black",
     ),
     "imageclefmed": Layout(
         trees=(
@@ -152,8 +97,9 @@ LAYOUTS: dict[str, Layout] = {
         maskless=True,
         licence=ASK,
         citation="Hicks et al., ImageCLEFmedical 2023 MEDVQA-GI, CLEF 2023",
-        note="Development set: 2,000 images; how many have masks is not confirmed. All masks of an image (polyp, "
-        "instrument) are joined. Drawn from HyperKvasir and Kvasir-Instrument, so it shares frames with other sets.",
+        masks="white on black; all masks of an image (polyp, instrument) are joined",
+        note="Development set: 2,000 images; how many have masks is not confirmed. Drawn from HyperKvasir and "
+        "Kvasir-Instrument, so it shares frames with other sets.",
     ),
     "etis-larib": Layout(
         trees=(
@@ -162,8 +108,8 @@ LAYOUTS: dict[str, Layout] = {
             pranet("ETIS-LaribPolypDB", NUMBER, split=False, train=False),
         ),
         count=196,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Silva et al., IJCARS 2014",
         note=CUT,
@@ -197,8 +143,8 @@ LAYOUTS: dict[str, Layout] = {
     "cvc-300": Layout(
         trees=(folders(NUMBER, "N.png"), pranet("CVC-300", NUMBER, split=False, train=False)),
         count=60,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Vazquez et al., EndoScene, J. Healthcare Eng. 2017",
         note=f"The 60 frames that PraNet tests on. {CUT}",
@@ -222,11 +168,11 @@ LAYOUTS: dict[str, Layout] = {
         trees=(
             folders(NUMBER, "N.png"),
             pranet("CVC-ColonDB", NUMBER, split=False, train=False),
-            one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", count=300),
+            one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", 300, 380),
         ),
         count=380,
-        split=NUMBERED,
-        groups=runs,
+        split=STRETCHES,
+        ordered=True,
         licence=ASK,
         citation="Bernal et al., Pattern Recognition 2012",
         note=f"15 sequences; published with 300 frames, passed on with 380. {CUT}",
@@ -244,8 +190,8 @@ LAYOUTS: dict[str, Layout] = {
         split="seeded",
         licence=ASK,
         citation="Ali et al., EAD2019, Scientific Reports 2020",
-        note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed. A mask has a "
-        "plane for each of five artefact classes; they are joined.",
+        masks="a plane for each of five artefact classes; they are joined",
+        note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed.",
     ),
     "edd2020": Layout(
         trees=(
@@ -253,13 +199,15 @@ LAYOUTS: dict[str, Layout] = {
                 "original_?images/(?P<key>.+)",
                 r"masks/(?P<key>.+)_(?:BE|suspicious|HGD|cancer|polyp)(?:_\d+|_mask)*",
                 "originalImages/NAME.jpg + masks/NAME_CLASS.tif (BE, suspicious, HGD, cancer, polyp)",
+                *(380, 386),
             ),
         ),
         count=380,
         split="seeded",
         licence=f"CC BY-NC 4.0 as its download script says; {ASK}",
         citation="Ali et al., EDD2020, IEEE DataPort 2020; Medical Image Analysis 2021",
-        note="The masks of all classes are joined. 386 images in the release that could be looked up, 380 in others.",
+        masks="a file for each class; they are joined",
+        note="386 images in the release that could be looked up, 380 in others.",
     ),
     "kvasir-sessile": Layout(
         trees=(folders(),),
@@ -268,6 +216,7 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence=ASK,
         citation="Jha et al., IEEE JBHI 2021",
+        masks="white on black; JPEGs have gray seams",
         note="A part of Kvasir-SEG: never test on one what was trained on the other.",
     ),
     "endotect": Layout(
@@ -293,6 +242,7 @@ LAYOUTS: dict[str, Layout] = {
         split="folders train, validation and test, else seeded",
         licence="yours to say",
         citation="-",
-        note="Any folder of images and masks with equal names.",
+        masks="white or coloured on black, or classes numbered from 0",
+        note="Any folder of images and masks with equal names; a mask may also be called NAME_mask.",
     ),
 }

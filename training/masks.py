@@ -1,8 +1,9 @@
 """Image and mask files to arrays: the usual formats, TIFFs that Pillow refuses, masks of any colour. No set is known.
 
 A mask's pixel is foreground where its brightest channel (or plane) is above 127, so the seams of anti-aliased and
-JPEG masks go and colours are joined; in a lossless file that holds 0 and 1 only, where it is 1. Masks are resized by
-area: a pixel is foreground where half or more of what it covers is.
+JPEG masks go and colours are joined. A lossless file may number classes instead, and then all but 0, or black, is
+foreground: where no value is above 9, or where it has a palette and uses ten colours at most, black and one that is not
+gray among them. Masks are resized by area: a pixel is foreground where half or more of what it covers is.
 
 Legend: N examples; H, W height and width in pixels; C channels; S side of the square that both are squeezed to.
 """
@@ -24,6 +25,8 @@ from curation.images import Pixels
 from training.datasets import Example
 
 THRESHOLD = 127
+READING = 2  # raised whenever the same files would give other arrays
+CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -71,7 +74,7 @@ def read_mask(example: Example, size: int | None = None) -> Pixels:
     target = (width, height) if size is None else (size, size)
     joined_HW = np.zeros(target[::-1], np.uint8)
     for path in example.masks:
-        mask_HW = foreground(read_planes(path), lossless=not path.lower().endswith(LOSSY))
+        mask_HW = foreground(path)
         rows, columns = mask_HW.shape
         stretch = columns * height / (rows * width)
         require(
@@ -83,12 +86,29 @@ def read_mask(example: Example, size: int | None = None) -> Pixels:
     return joined_HW
 
 
-def foreground(planes_HWC: Pixels, lossless: bool) -> Pixels:
-    """The mask that a file holds, uint8 [H, W] of 0 and 1; `lossless` files may hold just 0 and 1."""
+def foreground(path: str) -> Pixels:
+    """The mask that a file holds, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
+    planes_HWC = read_planes(path)
     brightest_HW: Pixels = planes_HWC.max(axis=2)
-    if lossless and brightest_HW.max(initial=0) == 1:
-        return brightest_HW
-    return (brightest_HW > THRESHOLD).astype(np.uint8)
+    lossless = not path.lower().endswith(LOSSY)
+    coded = lossless and (brightest_HW.max(initial=0) < CODES or has_coloured_codes(path, planes_HWC))
+    least = 1 if coded else THRESHOLD + 1
+    return (brightest_HW >= least).astype(np.uint8)
+
+
+def has_coloured_codes(path: str, planes_HWC: Pixels) -> bool:
+    """Whether a file has a palette and uses at most CODES colours of it, black and one that is not gray among them.
+
+    `planes_HWC` are its colours. They may be dark, as those of many palettes are.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode != "P" or image.getcolors(CODES) is None:
+                return False
+    except UnidentifiedImageError:
+        return False
+    black = not planes_HWC.any(axis=2).all()
+    return black and bool((planes_HWC != planes_HWC[:, :, :1]).any())
 
 
 def resize_mask(mask_HW: Pixels, target: tuple[int, int]) -> Pixels:
@@ -163,12 +183,12 @@ def pillow_planes(image: Image.Image) -> Pixels:
 
 
 def eight_bits(array: npt.NDArray[np.generic]) -> Pixels:
-    """Truth values, 8-bit or 16-bit samples as uint8. ValueError for others."""
+    """Truth values, 8-bit or 16-bit samples as uint8; 16 bits that use 8 at most stay. ValueError for others."""
     if array.dtype == np.uint8:
         return array.astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        scaled = array.astype(np.uint32) // 257
+        scaled = array if array.max(initial=0) <= 255 else array // 257
         return scaled.astype(np.uint8)
     raise ValueError(f"samples are {array.dtype}; expected 8 or 16 bits")

@@ -15,8 +15,8 @@ from curation.config import digest
 from curation.sources import content_hash
 from curation.store import RunDirectory
 from training import splits
-from training.datasets import Dataset
-from training.masks import arrays
+from training.datasets import Dataset, shown
+from training.masks import READING, arrays
 from training.segment import Pairs
 
 Rows = tuple[int, ...]
@@ -32,8 +32,17 @@ class PreparedSet:
     contents: tuple[str, ...]  # hash of each image's bytes
     marks: tuple[str, ...]  # hash of each example: name, image and masks
     parts: dict[str, Rows]  # train, validation and test
+    left_out: Rows  # in no part; see splits.split
     stem: str  # path of the decoded arrays, without their ending
     split: str  # how it was split, in words
+
+    def note(self) -> str:
+        """Which images are in no part of the split, as a sentence."""
+        names = [self.names[row] for row in self.left_out]
+        return (
+            f"{self.name}: {shown(names)} of {len(self.names)} images are in no part, as a copy, or their sequence, "
+            "patient or centre, is in the test or validation part"
+        )
 
     def test_rows(self, trained: "PreparedSet") -> Rows:
         """Rows of the test part, without exact copies of what is trained on or stopped by."""
@@ -58,20 +67,21 @@ def prepare(run: RunDirectory, label: str, dataset: Dataset, size: int, split_se
     ]
     marks = tuple(digest([name, *of_files]) for name, of_files in zip(names, hashes, strict=True))
     told = "all of it is test" if split_seed is None else dataset.layout.split
-    parts: dict[str, Rows] = dict.fromkeys(splits.PARTS, ())
+    parts: dict[str, Rows] = dict.fromkeys((*splits.PARTS, splits.LEFT_OUT), ())
     if split_seed is None:
         parts["test"] = tuple(range(len(names)))
     else:
         place = {name: row for row, name in enumerate(names)}
         dealt = splits.split(dataset, split_seed)
-        parts = {part: tuple(place[example.name] for example in dealt[part]) for part in splits.PARTS}
-    stem = f"cache/{dataset.name}-{size}px-{digest(marks)[:16]}"
+        parts = {part: tuple(place[example.name] for example in examples) for part, examples in dealt.items()}
+    left_out = parts.pop(splits.LEFT_OUT)
+    stem = f"cache/{dataset.name}-{size}px-{digest([READING, *marks])[:16]}"
     if not run.exists(f"{stem}.masks.npy"):
         images, masks = arrays(dataset.examples, size)
         save(run, f"{stem}.images.npy", images)
         save(run, f"{stem}.masks.npy", masks)  # the last, so that it stands for both
     contents = tuple(of_files[0] for of_files in hashes)
-    return PreparedSet(label, size, names, contents, marks, parts, stem, told)
+    return PreparedSet(label, size, names, contents, marks, parts, left_out, stem, told)
 
 
 def pairs(run: RunDirectory, one: PreparedSet, rows: Sequence[int]) -> Pairs:

@@ -22,25 +22,30 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
     Examples that share a group (sequence, patient, centre) or all bytes of their image are one block, which is never
     cut. Where the set has an official test part, it is kept as it is, validation is carved from the rest by `shares`
     unless it is official too, and examples outside the test part whose block reaches into it are left_out; so are
-    those of train whose block reaches into an official validation part. An external set is all test. Else blocks are
+    those of train whose block reaches into an official validation part. An external set is all test. In a set whose
+    frames are only known to be in order, the parts are stretches of them and count as official ones. Else blocks are
     dealt by seed: in random order, those larger than the smallest part first, each to the part that lacks most.
     Depends on names, contents and seed only, not on order or place. ValueError where shares are no shares, or there
     are fewer blocks than parts to fill.
     """
     check_shares(shares)
+    by_part = dict(zip(PARTS, shares, strict=True))
     found = blocks(dataset.examples)
-    given = {example.split for example in dataset.examples} - {""}
+    part_of = {example.name: example.split for example in dataset.examples}
+    if dataset.layout.ordered:
+        part_of = stretches(dataset, by_part, seed)
+    given = set(part_of.values()) - {""}
     if not given:
-        dealt = deal(dataset.name, found, dict(zip(PARTS, shares, strict=True)), seed)
+        dealt = deal(dataset.name, found, by_part, seed)
         return {part: listed(dealt[part]) for part in PARTS} | {LEFT_OUT: []}
     result: Split = {part: [] for part in (*PARTS, LEFT_OUT)}
     free: list[list[Example]] = []
     for block in found:
-        fixed = {example.split for example in block}
+        fixed = {part_of[example.name] for example in block}
         strongest = next((part for part in ("test", "validation") if part in fixed), "")
         for example in block:
             if strongest:
-                result[strongest if example.split == strongest else LEFT_OUT].append(example)
+                result[strongest if part_of[example.name] == strongest else LEFT_OUT].append(example)
         if not strongest:
             free.append(block)
     if "validation" in given or not free:
@@ -88,6 +93,29 @@ def copies(examples: Sequence[Example]) -> dict[str, tuple[str]]:
     often = Counter(sizes.values())
     shared = (image for image, size in sizes.items() if often[size] > 1)
     return {image: (f"content {content_hash(Path(image).read_bytes())}",) for image in shared}
+
+
+def stretches(dataset: Dataset, shares: dict[str, float], seed: int) -> dict[str, str]:
+    """The part of each example, by name: one stretch of consecutive examples for each part with a share above 0.
+
+    They lie behind each other on the circle that the examples' order closes, in sizes that are the shares' to within
+    one, from a place that the seed draws. So at most as many sequences are cut as there are parts. ValueError where
+    there are fewer examples than such parts.
+    """
+    wanted = [part for part, share in shares.items() if share > 0]
+    ordered = sorted(dataset.examples, key=lambda example: (example.order, example.name))
+    total = len(ordered)
+    require(
+        total >= len(wanted),
+        f"{dataset.name} is too small for {' + '.join(wanted)}: {total} images; give it more, or a share of 0",
+    )
+    sizes = dict.fromkeys(wanted, 1)
+    for _ in range(total - len(wanted)):
+        sizes[max(wanted, key=lambda part: total * shares[part] - sizes[part])] += 1
+    key = hashlib.blake2b(f"{seed}\0{dataset.name}".encode(), digest_size=8).digest()
+    start = int.from_bytes(key, "big") % total
+    parts = (part for part in wanted for _ in range(sizes[part]))
+    return {example.name: part for example, part in zip(ordered[start:] + ordered[:start], parts, strict=True)}
 
 
 def deal(name: str, found: list[list[Example]], shares: dict[str, float], seed: int) -> Split:

@@ -41,13 +41,14 @@ class Report:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """What table 2 says of a data set: images in each part, and how it was split."""
+    """What table 2 says of a data set: images in each part and in none, which sum to `images`, and how it was split."""
 
     name: str
     images: int
     train: int
     validation: int
     test: int
+    left_out: int = 0
     split: str = ""
 
 
@@ -98,7 +99,7 @@ def datasets_table(rows: Sequence[DatasetRow]) -> Report:
     ordered = sorted(rows, key=lambda row: results.dataset_order(row.name))
     names = [field.name for field in fields(DatasetRow)]
     values = [[getattr(row, name) for name in names] for row in ordered]
-    header = ["data set", *names[1:]]
+    header = ["data set", *(name.replace("_", " ") for name in names[1:])]
     return Report(markdown(header, [[text(value) for value in row] for row in values]), as_csv(names, values))
 
 

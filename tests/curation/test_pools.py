@@ -1,10 +1,11 @@
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from curation import pools, sources
+from curation import ingest, pools, sources
 from curation.config import LINEAGE, IngestConfig, check_pattern, digest, hashed_fields
 
 VIDEO = "11305ea5-389a-46c8-95f3-94a1af84247d"
@@ -147,6 +148,52 @@ def test_another_count_than_published_is_told_not_raised(tmp_path: Path, monkeyp
     assert listing.describe_pools() == ""
 
 
+WRONG = {
+    "gastrovision": ("a.jpg", "b.jpg"),  # no classes
+    "hyper-kvasir-labelled": ("images/2.jpg", "lower-gi-tract/readme.txt"),
+    "hyper-kvasir-unlabelled": ("labeled-images/lower-gi-tract/pathological-findings/polyps/1.jpg",),
+    "hyper-kvasir-videos": ("frames/000001.jpg", f"{VIDEO}.avi"),
+    "kvasir-capsule": ("labelled_images/Polyp/frame_1.jpg",),
+}
+
+
+@pytest.mark.parametrize("name", pools.POOLS)
+def test_a_folder_without_any_frame_of_the_pool_is_an_error(name: str, tmp_path: Path) -> None:
+    """Also beside a source that has frames."""
+    wrong = plant(tmp_path / "wrong", WRONG[name])
+    other = plant(tmp_path / "other", ("1.jpg",))
+    for given in (config(f"{name}={wrong}"), config(f"{name}={wrong}", f"other={other}")):
+        with pytest.raises(ValueError, match=f"no frame of {name} in {wrong}: ") as caught:
+            sources.survey(given)
+        assert f"Expected {pools.POOLS[name].layout}. " in str(caught.value)
+    assert sources.survey(config(f"mine={wrong}")).listed == len([path for path in WRONG[name] if "jpg" in path])
+
+
+def test_globs_and_lineage_of_the_user_make_any_folder_the_pool(tmp_path: Path) -> None:
+    flat = plant(tmp_path, WRONG["hyper-kvasir-videos"])
+    assert sources.survey(config(f"hyper-kvasir-videos={flat}", include=("frames/*",))).listed == 1
+    assert sources.survey(config(f"hyper-kvasir-videos={flat}", lineage_pattern=r"(?P<frame>\d+)")).listed == 1
+    with pytest.raises(ValueError, match="no frame of hyper-kvasir-videos"):
+        sources.survey(config(f"hyper-kvasir-videos={flat}", include=("*.png",)))
+
+
+@pytest.mark.parametrize("name", ["gastrovision", "kvasir-capsule"])
+def test_a_partial_pool_is_warned_of_before_it_is_read(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.engine.connect", lambda: sys.exit("reached"))
+    folder = plant(tmp_path / "pool", TREES[name])
+    settings = IngestConfig(run_dir=str(tmp_path / "run"), source=(f"{name}={folder}",))
+    with pytest.raises(SystemExit, match="reached"):
+        ingest.ingest(settings)
+    told = capsys.readouterr().err
+    found, pool = len(EXPECTED[name]), pools.POOLS[name]
+    assert told.startswith(f"warning: {name} has {found} frames, expected {pool.count}, in {folder}: ")
+    assert f"Expected {pool.layout}. " in told
+    monkeypatch.setitem(pools.POOLS, name, dataclasses.replace(pool, count=found))
+    assert sources.survey(settings).warnings() == []
+
+
 def test_the_settings_hash_of_a_run_without_a_pool_is_as_it_was() -> None:
     """A change of this value would make every existing run's ingest step stale."""
     settings = config("frames=/data/frames")
@@ -173,4 +220,5 @@ def test_patterns_compile_and_are_listed(name: str) -> None:
     if pool.lineage_pattern:
         assert set(check_pattern(pool.lineage_pattern).groupindex) <= {*LINEAGE, "finding"}
     assert f"{name}: " in pools.table()
-    assert pool.citation in pools.table()
+    assert all(text in pools.table() for text in (pool.layout, pool.licence, pool.citation, pool.note))
+    assert "--source NAME=DIR" in pools.table()

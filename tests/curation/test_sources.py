@@ -161,8 +161,8 @@ def test_nothing_found_says_what_was_there(tree: Path) -> None:
     with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .png"):
         found.check_found()
     with pytest.raises(ValueError, match="no image found"):
-        sources.count(found_nothing)
-    assert sources.count(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))) == 3
+        sources.survey(found_nothing)
+    assert sources.survey(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))).listed == 3
 
 
 def test_parts_are_consecutive_and_their_digest_is_of_what_is_listed(tmp_path: Path) -> None:

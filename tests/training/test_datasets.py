@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,88 @@ def test_a_wrong_folder_is_shown_the_expected_tree(name: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match="is no folder") as caught:
         datasets.load(name, str(tmp_path / "nowhere"))
     assert LAYOUTS[name].trees[0].pairs[0].shown in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "wrong", "told"),
+    [
+        ("cvc-300", 60, 380, "380, not 60, images with masks"),
+        ("cvc-colondb", 380, 381, "381, not 380, images with masks"),
+        ("etis-larib", 196, 197, "197, not 196, images with masks"),
+        ("kvasir-sessile", 196, 1000, "1000, not 196, images with masks"),
+        ("kvasir-instrument", 590, 591, "591, not 590, images with masks"),
+        ("endotect", 200, 201, "201, not 200, images with masks"),
+    ],
+)
+def test_more_than_the_set_has_is_another_set(name: str, count: int, wrong: int, told: str, tmp_path: Path) -> None:
+    assert len(datasets.load(name, str(pairs(count, tmp_path))).examples) == count
+    pairs(wrong, tmp_path)
+    with pytest.raises(ValueError, match=told) as caught:
+        datasets.load(name, str(tmp_path))
+    assert datasets.expected(LAYOUTS[name]) in str(caught.value)
+    assert len(datasets.load(name, str(tmp_path), partial=True).examples) == wrong
+
+
+@pytest.mark.parametrize("count", [299, 300, 301, 380, 381])
+def test_the_count_may_differ_by_packing(count: int, tmp_path: Path) -> None:
+    """CVC-ColonDB is published as bitmaps, of 300 frames."""
+    for number in range(count):
+        for letter in ("", "p", "c"):
+            (tmp_path / f"{letter}{number}.bmp").touch()
+    if count in (300, 380):
+        assert len(datasets.load("cvc-colondb", str(tmp_path)).examples) == count
+        return
+    told = "381, not 300 or 380, images" if count == 381 else f"{count} of 300 or 380 images"
+    with pytest.raises(ValueError, match=told):
+        datasets.load("cvc-colondb", str(tmp_path))
+
+
+def test_edd2020_has_380_or_386_images(tmp_path: Path) -> None:
+    for count in (380, 386):
+        for number in range(count):
+            for path in (f"originalImages/A{number}.jpg", f"masks/A{number}_polyp.tif"):
+                (tmp_path / path).parent.mkdir(exist_ok=True)
+                (tmp_path / path).touch()
+        assert len(datasets.load("edd2020", str(tmp_path)).examples) == count
+
+
+def pranet(root: Path, sets: dict[str, Sequence[object]], train: Sequence[object] = ()) -> Path:
+    """PraNet's folders: names of frames by set below TestDataset, and those of TrainDataset."""
+    places = {f"TestDataset/{name}/{kind}s": names for name, names in sets.items() for kind in ("image", "mask")}
+    for place, names in {**places, "TrainDataset/image": train, "TrainDataset/mask": train}.items():
+        (root / place).mkdir(parents=True)
+        for name in names:
+            (root / place / f"{name}.png").touch()
+    return root
+
+
+def test_a_name_in_both_of_pranets_folders_is_an_error(tmp_path: Path) -> None:
+    """Names tell examples apart: two of one name would be one."""
+    root = pranet(tmp_path, {"CVC-ClinicDB": range(1, 63)}, range(62, 613))
+    for partial in (False, True):
+        with pytest.raises(ValueError, match=re.escape("doubles: 1 (TrainDataset/image/62.png)")):
+            datasets.load("cvc-clinicdb", str(root), partial=partial)
+    for kind in ("image", "mask"):
+        (root / f"TrainDataset/{kind}/62.png").unlink()
+    names = [example.name for example in datasets.load("cvc-clinicdb", str(root)).examples]
+    assert sorted(map(int, names)) == list(range(1, 613))
+
+
+def test_pranets_parts_of_one_frame_have_names_of_their_own(tmp_path: Path) -> None:
+    frames = [f"cju{number:020d}" for number in range(1000)]
+    found = datasets.load("kvasir-seg", str(pranet(tmp_path, {"Kvasir": frames[:100]}, [*frames[101:], frames[0]])))
+    assert {example.name for example in found.examples} >= {f"Test/{frames[0]}", f"Train/{frames[0]}"}
+    assert len({example.name for example in found.examples}) == 1000
+
+
+@pytest.mark.parametrize("below", ["", "TestDataset", "TestDataset/CVC-300"])
+def test_pranets_test_folder_may_be_given_itself(below: str, tmp_path: Path) -> None:
+    root = pranet(tmp_path, {"CVC-300": range(149, 209), "CVC-ColonDB": range(1, 381), "ETIS-LaribPolypDB": [1]}, [7])
+    found = datasets.load("cvc-300", str(root / below))
+    assert [example.name for example in found.examples] == [str(number) for number in range(149, 209)]
+    assert found.examples[0].masks == (str(tmp_path / "TestDataset/CVC-300/masks/149.png"),)
+    with pytest.raises(ValueError, match=r"380, not 60, images with masks"):
+        datasets.load("cvc-300", str(root / "TestDataset/CVC-ColonDB"))
 
 
 def test_images_without_any_masks(tmp_path: Path) -> None:
@@ -149,8 +232,13 @@ def test_the_table_tells_every_set() -> None:
     table = datasets.table()
     for name, layout in LAYOUTS.items():
         assert f"\n{name}: " in f"\n{table}"
-        for text in (layout.split, layout.licence, layout.citation, layout.note):
+        for text in (layout.masks, layout.split, layout.licence, layout.citation, layout.note):
             assert text in table
+        for tree in layout.trees:
+            assert "\n    " + ", ".join(pair.shown for pair in tree.pairs) + "\n" in table
+    assert f"above {masks.THRESHOLD} in" in table
+    assert f"no value above {masks.CODES - 1}," in table
+    assert "\n  masks: a plane for each of five artefact classes" in table
     assert "polypgen2021: 3,762 images" in table
     assert "generic: count unknown" in table
 

@@ -64,14 +64,14 @@ CASES: list[tuple[str, tuple[str, ...], Expected]] = [
         "etis-larib",
         ("E/ETIS-LaribPolypDB/9.tif", "E/ETIS-LaribPolypDB/10.tif", "E/Ground Truth/p9.tif", "E/Ground Truth/p10.tif"),
         {
-            "10": (("Ground Truth/p10.tif",), ("run 1",), ""),
-            "9": (("Ground Truth/p9.tif",), ("run 0",), ""),
+            "10": (("Ground Truth/p10.tif",), (), ""),
+            "9": (("Ground Truth/p9.tif",), (), ""),
         },
     ),
     (
         "etis-larib",
         tuple(f"TestDataset/ETIS-LaribPolypDB/{kind}/{name}.png" for kind in ("images", "masks") for name in (1, 25)),
-        {f"{n}": ((f"masks/{n}.png",), (f"run {n // 10}",), "") for n in (1, 25)},
+        {f"{n}": ((f"masks/{n}.png",), (), "") for n in (1, 25)},
     ),
     (
         "polypgen2021",
@@ -107,7 +107,7 @@ CASES: list[tuple[str, tuple[str, ...], Expected]] = [
     (
         "cvc-300",
         tuple(f"CVC-300/{kind}/{name}.png" for kind in ("images", "masks") for name in (149, 208)),
-        {f"{n}": ((f"masks/{n}.png",), (f"run {n // 10}",), "") for n in (149, 208)},
+        {f"{n}": ((f"masks/{n}.png",), (), "") for n in (149, 208)},
     ),
     (
         "cvc-clinicdb",
@@ -137,12 +137,12 @@ CASES: list[tuple[str, tuple[str, ...], Expected]] = [
     (
         "cvc-colondb",
         tuple(f"CVC-ColonDB/{kind}/{name}.png" for kind in ("images", "masks") for name in (1, 380)),
-        {f"{n}": ((f"masks/{n}.png",), (f"run {n // 10}",), "") for n in (1, 380)},
+        {f"{n}": ((f"masks/{n}.png",), (), "") for n in (1, 380)},
     ),
     (
         "cvc-colondb",  # the publisher's: frame, polyp, what says nothing, contour
         tuple(f"CVC-ColonDB/{letter}{n}.bmp" for letter in ("", "p", "s", "c") for n in (1, 300)),
-        {f"{n}": ((f"p{n}.bmp",), (f"run {n // 10}",), "") for n in (1, 300)},
+        {f"{n}": ((f"p{n}.bmp",), (), "") for n in (1, 300)},
     ),
     (
         "ead2019",

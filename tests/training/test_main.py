@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from curation import cli
+from curation.pools import POOLS
 from training import __main__ as command_line
+from training import datasets
 from training.__main__ import COMMANDS, main
 from training.benchmark import FinetuneFlags, finetune_of
 from training.config import LengthConfig
+from training.layouts import LAYOUTS
 from training.normdel import normdel
 from training.segment import FinetuneConfig
 
@@ -64,7 +67,13 @@ def test_datasets_are_listed_with_what_to_know(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     for name in ("kvasir-instrument", "kvasir-seg", "imageclefmed", "etis-larib", "polypgen2021", "cvc-300", "generic"):
         assert f"{name}: " in told
-    assert told.count("licence: ") == told.count("cite: ") == told.count("split: ") >= 12
+    sets, _, presets = told.partition("\nPools for pre-training")
+    assert sets.count("licence: ") == sets.count("cite: ") == sets.count("split: ") == sets.count("masks: ") >= 12
+    assert datasets.expected(LAYOUTS["kvasir-seg"]).replace("  ", "    ") in sets
+    assert "--source NAME=DIR" in presets
+    for name, pool in POOLS.items():
+        assert f"\n{name}: " in presets
+        assert f"layout: {pool.layout}\n" in presets
 
 
 def test_the_flags_of_pretraining_are_those_of_its_method() -> None:

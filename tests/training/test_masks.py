@@ -149,6 +149,69 @@ def test_a_palette_and_masks_of_0_and_1(tmp_path: Path) -> None:
     assert masks.read_mask(example(tmp_path, empty)).sum() == 0
 
 
+def numbered(*values: int) -> Pixels:
+    """Stripes of the values, left to right."""
+    return np.repeat(np.array(values, np.uint8), 64 // len(values))[None, :].repeat(48, axis=0)
+
+
+@pytest.mark.parametrize("values", [(0, 2), (0, 1, 2, 3), (0, 0, 9, 5), (0, 7, 0, 0), (0, 0, 0, 0), (1, 1, 3, 3)])
+@pytest.mark.parametrize("kind", ["png", "tif", "bmp", "rgb.png", "deep.png", "deep.tif"])
+def test_numbered_classes_are_foreground_but_0(kind: str, values: tuple[int, ...], tmp_path: Path) -> None:
+    codes, path = numbered(*values), tmp_path / f"m.{kind}"
+    if kind == "rgb.png":
+        save(path, np.repeat(codes[:, :, None], 3, axis=2))
+    elif kind.startswith("deep"):
+        Image.fromarray(codes.astype(np.uint16)).save(path)
+    else:
+        save(path, codes)
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(path))), (codes > 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("values", [(0, 10), (0, 2, 200, 255), (0, 1, 127, 128), (0, 60, 100, 40)])
+def test_values_from_10_on_are_brightness(values: tuple[int, ...], tmp_path: Path) -> None:
+    gray = numbered(*values)
+    expected = (gray > 127).astype(np.uint8)
+    assert np.array_equal(masks.read_mask(example(tmp_path, save(tmp_path / "m.png", gray))), expected)
+    palette = Image.fromarray(gray).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    palette.save(tmp_path / "p.png")
+    assert palette.mode == "P"
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "p.png"))), expected)
+
+
+def test_a_lossy_file_numbers_no_classes(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.jpg", numbered(0, 8), quality=100)
+    assert np.asarray(Image.open(path)).max() >= 8
+    assert masks.read_mask(example(tmp_path, path)).sum() == 0
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_the_colours_of_a_palette_may_be_dark(suffix: str, tmp_path: Path) -> None:
+    """As labelling tools make them: class 8 is (64, 0, 0). The order of the entries tells nothing."""
+    colours = [64, 0, 0, 0, 64, 0, 128, 0, 0, 0, 0, 0]  # black is the last
+    palette = Image.fromarray(numbered(0, 1, 2, 3)).convert("P")
+    palette.putpalette(colours)
+    palette.save(tmp_path / f"m.{suffix}")
+    read = masks.read_mask(example(tmp_path, str(tmp_path / f"m.{suffix}")))
+    assert np.array_equal(read, (numbered(0, 1, 2, 3) < 3).astype(np.uint8))
+
+
+def test_a_palette_without_black_or_of_many_colours_is_a_picture(tmp_path: Path) -> None:
+    two = Image.fromarray(numbered(0, 1)).convert("P")
+    two.putpalette([68, 1, 84, 253, 231, 37])
+    two.save(tmp_path / "two.png")
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "two.png"))), numbered(0, 1))
+    many = Image.fromarray(np.arange(64, dtype=np.uint8)[None, :].repeat(48, axis=0)).convert("P")
+    many.putpalette([value for step in range(64) for value in (step * 4, 0, 0)])
+    many.save(tmp_path / "many.png")
+    expected = (np.arange(64) >= 32)[None, :].repeat(48, axis=0)
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "many.png"))), expected)
+
+
+def test_16_bits_that_hold_8(tmp_path: Path) -> None:
+    Image.fromarray(disc().astype(np.uint16) * 255).save(tmp_path / "m.png")
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "m.png"))), disc())
+
+
 def test_several_masks_are_joined_whatever_their_size(tmp_path: Path) -> None:
     left, right = np.zeros((48, 64), np.uint8), np.zeros((96, 128), np.uint8)
     left[:, :16], right[:, 96:] = 255, 255

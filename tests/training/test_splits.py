@@ -44,14 +44,12 @@ def plain(number: int) -> list[tuple[str, str]]:
 
 
 def patient(name: str, example: Example) -> str:
-    """What must not be cut, worked out apart from the layouts: sequence, centre or run of ten."""
+    """What must not be cut, worked out apart from the layouts: sequence or centre."""
     last = example.name.rpartition("/")[2]
     if name == "cvc-clinicdb":
         return str(next(first for first, after in CLINICDB_SEQUENCES if first <= int(last) <= after))
     if name == "polypgen2021":
         return example.name.split("/")[0]
-    if name in ("etis-larib", "cvc-300", "cvc-colondb"):
-        return str(int(last) // 10)
     return example.name
 
 
@@ -129,6 +127,68 @@ def test_frames_on_their_own_are_dealt_exactly_and_by_seed(tmp_path: Path) -> No
     assert len(shared) < 10
     assert sizes(splits.split(found, 0, (0.5, 0.0, 0.5))) == (100, 0, 100, 0)
     assert sizes(splits.split(found, 0, (1.0, 0.0, 0.0))) == (200, 0, 0, 0)
+
+
+ORDERED = {"etis-larib": range(1, 197), "cvc-300": range(149, 209), "cvc-colondb": range(1, 381)}
+
+
+def numbered(name: str, root: Path) -> Dataset:
+    """A whole set of numbered frames, all of other bytes."""
+    for number in ORDERED[name]:
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(exist_ok=True)
+            (root / kind / f"{number}.png").write_bytes(f"{kind}{number:03d}".encode())
+    return datasets.load(name, str(root))
+
+
+def test_the_sets_in_order_are_those_whose_sequences_nobody_lists() -> None:
+    assert {name for name, layout in LAYOUTS.items() if layout.ordered} == set(ORDERED)
+    assert all(LAYOUTS[name].split.startswith("a stretch of consecutive numbers") for name in ORDERED)
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_frames_in_order_are_dealt_as_stretches_that_cut_three_sequences_at_most(name: str, tmp_path: Path) -> None:
+    found, total, starts = numbered(name, tmp_path), len(ORDERED[name]), set()
+    for seed in range(20):
+        parts = parts_of(found, seed)
+        train, validation, test, left_out = sizes(parts)
+        assert (train + validation + test, left_out) == (total, 0)
+        assert max(abs(train - 0.8 * total), abs(validation - 0.1 * total), abs(test - 0.1 * total)) < 1
+        of = {int(example.name): part for part, dealt in parts.items() for example in dealt}
+        around = [of[number] for number in sorted(of)]
+        assert sum(before != after for before, after in zip(around, [*around[1:], around[0]], strict=True)) == 3
+        for length in (7, 25, 40):  # frames of a sequence, wherever the first one begins
+            for shift in range(length):
+                met: dict[int, set[str]] = {}
+                for number, part in of.items():
+                    met.setdefault((number + shift) // length, set()).add(part)
+                assert sum(len(where) > 1 for where in met.values()) <= 3
+        order = replace(found, examples=tuple(reversed(found.examples)))
+        assert parts_of(order, seed) == parts
+        starts.add(parts["test"][0].name)
+    assert len(starts) > 8
+
+
+def test_a_copy_in_another_stretch_is_left_out(tmp_path: Path) -> None:
+    found = numbered("cvc-colondb", tmp_path)
+    before = parts_of(found, 5)
+    one, two, three = before["test"][0], before["train"][0], before["validation"][0]
+    Path(two.image).write_bytes(Path(one.image).read_bytes())
+    Path(before["train"][1].image).write_bytes(Path(three.image).read_bytes())
+    after = parts_of(found, 5)
+    assert after["left_out"] == before["train"][:2]
+    assert after["train"] == before["train"][2:]
+    assert (after["test"], after["validation"]) == (before["test"], before["validation"])
+
+
+def test_stretches_of_two_parts_and_of_few_frames(tmp_path: Path) -> None:
+    found = numbered("cvc-300", tmp_path)
+    assert sizes(splits.split(found, 0, (0.5, 0.0, 0.5))) == (30, 0, 30, 0)
+    assert sizes(splits.split(found, 0, (1.0, 0.0, 0.0))) == (60, 0, 0, 0)
+    few = replace(found, examples=found.examples[:3])
+    assert sizes(parts_of(few)) == (1, 1, 1, 0)
+    with pytest.raises(ValueError, match=r"cvc-300 is too small for train \+ validation \+ test: 2 images"):
+        parts_of(replace(few, examples=few.examples[:2]))
 
 
 def test_unlike_sequences_come_close_to_their_shares(tmp_path: Path) -> None:

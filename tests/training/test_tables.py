@@ -107,20 +107,20 @@ def test_table_4_by_length() -> None:
 def test_table_2() -> None:
     rows = [
         tables.DatasetRow("my|set", 10, 6, 2, 2),
-        tables.DatasetRow("cvc-clinicdb", 612, 488, 62, 62, "by sequence"),
-        tables.DatasetRow("kvasir-seg", 1000, 800, 80, 120, "official"),
+        tables.DatasetRow("cvc-clinicdb", 612, 488, 62, 62, 0, "by sequence"),
+        tables.DatasetRow("kvasir-seg", 1000, 798, 80, 120, 2, "official"),
     ]
     report = tables.datasets_table(rows)
     assert report.markdown == (
-        "| data set | images | train | validation | test | split |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-        "| kvasir-seg | 1,000 | 800 | 80 | 120 | official |\n"
-        "| cvc-clinicdb | 612 | 488 | 62 | 62 | by sequence |\n"
-        "| my\\|set | 10 | 6 | 2 | 2 |  |\n"
+        "| data set | images | train | validation | test | left out | split |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| kvasir-seg | 1,000 | 798 | 80 | 120 | 2 | official |\n"
+        "| cvc-clinicdb | 612 | 488 | 62 | 62 | 0 | by sequence |\n"
+        "| my\\|set | 10 | 6 | 2 | 2 | 0 |  |\n"
     )
     assert report.csv.splitlines()[:2] == [
-        "name,images,train,validation,test,split",
-        "kvasir-seg,1000,800,80,120,official",
+        "name,images,train,validation,test,left_out,split",
+        "kvasir-seg,1000,798,80,120,2,official",
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from curation.store import RunDirectory
-from training import datasets, learned
+from training import benchmark, datasets, evaluate, learned
 from training.prepared import PreparedSet, pairs, prepare
 from training.segment import FinetuneConfig
 from training.trial import Subject, Trial, carry_out, subject_of
@@ -76,6 +76,39 @@ def test_a_set_is_split_and_decoded_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache" / f"{one.stem.removeprefix('cache/')}.masks.npy").unlink()
     ready(run, folder)
     assert set(files) <= {file.name for file in (tmp_path / "cache").iterdir()}
+
+
+def test_what_is_in_no_part_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two training images are exact copies of one that is tested on and one that is stopped by."""
+    here, other = draw(tmp_path / "here"), draw(tmp_path / "other", seed=1)
+    for number, part in enumerate(("test", "validation")):
+        copy = here / "train" / "images" / f"train{number}.png"
+        copy.write_bytes((here / part / "images" / f"{part}0.png").read_bytes())
+    monkeypatch.setattr(evaluate.engine, "stream", lambda _, calls, **__: [prepare(*call) for call in calls])
+    config = evaluate.EvaluateConfig(
+        output="unused", dataset=(f"here:generic={here}", f"other:generic={other}"), decoded_size=40
+    )
+    sets = evaluate.prepare_all(RunDirectory(str(tmp_path / "run")), evaluate.find_sources(config), config)
+    assert [sets[0].names[row] for row in sets[0].left_out] == ["train/train0", "train/train1"]
+    rows = [benchmark.counted(one) for one in sets]
+    assert [(row.train, row.validation, row.test, row.left_out) for row in rows] == [(6, 4, 6, 2), (8, 4, 6, 0)]
+    assert all(row.train + row.validation + row.test + row.left_out == row.images for row in rows)
+    told = capsys.readouterr().out
+    assert told.startswith("here: 2 (train/train0, train/train1) of 18 images are in no part")
+    assert "other: " not in told
+
+
+def test_arrays_of_other_rules_are_not_used_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(str(tmp_path))
+    one = ready(run, folder)
+    monkeypatch.setattr("training.prepared.READING", 0)
+    other = ready(run, folder)
+    assert other.stem != one.stem
+    assert other.marks == one.marks
 
 
 def test_an_object_store_holds_the_decoded_images_too(folder: Path, tmp_path: Path) -> None:

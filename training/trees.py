@@ -1,0 +1,80 @@
+"""Ways in which segmentation sets are packed: patterns of paths, and what a set's layout tells. It knows no set.
+
+A pattern is matched, whole and without regard to case, against an image file's path below the set's folder, without
+its suffix. A mask belongs to an image where the groups that both patterns name are equal. The group `split` says
+train, validation or test.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Fields = Mapping[str, str]
+
+IMAGES, MASKS = r"images?/", r"masks?/"
+NUMBER, ANY, OF = r"(?P<key>\d+)", "(?P<key>.+)", "(?P<key>.+?)(?:_mask)?"
+TRUTH = "Ground ?Truth/"
+KVASIR_KEY = r"(?P<key>[a-z]\w{20,})"  # PraNet's TrainDataset mixes these with the numbers of CVC-ClinicDB
+MASK_FOLDER = "[^/]*(?:mask|truth|label|annotation|(?<![a-z])gt(?![a-z]))[^/]*"
+PART = r"(?P<split>train|training|val|valid|validation|test|testing)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where images are and where their masks are: two patterns with the group `key`, and how to show them."""
+
+    images: str
+    masks: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One way in which a set is packed: pairs that together are the set, and its counts where not the set's alone."""
+
+    pairs: tuple[Pair, ...]
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is known of a set. `count` is None where it cannot be told; `lists` are files of names by part."""
+
+    trees: tuple[Tree, ...]
+    count: int | None
+    split: str
+    licence: str
+    citation: str
+    masks: str = "white on black"  # how they are coded
+    groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
+    lists: tuple[tuple[str, str], ...] = ()
+    part: str = ""  # the part that all of it belongs to
+    ordered: bool = False  # keys are numbers in the order of sequences that nobody lists
+    maskless: bool = False  # images without a mask are left out, not missed
+    note: str = ""
+
+
+def one(images: str, masks: str, shown: str, *counts: int) -> Tree:
+    """A tree of one pair."""
+    return Tree((Pair(images, masks, shown),), counts)
+
+
+def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
+    """images/ and masks/ with equal names."""
+    return one(IMAGES + key, MASKS + key, f"images/{shown} + masks/{shown}")
+
+
+def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
+    """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split.
+
+    A set that is not in TrainDataset is found in TestDataset itself, too.
+    """
+    test, rest = ("(?P<split>Test)", "(?P<split>Train)") if split else ("Test", "Train")
+    start = f"{test}Dataset/{name}/" if train else f"(?:{test}Dataset/)?{name}/"
+    top = "TestDataset/" if train else "[TestDataset/]"
+    shown = f"{top}{name}/images/NAME.png + {top}{name}/masks/NAME.png"
+    pairs = [Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown)]
+    if train:
+        start = f"{rest}Dataset/(?:{name}/)?"
+        shown = "TrainDataset/image/NAME.png + TrainDataset/mask/NAME.png"
+        pairs.append(Pair(f"{start}{IMAGES}{key}", f"{start}{MASKS}{key}", shown))
+    return Tree(tuple(pairs))
