@@ -23,7 +23,7 @@ from curation.config import digest, hashed_fields, require
 from curation.encoder import UNTRAINED
 from curation.store import RunDirectory
 from training import learned, metrics, results
-from training.learned import Lesson
+from training.learned import Learned, Lesson
 from training.normdel import nominal_ratio
 from training.overlays import overlay_sheet
 from training.prepared import PreparedSet, Rows, pairs
@@ -150,16 +150,15 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     train = pairs(run, trial.train, trial.train.parts["train"])
     tests = [(one, rows, pairs(run, one, rows)) for one, rows in trial.tested()]
     own = next((test for one, _, test in tests if one.name == trial.train.name), None)
+    epoch, curve = 0, list[results.Row]()
+    predictor: Predictor
     if trial.way == "finetune":
-        found = learned.kept(run, trial.model, encoder, chosen, device)
-        if found is None:
-            lesson = Lesson(train, pairs(run, trial.train, trial.train.parts["validation"]), own, trial.test_every)
-            found = learned.learn(encoder, lesson, chosen, device)
-            if trial.keep:
-                learned.keep(run, trial.model, found)
-        epoch, curve, predictor = found.epoch, found.curve, partial(predict, found.model)
+        lesson = Lesson(train, pairs(run, trial.train, trial.train.parts["validation"]), own, trial.test_every)
+        found = finetuned(run, trial, encoder, lesson, device)
+        epoch, curve = found.epoch, found.curve
+        predictor = partial(predict, found.model)
     else:
-        epoch, curve, predictor = 0, [], probing(encoder.to(device), train, trial)
+        predictor = probing(encoder.to(device), train, trial)
     made: list[results.Row] = []
     for one, rows, test in tests:
         masks = predictor(test.images)
@@ -173,6 +172,16 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
         run.write_bytes(trial.picture(one), sheet)
     run.write_table(trial.path, results.table(made))
     return trial.path
+
+
+def finetuned(run: RunDirectory, trial: Trial, encoder: VisionTransformer, lesson: Lesson, device: str) -> Learned:
+    """The fine-tuned model that is kept, or that is made now."""
+    found = learned.kept(run, trial.model, encoder, trial.config, device)
+    if found is None:
+        found = learned.learn(encoder, lesson, trial.config, device)
+        if trial.keep:
+            learned.keep(run, trial.model, found)
+    return found
 
 
 def probing(encoder: VisionTransformer, train: Pairs, trial: Trial) -> Predictor:
