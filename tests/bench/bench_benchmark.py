@@ -8,13 +8,14 @@ and untrained ones, against fine-tuning. Only commands that a user would give.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ SUBSETS = {
     "full": ["--d", "1.0", "--epsilon", "2.0"],
 }
 FINETUNE = {"finetune-patience": 0, "finetune-learning-rate": 1e-3, "test-every": 0, "decoded-size": 128}
+Scores = dict[tuple[str, str, int], float]  # mIoU by subset, test set and seed
 ON_PHANTOM = {"finetune-batch-size": 8, "finetune-layer-decay": 1.0}  # few images, and small lesions
 RECIPE: dict[str, Any] = {
     "encoder": "vit_tiny_patch16_224",
@@ -112,46 +114,48 @@ def phantom(folder: Path) -> Ground:
     return Ground(folder, folder / "demo/run", sets, ON_PHANTOM)
 
 
-def probes(ground: Ground, given: argparse.Namespace) -> None:
-    """Probe every encoder of the benchmark, seed by seed; probe and fine-tune the untrained ones of the same seeds."""
+def probes(ground: Ground, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Probe every encoder of the benchmark, seed by seed; probe and fine-tune the untrained ones of the same seeds.
+
+    Returns mean mIoU of untrained and of trained encoders by each way, and its Spearman correlation with fine-tuning.
+    """
+    place = ground.folder / "probes"
     size = {"image-size": RECIPE["image-size"], "decoded-size": FINETUNE["decoded-size"], "seeds": 1}
-    common = [*ground.sets, *flags(size)]
-    cards = {card.parent: json.loads(card.read_text()) for card in ground.folder.glob("result/pretrain/*/card.json")}
+    common = [*ground.sets, *flags(size), "--output", str(place)]
     values = FINETUNE | ground.finetune | {"epochs": given.epochs}
-    tuned = {name.removeprefix("finetune-"): value for name, value in values.items()}
+    tuned = flags({name.removeprefix("finetune-"): value for name, value in values.items()})
     untrained = ["--encoder", "random", "--name", RECIPE["encoder"]]
-    for seed in range(given.seeds):
-        of_seed = [text for at, card in cards.items() if card["recipe"]["seed"] == seed for text in ("--encoder", at)]
-        for probe in ("linear", "knn"):
-            place = ground.folder / f"probes/{probe}-{seed}"
-            call("training", "evaluate", *of_seed, *common, "--probe", probe, "--seed", seed, "--output", place)
-            call(
-                "training", "evaluate", *untrained, *common, "--probe", probe, "--seed", seed, "--output", f"{place}-un"
-            )
-        place = ground.folder / f"probes/finetune-{seed}-un"
-        call("training", "evaluate", *untrained, *common, *flags(tuned), "--seed", seed, "--output", place)
+    cards = {card.parent: json.loads(card.read_text()) for card in ground.folder.glob("result/pretrain/*/card.json")}
+    found: dict[str, Scores] = {"finetune": scores(ground.folder / "result"), "linear": {}, "knn": {}}
+    for seed in map(str, range(given.seeds)):
+        trained = [str(at) for at, card in cards.items() if card["recipe"]["seed"] == int(seed)]
+        whose = [("--encoders", *trained), untrained]
+        for way, encoders in [("finetune", untrained), *itertools.product(("linear", "knn"), whose)]:
+            more = tuned if way == "finetune" else ["--probe", way]
+            call("training", "evaluate", *encoders, *common, *more, "--seed", seed)
+            found[way] |= {(*key[:2], int(seed)): value for key, value in scores(place).items()}
+    return ranks(found)
 
 
-def scores(folders: Iterable[Path]) -> dict[tuple[str, str, int], float]:
-    """mIoU by encoder's subset, test set and seed, from some folders of results."""
-    rows = [row for folder in folders for row in pq.read_table(folder / "results.parquet").to_pylist() if row["final"]]
+def scores(folder: Path) -> Scores:
+    """mIoU by encoder's subset, test set and seed, from a folder of results."""
+    rows = [row for row in pq.read_table(folder / "results.parquet").to_pylist() if row["final"]]
     return {(row["subset"], row["test_dataset"], row["seed"]): row["miou"] for row in rows}
 
 
-def ranks(folder: Path) -> list[dict[str, Any]]:
+def ranks(found: dict[str, Scores]) -> list[dict[str, Any]]:
     """Mean mIoU of untrained and of trained encoders by each way, and its Spearman correlation with fine-tuning."""
-    tuned = scores([folder / "result", *sorted(folder.glob("probes/finetune-*"))])
-    made = []
-    for way in ("finetune", "linear", "knn"):
-        found = tuned if way == "finetune" else scores(sorted(folder.glob(f"probes/{way}-*")))
-        for test in sorted({key[1] for key in tuned}):
-            keys = sorted(key for key in tuned if key[1] == test)
-            groups = [
-                [found[key] for key in keys if key[0].startswith("untrained") == which] for which in (True, False)
-            ]
-            rho = stats.spearmanr([tuned[key] for key in keys], [found[key] for key in keys]).statistic
-            means = {name: float(np.mean(group)) for name, group in zip(("untrained", "trained"), groups, strict=True)}
-            made.append({"test": test, "way": way, **means, "encoders": len(keys), "Spearman": float(rho)})
+    tuned, made = found["finetune"], []
+    for test, (way, values) in itertools.product(sorted({key[1] for key in tuned}), found.items()):
+        keys = sorted(key for key in tuned if key[1] == test)
+        groups = {"untrained": [key for key in keys if key[0].startswith("untrained")]}
+        groups["trained"] = [key for key in keys if key not in groups["untrained"]]
+        means = {name: float(np.mean([values[key] for key in group])) for name, group in groups.items()}
+        rho = {
+            f"Spearman, {name}": float(stats.spearmanr(*([one[key] for key in group] for one in (tuned, values)))[0])
+            for name, group in {"all": keys, "trained": groups["trained"]}.items()
+        }
+        made.append({"test": test, "way": way, **means, **rho, "encoders": len(keys)})
     return made
 
 
@@ -172,8 +176,7 @@ def main() -> None:
     result = ground.folder / "result"
     call("training", "benchmark", *chosen, *ground.sets, "--output", result, *recipe)
     end = time.perf_counter()
-    probes(ground, given)
-    report(f"probe-ranks-{given.on}", ranks(ground.folder), "mIoU of encoders by fine-tuning and by probes")
+    report(f"probe-ranks-{given.on}", probes(ground, given), "mIoU of encoders by fine-tuning and by probes")
     rows = [row for row in pq.read_table(result / "results.parquet").to_pylist() if row["final"]]
     for row in rows:
         for name in ("image_iou", "image_counts", "final", "epoch", "low", "high"):
