@@ -14,14 +14,16 @@ from curation import engine
 from curation.config import ExportConfig, digest, hashed_fields, require
 from curation.export import export
 from curation.store import RunDirectory
+from training.checkpoint import located
 from training.evaluate import EvaluateConfig, find_sources, prepare_all
+from training.prepared import PreparedSet
 from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune import estimate, report, results, space
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.driver import FOLDER, Job, records, trial
 from tune.ended import Ended
-from tune.resources import shares
+from tune.resources import Shares, shares
 from tune.results import Row
 from tune.search import drawn, point_of, study
 from tune.space import Candidate, Point, SpaceConfig
@@ -78,24 +80,24 @@ def sweep(what: Sweep) -> pa.Table:
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
         run.clear_temporary(FOLDER)
-        compute = replace(what.recipe.compute, workers=share.workers, cpus=share.cpus)
-        job = Job(
-            run.address,
-            replace(what.recipe, compute=compute),
-            what.evaluation,
-            what.finetune,
-            tuple(sets),
-            what.halving,
-            what.question,
-            max(1, share.gpus),
-        )
-        course = Course(what, job, share.trials, chooser)
+        course = Course(what, job_of(what, share, sets), share.trials, chooser)
         course.choose()
         course.forecast()
         if what.config.plan_only:
             return results.table_of(course.rows())
         course.search()
         return course.finish()
+
+
+def job_of(what: Sweep, share: Shares, sets: Sequence[PreparedSet]) -> Job:
+    """What all trials share. Its paths hold wherever a trial's process has its working directory."""
+    recipe = replace(
+        what.recipe,
+        what=replace(what.recipe.what, init=located(what.recipe.what.init)),
+        compute=replace(what.recipe.compute, workers=share.workers, cpus=share.cpus),
+    )
+    output, devices = RunDirectory(what.evaluation.output).address, max(1, share.gpus)
+    return Job(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
 
 
 class Course:
