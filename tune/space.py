@@ -1,7 +1,7 @@
 """What a sweep tries: configurations of selection, listed before it starts or drawn by a search. It knows no engine."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -181,6 +181,11 @@ def listed(config: SpaceConfig, seed: int) -> list[Point]:
     if config.search == "optuna":
         return []
     return list(dict.fromkeys(drawn(config, seed) if config.search == "random" else grid(config)))
+
+
+def shuffled(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """Candidates in an order drawn at random, the same for the same seed."""
+    return [candidates[place] for place in np.random.default_rng(seed).permutation(len(candidates))]
 
 
 def full() -> Point:

@@ -20,8 +20,9 @@ from training.mae import MaeConfig
 from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
+from tune.course import Sweep
 from tune.space import SpaceConfig
-from tune.sweep import Sweep, sweep
+from tune.sweep import sweep
 
 TINY = MaeConfig(encoder="test_vit", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
 RECIPE = Settings(
