@@ -36,12 +36,12 @@ def listing(candidates: Sequence[Candidate]) -> str:
     """The configurations with their sizes, and what is not trained of its own, as text."""
     lines = [f"{'configuration':40}{'frames':>9}{'ratio':>9}"]
     for one in candidates:
-        note = f"  not trained: {one.reason}" if one.reason else ""
+        notes = [f"not trained: {one.reason}"] if one.reason else []
         if one.whole and one.point.baseline != "full":
-            note = "  keeps every frame"
+            notes.append("keeps every frame")
         if one.trained not in ("", one.name):
-            note = f"  trained as {one.trained} (Jaccard {one.similarity:.3f})"
-        lines.append(f"{one.name:40}{one.frames:>9}{one.ratio:>9.2%}{note}")
+            notes.append(f"trained as {one.trained} (Jaccard {one.similarity:.3f})")
+        lines.append(f"{one.name:40}{one.frames:>9}{one.ratio:>9.2%}  {'; '.join(notes)}".rstrip())
     return "\n".join(lines)
 
 

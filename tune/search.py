@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.space import Point, SpaceConfig, applied, axes, continuous
+from tune.space import Point, SpaceConfig, applied, axes, continuous, whole
 
 GOALS = {  # what is reported of a trial, and whether less or more of it is better
     "normdel": (["normdel"], ["max"]),
@@ -28,7 +28,7 @@ def distributions(config: SpaceConfig) -> dict[str, BaseDistribution]:
     made: dict[str, BaseDistribution] = {}
     for name, values in axes(config).items():
         if continuous(name) and min(values) < max(values):
-            made[name] = FloatDistribution(min(values), max(values))
+            made[name] = FloatDistribution(min(values), max(values), step=1.0 if whole(name, values) else None)
         else:
             made[name] = CategoricalDistribution(values)
     return made

@@ -54,6 +54,16 @@ class SpaceConfig:
             f"give values of d or of budget, not {'both' if self.d else 'neither'}; `select --grid` of the run shows "
             "which sizes thresholds lead to, and --search paper has the paper's",
         )
+        require(
+            self.search != "paper" or not (self.d or self.budget or self.epsilon),
+            "--search paper has the paper's own epsilon and d; leave out --epsilon, --d and --budget, or use --search "
+            "grid",
+        )
+        require(
+            self.search not in ("random", "optuna") or len({value > 1 for value in self.budget}) < 2,
+            f"budget holds {', '.join(f'{value:g}' for value in self.budget)}; draws lie between them, so give shares "
+            "up to 1, or counts above 1, and not both",
+        )
         require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
         require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
         for clusters in self.clusters:
@@ -84,7 +94,7 @@ class Point:
         ]
         said += [str(value) for value in (self.keep, self.rule) if value is not None]
         said += [f"k{self.clusters}"] if self.clusters else []
-        return "-".join([self.select, *said])
+        return "-".join([*(["baseline"] if self.baseline else []), self.select, *said])
 
     def config(self, run_dir: str) -> SelectConfig:
         """The selection it stands for, with seed 0: a sweep's seeds are of training. ValueError where it cannot be.
@@ -164,7 +174,9 @@ def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
     for _ in range(config.samples):
         values = {}
         for name, found in axes(config).items():
-            if continuous(name):
+            if whole(name, found):
+                values[name] = float(generator.integers(int(min(found)), int(max(found)), endpoint=True))
+            elif continuous(name):
                 values[name] = round(float(generator.uniform(min(found), max(found))), 6)
             else:
                 values[name] = found[int(generator.integers(len(found)))]
@@ -174,6 +186,11 @@ def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
 def continuous(axis: str) -> bool:
     """Whether an axis is a number drawn between two ends."""
     return axis in ("epsilon", "d", "budget")
+
+
+def whole(axis: str, values: Sequence[Any]) -> bool:
+    """Whether an axis is a count of frames, drawn in whole numbers."""
+    return axis == "budget" and min(values) > 1
 
 
 def listed(config: SpaceConfig, seed: int) -> list[Point]:

@@ -71,6 +71,23 @@ def swept(tmp_path: Path) -> RunDirectory:
     return output
 
 
+def test_the_listing_says_all_there_is_to_say_of_a_configuration() -> None:
+    found = report.listing(
+        [
+            Candidate(full(), 99, 0.99, "f", "full", whole=True),
+            Candidate(Point(d=0.999), 99, 0.99, "f", "full", 1.0, whole=True),
+            Candidate(Point(d=0.9), 98, 0.98, "f", "full", 0.9951),
+            Candidate(Point(d=0.1), reason="keeps none"),
+        ]
+    )
+    assert [" ".join(line.split()) for line in found.splitlines()[1:]] == [
+        "full 99 99.00%",
+        "meddel-d0.999 99 99.00% keeps every frame; trained as full (Jaccard 1.000)",
+        "meddel-d0.9 98 98.00% trained as full (Jaccard 0.995)",
+        "meddel-d0.1 0 0.00% not trained: keeps none",
+    ]
+
+
 def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     found = report.conclude(swept)
     assert found.best is not None

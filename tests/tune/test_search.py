@@ -21,6 +21,10 @@ def test_numbers_are_spans_and_the_rest_choices() -> None:
     }
     fixed = distributions(SpaceConfig(search="optuna", budget=(0.2,)))
     assert fixed["budget"] == CategoricalDistribution((0.2,))
+    counts = distributions(SpaceConfig(search="optuna", budget=(100, 201)))
+    assert counts["budget"] == FloatDistribution(100, 201, step=1.0)
+    shares = distributions(SpaceConfig(search="optuna", budget=(0.1, 0.5)))
+    assert shares["budget"] == FloatDistribution(0.1, 0.5)
 
 
 def test_a_draw_is_a_point_with_a_readable_name() -> None:
