@@ -100,7 +100,9 @@ class Course:
     def forecast(self) -> None:
         """Print the configurations with their sizes, and what training them will cost."""
         print(report.listing(list(self.candidates.values())), flush=True)
-        missing, more = self.due(self.trained()), self.draws()
+        missing, begun = self.due(self.trained()), self.begun()
+        new = sum(self.path(one) not in begun for one in missing)
+        more = max(0, min(self.draws(), self.allowed() - new))
         if not missing and not more:
             return
         like = [*missing, *self.trained()] or [self.chosen(space.full())]

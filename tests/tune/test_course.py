@@ -11,6 +11,7 @@ from training import results as trained
 from tune.course import Course, Sweep
 from tune.driver import Job, Told
 from tune.resources import Shares
+from tune.search import study
 from tune.space import Candidate, Point, shuffled
 from tune.subsets import Chooser
 from tune.sweep import job_of
@@ -132,6 +133,46 @@ def test_a_twin_whose_owner_is_of_another_call_is_trained_under_its_name(course:
     assert [one.trained for one in swept.trained()] == ["a", "z"]
     finish(swept, "z")
     assert [row["state"] for row in swept.rows()] == ["unfinished", "finished", "finished"]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Course], str]:
+    """told(course): the forecast's line on cost, where a candidate takes as many hours as its d is high."""
+
+    def line(course: Course) -> str:
+        course.output.write_json("begun.json", {})
+        course.forecast()
+        lines = capsys.readouterr().out.splitlines()
+        return next((line for line in lines if "subsets to train" in line), "")
+
+    monkeypatch.setattr("tune.estimate.speed", lambda *_: None)
+    monkeypatch.setattr("tune.estimate.hours", lambda _job, one, _found: one.point.d)
+    monkeypatch.setattr(Course, "chosen", lambda _, point: Named(point, 100, 1.0, "R/subsets/full", "full"))
+    return line
+
+
+def test_the_forecast_is_of_what_is_due(course: Make, told: Callable[[Course], str]) -> None:
+    first = course()
+    assert told(first).startswith("4 subsets to train, 2 seeds each, 2 at once: about 1.00 device-hours, 30 minutes")
+    finish(first, "d")
+    assert told(course()).startswith("3 subsets to train, 2 seeds each, 2 at once: about 0.60 device-hours")
+    assert told(course(config={"max_trials": 2})).startswith("1 subsets to train, 2 seeds each, 2 at once: about 0.10")
+    for name in "abc":
+        finish(first, name)
+    assert told(course()) == ""
+
+
+def test_the_forecast_of_optuna_counts_the_draws_that_are_left(course: Make, told: Callable[[Course], str]) -> None:
+    drawing = {"space": {"search": "optuna", "samples": 4}}
+    first = course("", **drawing)
+    assert told(first).startswith("4 subsets to train, 2 seeds each, 2 at once: about 4.00 device-hours")  # d is 1
+    search = study(first.what.space, *first.studied, 0)
+    search.suggest("one")
+    search.on_trial_complete("one", {"normdel": 0.5})
+    finish(first, "a")
+    assert told(course("a", **drawing)).startswith("3 subsets to train, 2 seeds each, 2 at once: about 0.30")
+    assert "1 subsets to train" in told(course("a", **drawing, config={"max_trials": 2}))
+    assert "2 subsets to train" in told(course("ab", **drawing, config={"max_trials": 3}))  # b and one draw
 
 
 def test_searched_candidates_are_shuffled_alike_for_one_seed() -> None:
