@@ -61,7 +61,7 @@ def test_trials_with_gpus_and_decoding_do_not_wait_for_each_other(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = python(str(program), str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]))
+    done = python(str(program), str(tmp_path), PYTHONPATH=str(Path(__file__).parents[3]))
     assert done.returncode == 0, done.stderr[-3000:]
     assert str([16] * 7) in done.stdout.splitlines()
     assert str([(number, "") for number in range(7)]) in done.stdout.splitlines()
