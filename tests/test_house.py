@@ -14,7 +14,7 @@ PACKAGES = ("curation", "training", "tune")
 ALLOWED = {"curation": set(), "training": {"curation"}, "tune": {"curation", "training"}}
 VERBS = {"__main__", "cli", "cluster", "demo", "embed", "engine", "export", "ingest", "pipeline", "score"}
 TRAINING_VERBS = {"__main__", "benchmark", "cache", "evaluate", "pretrain", "rank"}
-TUNE_VERBS = {"__main__", "driver", "estimate", "search", "subsets", "sweep", "tuning"}
+TUNE_VERBS = {"__main__", "course", "driver", "estimate", "search", "subsets", "sweep", "tuning"}
 BANNED = {"utils", "util", "common", "base", "core", "helpers", "misc"}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NOUNS = [path for path in SOURCES if path.parent.name == "curation" and path.stem not in VERBS]

@@ -27,12 +27,12 @@ from training.normdel import normdel
 from training.prepared import PreparedSet
 from training.pretrain import halt_folder, plan_of, pretrain
 from training.rank import Settings
-from training.results import final_rows
 from training.segment import FinetuneConfig
 from training.subset import read_subset
 from training.trial import Trial, subject_of
 from tune.config import HalvingConfig, Question
-from tune.results import ratio_read
+from tune.ended import TOLD
+from tune.results import ious_of, ratio_read
 from tune.search import point_of
 from tune.space import Candidate
 
@@ -72,24 +72,31 @@ class Job:
         )
 
     def path(self, candidate: Candidate) -> str:
-        """Where a candidate's record is kept below the output, by the hash of all that shapes it; it has a subset."""
+        """Where a candidate's record is kept below the output, by the hash of what is trained; it has a subset.
+
+        Halving does not shape what a finished trial ends with, so it is not in the hash.
+        """
         pretrained = [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)]
-        halving = hashed_fields(self.halving) if candidate.point.baseline is None else None
-        return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained, halving])[:16]}.json"
+        return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
 
     def record(self, candidate: Candidate) -> Told | None:
         """The record of a finished trial, if there is one."""
         run, path = RunDirectory(self.output), self.path(candidate)
         return run.read_json(path) if run.exists(path) else None
 
+    def rungs(self, candidate: Candidate, kept: Told) -> list[Told]:
+        """What the trial of a record, or of a note of Ended, told at its rungs; none where its rungs were others."""
+        same = kept.get("halving") == hashed_fields(self.halving)
+        return [told_of(self, candidate, measured) for measured in kept["halts"]] if same else []
 
-def records(output: RunDirectory) -> list[Told]:
-    """All records below an output."""
-    return [output.read_json(f"{FOLDER}/{name}") for name in output.names(FOLDER) if name.endswith(".json")]
+
+def finished(output: RunDirectory) -> set[str]:
+    """Paths of all records below an output."""
+    return {f"{FOLDER}/{name}" for name in output.names(FOLDER) if name.endswith(".json")}
 
 
 def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> Told:
-    """Do a trial, `tell` its progress at each rung and its end, and return its record; a finished one is told again.
+    """Do a trial, `tell` its progress at each rung and its end, and return its record; a finished one's end is told.
 
     ValueError, OSError: what the user has to mend.
     """
@@ -104,11 +111,9 @@ def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> T
             watch = Stopwatch()
             wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
             table = try_all(run, wanted)
-            record = recorded(job, planned, wanted, mean_iou(table), watch.seconds) | {"halts": halts}
+            record = measured(table) | recorded(job, planned, wanted, watch.seconds)
+            record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
-        else:
-            for measured in record["halts"]:
-                tell(told_of(job, candidate, measured))
     tell(told_of(job, candidate, record | {"unit": job.halving.units}))
     return record
 
@@ -122,12 +127,11 @@ def turn(path: str) -> Iterator[None]:
         yield
 
 
-def recorded(job: Job, planned: list[Settings], wanted: list[Trial], miou: float, seconds: float) -> Told:
-    """What is kept of a finished trial: its mIoU, where its rows are, and what it cost."""
+def recorded(job: Job, planned: list[Settings], wanted: list[Trial], seconds: float) -> Told:
+    """What is kept of a finished trial beside what was measured: where its rows are, and what it cost."""
     costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
     return {
         "results": [trial.path for trial in wanted],
-        "miou": miou,
         "updates": sum(cost["updates"] for cost in costs),
         "flops": sum(cost["flops"] for cost in costs),
         "pretrain_hours": sum(cost["device_hours"] for cost in costs),
@@ -159,9 +163,9 @@ def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callab
             folder = at_rung(settings, until)
             wanted += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until
-        measured = {"unit": unit, "miou": mean_iou(try_all(RunDirectory(job.output), wanted)), "updates": updates}
-        tell(told_of(job, candidate, measured))
-        yield measured
+        found = measured(try_all(RunDirectory(job.output), wanted)) | {"unit": unit, "updates": updates}
+        tell(told_of(job, candidate, found))
+        yield found
 
 
 def at_rung(settings: Settings, until: int) -> str:
@@ -188,14 +192,18 @@ def trials_of(job: Job, settings: Settings, evaluation: EvaluateConfig) -> list[
     return trials([subject_of(settings.what.output, None)], job.sets, replace(evaluation, seeds=1), seeded)
 
 
-def mean_iou(table: pa.Table) -> float:
-    """Return mIoU over all images tested, seeds and sets, each image alike."""
-    final = final_rows(table).to_pylist()
-    return float(np.mean(np.concatenate([row["image_iou"] for row in final])))
+def measured(table: pa.Table) -> Told:
+    """Return mIoU over all images tested, seeds and sets, each alike, and its standard error over seeds (one: None).
+
+    `table` is of training.results.
+    """
+    miou_S = np.array([np.mean(ious) for ious in ious_of(table)])
+    error = float(miou_S.std(ddof=1) / len(miou_S) ** 0.5) if len(miou_S) > 1 else None
+    return {"miou": float(miou_S.mean()), "standard_error": error}
 
 
-def told_of(job: Job, candidate: Candidate, measured: Mapping[str, Any]) -> Told:
+def told_of(job: Job, candidate: Candidate, found: Mapping[str, Any]) -> Told:
     """What the search and the terminal are told of a trial: mIoU with the NormDEL of the candidate's own ratio."""
-    value = float(normdel(measured["miou"], ratio_read(candidate, job.question), job.question.alpha))
-    known = {name: measured[name] for name in ("unit", "miou", "updates")}
+    value = float(normdel(found["miou"], ratio_read(candidate, job.question), job.question.alpha))
+    known = {name: found[name] for name in TOLD}
     return known | {"ratio": candidate.ratio, "normdel": value}

@@ -19,6 +19,7 @@ from tune.space import AXES
 KINDS = (None, "random", "semdedup", "full")  # the search, then the baselines
 PRICES = (("ratio", "on_ratio_front", "share of the pool (%)", 100.0), ("device_hours", "on_cost_front", "hours", 1.0))
 UNSET = "default"
+CELLS = 12  # on a side of the map, at most
 
 
 def draw_all(rows: Sequence[Row], folder: RunDirectory) -> list[str]:
@@ -68,8 +69,32 @@ def scatter(axis: Axes, rows: Sequence[Row], price: str, scale: float, place: in
 
 
 def normdel_map(rows: Sequence[Row]) -> Figure:
+    """Return NormDEL by epsilon and d: in cells where their values are a grid, else as points."""
+    pairs = {(row["epsilon"], row["d"]) for row in rows}
+    sides = [len({pair[place] for pair in pairs}) for place in (0, 1)]
+    return cells(rows) if max(sides) <= CELLS and 2 * len(pairs) >= sides[0] * sides[1] else points(rows)
+
+
+def points(rows: Sequence[Row]) -> Figure:
+    """Return NormDEL as the colour of points at d and epsilon; those without epsilon are triangles along the foot."""
+    figure, [axis] = grid(1, 1)
+    worth = [100 * row["normdel"] for row in rows]
+    scale: dict[str, Any] = {"vmin": min(worth), "vmax": max(worth), "cmap": "viridis"}
+    with mpl.rc_context(STYLE):
+        for known, marker in ((True, "o"), (False, "^")):
+            shown = [row for row in rows if (row["epsilon"] is not None) == known]
+            x, y = [row["d"] for row in shown], [row["epsilon"] if known else 0.02 for row in shown]
+            place: dict[str, Any] = {} if known else {"transform": axis.get_xaxis_transform()}
+            colours = [100 * row["normdel"] for row in shown]
+            drawn = axis.scatter(x, y, c=colours, marker=marker, **scale, **place)
+        axis.set(xlabel="d", ylabel="epsilon", title="NormDEL (%)")
+        figure.colorbar(drawn, ax=axis)
+    return figure
+
+
+def cells(rows: Sequence[Row]) -> Figure:
     """Return NormDEL by epsilon (rows) and d (columns), the mean where several configurations share both."""
-    epsilons = sorted({row["epsilon"] for row in rows}, key=lambda value: (value is None, value))
+    epsilons = sorted({row["epsilon"] for row in rows}, key=sort_key)
     ds = sorted({row["d"] for row in rows})
     value_ED = np.full((len(epsilons), len(ds)), np.nan)
     for at, epsilon in enumerate(epsilons):

@@ -18,11 +18,13 @@ from tune.results import Answer, Row, answer, interval, ious_of, main_effects
 from tune.space import Candidate
 
 HEADER = ("configuration", "frames", "ratio", "mIoU [95 %]", "standard error", "NormDEL [95 %]", "hours", "front")
+FEW_SEEDS = 3
 CAPTIONS = {
     "pareto": "mIoU against the share of the pool and against cost. The line joins what nothing else beats in both.",
     "map": "NormDEL by epsilon and d.",
     "coordinates": "Each line is a configuration; colour is NormDEL.",
-    "importance": "How much of NormDEL's variance lies between the values of each axis, one axis at a time.",
+    "importance": "How much of NormDEL's variance lies between the values of each axis, beyond chance, one axis at a "
+    "time.",
 }
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -36,12 +38,12 @@ def listing(candidates: Sequence[Candidate]) -> str:
     """The configurations with their sizes, and what is not trained of its own, as text."""
     lines = [f"{'configuration':40}{'frames':>9}{'ratio':>9}"]
     for one in candidates:
-        note = f"  not trained: {one.reason}" if one.reason else ""
+        notes = [f"not trained: {one.reason}"] if one.reason else []
         if one.whole and one.point.baseline != "full":
-            note = "  keeps every frame"
+            notes.append("keeps every frame")
         if one.trained not in ("", one.name):
-            note = f"  trained as {one.trained} (Jaccard {one.similarity:.3f})"
-        lines.append(f"{one.name:40}{one.frames:>9}{one.ratio:>9.2%}{note}")
+            notes.append(f"trained as {one.trained} (Jaccard {one.similarity:.3f})")
+        lines.append(f"{one.name:40}{one.frames:>9}{one.ratio:>9.2%}  {'; '.join(notes)}".rstrip())
     return "\n".join(lines)
 
 
@@ -72,7 +74,7 @@ def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDir
     effects = main_effects(rows)
     if effects:
         shares = ", ".join(f"{axis} {share:.0%}" for axis, share in sorted(effects.items(), key=lambda item: -item[1]))
-        parts.append(f"Share of NormDEL's variance between the values of each axis: {shares}.")
+        parts.append(f"Share of NormDEL's variance between the values of each axis, beyond chance: {shares}.")
     markdown = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     folder.write_bytes("summary.md", markdown.encode())
     names = [name for name in rows[0] if name != "by_set"]
@@ -112,7 +114,7 @@ def alphas(rows: Sequence[Row], question: Question) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What failed and why, and which configurations were trained as another."""
+    """What failed and why, which configurations were trained as another, and how far intervals go with few seeds."""
     failed = [f"{row['name']}: {row['reason']}" for row in rows if row["state"] == "failed"]
     twins = [f"{row['name']} as {row['trained']}" for row in rows if row["trained"] not in (None, row["name"])]
     said = []
@@ -120,6 +122,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
         said.append("Not trained: " + "; ".join(failed) + ".")
     if twins:
         said.append("Trained once for nearly the same frames: " + "; ".join(twins) + ".")
+    seeds = min((row["seeds"] for row in rows if row["state"] == "finished"), default=FEW_SEEDS)
+    if seeds < FEW_SEEDS:
+        said.append(
+            f"Seeds: {seeds}. The intervals are of these few trainings and too narrow for what another training would "
+            f"give; --seeds {FEW_SEEDS} or more widens them."
+        )
     return said
 
 

@@ -21,6 +21,8 @@ from tune.space import AXES, Candidate
 
 Row = dict[str, Any]
 Float64 = npt.NDArray[np.float64]
+SIZES = ("d", "budget")  # the axes that say how many frames are kept, and nothing else
+TAIL_DRAWS = 20  # of a bootstrap, beyond the bound that is read off it
 STATES = ("finished", "halted", "failed", "unfinished")
 SCHEMA = pa.schema(
     [
@@ -158,6 +160,8 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
     against = [(row["name"], compare(ious[best["trained"]], ious[row["trained"]])) for row in near]
     kept = f"{best['frames']} frames ({best['ratio']:.2%} of the pool), mIoU {interval(best, 'miou')}"
     said = [f"{words}. It keeps {kept}.", *(verdict(name, found) for name, found in against)]
+    if best["trained"] != best["name"]:
+        said.insert(1, f"What was trained for it, and is exported, is {best['trained']}, of nearly the same frames.")
     return Answer(best, " ".join(said), against)
 
 
@@ -166,22 +170,30 @@ def smallest(
 ) -> tuple[Row, str]:
     """The smallest searched subset whose mIoU is not below the full pool's by more than the margin, and that in words.
 
-    Subsets are tested from the largest down until one is not shown to be that good, so that the confidence holds for
-    all of them together. The bound is the lower end of a two-sided interval of level 2 * confidence - 1. The full pool
-    where there is none.
+    Configurations that differ in d or budget alone are a family. In each, subsets are tested from the largest down
+    until one is not shown to be that good, at 1 - confidence over the number of families (Bonferroni), so that the
+    confidence holds for all subsets together. The bound is the lower end of a two-sided interval of twice that error.
+    The full pool where there is none.
     """
-    level = Bootstrap(level=max(2 * question.confidence - 1, 1e-6))
+    families: dict[tuple[Any, ...], list[Row]] = {}
+    for row in finished:
+        if row["baseline"] is None and row["trained"] != full["trained"]:
+            families.setdefault(tuple(row[axis] for axis in AXES if axis not in SIZES), []).append(row)
+    error = (1 - question.confidence) / max(1, len(families))
+    bound = Bootstrap(level=max(1 - 2 * error, 1e-6), replicates=max(2000, math.ceil(TAIL_DRAWS / error)))
+    shown = [full]
+    for family in families.values():
+        for row in sorted(family, key=lambda row: (-row["ratio"], row["name"])):
+            if compare(ious[row["trained"]], ious[full["trained"]], bound).low <= -question.margin:
+                break
+            shown.append(row)
+    best = min(shown, key=lambda row: (row["ratio"], row["name"]))
     margin = f"{100 * question.margin:g} points with {question.confidence:.0%} confidence"
-    best = full
-    searched = [row for row in finished if row["baseline"] is None and row["trained"] != full["trained"]]
-    for row in sorted(searched, key=lambda row: (-row["ratio"], row["name"])):
-        if compare(ious[row["trained"]], ious[full["trained"]], level).low <= -question.margin:
-            break
-        best = row
     if best is full:
         return full, f"No subset is shown to be not worse than the full pool by more than {margin}"
     words = f"{best['name']} is the smallest that is not worse than the full pool by more than {margin}"
-    return best, f"{words}, tested from the largest down"
+    several = f" in each of {len(families)} families" if len(families) > 1 else ""
+    return best, f"{words}, tested from the largest down{several}"
 
 
 def verdict(name: str, found: Comparison) -> str:
@@ -199,18 +211,34 @@ def interval(row: Row, name: str) -> str:
 
 
 def main_effects(rows: Sequence[Row]) -> dict[str, float]:
-    """Return, for each axis that varies, the share of NormDEL's variance between its values (eta squared).
+    """Return, for each axis that varies, the share of NormDEL's variance between its values, less what chance gives.
 
-    Of finished configurations of the search, by one axis at a time: shares need not add up to 1.
+    Epsilon squared (Kelley 1935), at least 0, of finished configurations of the search, by one axis at a time: shares
+    need not add up to 1. Numbers are put into bins where few repeat (see `binned`); any other axis on which each
+    configuration has a value of its own is left out.
     """
     searched = [row for row in rows if row["state"] == "finished" and row["baseline"] is None]
     value_N = np.array([row["normdel"] for row in searched])
     total = float(((value_N - value_N.mean()) ** 2).sum()) if searched else 0.0
     shares = {}
     for axis in AXES:
-        label_N = np.array([str(row[axis]) for row in searched])
+        label_N = np.array(binned([row[axis] for row in searched]))
         names = np.unique(label_N)
-        if len(names) > 1 and total > 0:
+        if 1 < len(names) < len(label_N) and total > 0:
             groups = [value_N[label_N == name] for name in names]
-            shares[axis] = float(sum(len(one) * (one.mean() - value_N.mean()) ** 2 for one in groups) / total)
+            within = sum(float(((one - one.mean()) ** 2).sum()) for one in groups) / (len(label_N) - len(names))
+            shares[axis] = max(0.0, (total - (len(label_N) - 1) * within) / total)
     return shares
+
+
+def binned(values: Sequence[Any]) -> list[str]:
+    """Return a label for each value: its own, or that of its quantile where numbers repeat less than twice on average.
+
+    There are as many quantiles as the square root of the values, two at least.
+    """
+    numbers = [value for value in values if isinstance(value, float | int)]
+    if 2 * len(set(numbers)) <= len(numbers):
+        return [str(value) for value in values]
+    bins = max(2, round(len(numbers) ** 0.5))
+    edges = np.quantile(numbers, np.arange(1, bins) / bins)
+    return [str(np.searchsorted(edges, value)) if isinstance(value, float | int) else str(value) for value in values]

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.space import Point, SpaceConfig, applied, axes, continuous
+from tune.space import Point, SpaceConfig, applied, axes, continuous, whole
 
 GOALS = {  # what is reported of a trial, and whether less or more of it is better
     "normdel": (["normdel"], ["max"]),
@@ -28,7 +28,7 @@ def distributions(config: SpaceConfig) -> dict[str, BaseDistribution]:
     made: dict[str, BaseDistribution] = {}
     for name, values in axes(config).items():
         if continuous(name) and min(values) < max(values):
-            made[name] = FloatDistribution(min(values), max(values))
+            made[name] = FloatDistribution(min(values), max(values), step=1.0 if whole(name, values) else None)
         else:
             made[name] = CategoricalDistribution(values)
     return made
@@ -39,38 +39,44 @@ def point_of(values: Mapping[str, Any]) -> Point:
     return applied({name: round(v, 6) if isinstance(v, float) else v for name, v in values.items()})
 
 
-def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int) -> tuple[OptunaSearch, optuna.Study]:
-    """Return the search, and its study in the journal file `storage`: new, or with all trials of earlier calls.
+def opened(question: str, storage: str, name: str) -> optuna.Study:
+    """Return the study of a name in the journal file `storage`: new, or with all trials of earlier calls."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _, mode = GOALS[question]
+    directions = [StudyDirection.MINIMIZE if one == "min" else StudyDirection.MAXIMIZE for one in mode]
+    journal = JournalStorage(JournalFileBackend(storage))
+    return optuna.create_study(storage=journal, study_name=name, directions=directions, load_if_exists=True)
+
+
+def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int) -> OptunaSearch:
+    """Return the search that goes on with a study (see `opened`).
 
     `name` stands for all that a trial's worth depends on. A trial that was under way when an earlier call ended is
     drawn first, and goes on from its checkpoints. The sampler's seed counts on from the trials that there are, so that
     a rerun does not repeat its first draws.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     metric, mode = GOALS[question]
-    journal = JournalStorage(JournalFileBackend(storage))
-    directions = [StudyDirection.MINIMIZE if one == "min" else StudyDirection.MAXIMIZE for one in mode]
-    known = optuna.create_study(storage=journal, study_name=name, directions=directions, load_if_exists=True)
+    known = opened(question, storage, name)
     trials = known.get_trials(deepcopy=False)
     for trial in trials:
         if trial.state == TrialState.RUNNING:
             known.tell(trial.number, state=TrialState.FAIL)
             known.enqueue_trial(trial.params)
     single = len(metric) == 1
-    search = OptunaSearch(
+    return OptunaSearch(
         distributions(config),
         metric=metric[0] if single else metric,
         mode=mode[0] if single else mode,
         sampler=optuna.samplers.TPESampler(seed=seed + len(trials)),
         study_name=name,
-        storage=journal,
+        storage=JournalStorage(JournalFileBackend(storage)),
     )
-    return search, known
 
 
 def drawn(known: optuna.Study) -> list[Point]:
-    """The points that were drawn and are over, each once: not those that wait to be drawn again."""
+    """The points that were drawn and are over, each once: not those under way, or that wait to be drawn again."""
     trials = known.get_trials(deepcopy=False)
     waiting = {point_of(one.system_attrs["fixed_params"]) for one in trials if one.state == TrialState.WAITING}
+    waiting |= {point_of(one.params) for one in trials if one.state == TrialState.RUNNING}
     over = (point_of(one.params) for one in trials if one.state in (TrialState.COMPLETE, TrialState.FAIL))
     return [point for point in dict.fromkeys(over) if point not in waiting]

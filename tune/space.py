@@ -1,7 +1,7 @@
 """What a sweep tries: configurations of selection, listed before it starts or drawn by a search. It knows no engine."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -54,6 +54,16 @@ class SpaceConfig:
             f"give values of d or of budget, not {'both' if self.d else 'neither'}; `select --grid` of the run shows "
             "which sizes thresholds lead to, and --search paper has the paper's",
         )
+        require(
+            self.search != "paper" or not (self.d or self.budget or self.epsilon),
+            "--search paper has the paper's own epsilon and d; leave out --epsilon, --d and --budget, or use --search "
+            "grid",
+        )
+        require(
+            self.search not in ("random", "optuna") or len({value > 1 for value in self.budget}) < 2,
+            f"budget holds {', '.join(f'{value:g}' for value in self.budget)}; draws lie between them, so give shares "
+            "up to 1, or counts above 1, and not both",
+        )
         require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
         require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
         for clusters in self.clusters:
@@ -84,7 +94,7 @@ class Point:
         ]
         said += [str(value) for value in (self.keep, self.rule) if value is not None]
         said += [f"k{self.clusters}"] if self.clusters else []
-        return "-".join([self.select, *said])
+        return "-".join([*(["baseline"] if self.baseline else []), self.select, *said])
 
     def config(self, run_dir: str) -> SelectConfig:
         """The selection it stands for, with seed 0: a sweep's seeds are of training. ValueError where it cannot be.
@@ -164,7 +174,9 @@ def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
     for _ in range(config.samples):
         values = {}
         for name, found in axes(config).items():
-            if continuous(name):
+            if whole(name, found):
+                values[name] = float(generator.integers(int(min(found)), int(max(found)), endpoint=True))
+            elif continuous(name):
                 values[name] = round(float(generator.uniform(min(found), max(found))), 6)
             else:
                 values[name] = found[int(generator.integers(len(found)))]
@@ -176,11 +188,21 @@ def continuous(axis: str) -> bool:
     return axis in ("epsilon", "d", "budget")
 
 
+def whole(axis: str, values: Sequence[Any]) -> bool:
+    """Whether an axis is a count of frames, drawn in whole numbers."""
+    return axis == "budget" and min(values) > 1
+
+
 def listed(config: SpaceConfig, seed: int) -> list[Point]:
     """All configurations that are known before the sweep starts; none where Optuna draws them."""
     if config.search == "optuna":
         return []
     return list(dict.fromkeys(drawn(config, seed) if config.search == "random" else grid(config)))
+
+
+def shuffled(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """Candidates in an order drawn at random, the same for the same seed."""
+    return [candidates[place] for place in np.random.default_rng(seed).permutation(len(candidates))]
 
 
 def full() -> Point:

@@ -4,6 +4,7 @@ Legend: N frames kept.
 """
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,20 @@ from curation import select as selection
 from curation.config import ClusterConfig, ExportConfig, SelectConfig, require
 from curation.export import export
 from curation.markers import marker_of, read_record
-from curation.store import RunDirectory
+from curation.store import TEMPORARY, RunDirectory
 from curation.vectors import Keys
 from tune.space import Candidate, Point
 
+ORDER = "chosen.json"
 CARRIED = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
 
 
 class Chooser:
-    """Turns points into candidates, one after another."""
+    """Turns points into candidates, one after another.
+
+    Their order is kept below the output, and a later call begins by going through it again: so which of nearly equal
+    subsets is trained for the others never changes, in whatever order they are asked for.
+    """
 
     def __init__(self, run_dir: str, output: str, same: float) -> None:
         self.run_dir, self.output, self.same = RunDirectory(run_dir).address, output, same
@@ -38,9 +44,20 @@ class Chooser:
 
     def candidate(self, point: Point) -> Candidate:
         """Select and export the point's subset, unless one with nearly the same frames is there already."""
+        if not self.decided:
+            self.recall()
         if point not in self.decided:
             self.decided[point] = self.decide(point)
+            order = [one.values() for one, found in self.decided.items() if found.folder]
+            RunDirectory(self.output).write_json(ORDER, order)
         return self.decided[point]
+
+    def recall(self) -> None:
+        """Go through the points of earlier calls in their order."""
+        output = RunDirectory(self.output)
+        for values in output.read_json(ORDER) if output.exists(ORDER) else ():
+            point = Point(**values)
+            self.decided[point] = self.decide(point)
 
     def decide(self, point: Point) -> Candidate:
         """Do that for a point that was not asked for before; one that cannot be selected has the reason."""
@@ -88,7 +105,7 @@ class Chooser:
 
 
 def share(run: RunDirectory, target: RunDirectory) -> None:
-    """Give another run directory the frames and embeddings of a run, as hard links; run.json comes last."""
+    """Give another run directory the frames and embeddings of a run, linked or copied; run.json comes last."""
     require(
         run.filesystem.type_name == "local",
         f"the run directory is {run.uri}; other numbers of clusters need one on a local disk",
@@ -98,10 +115,20 @@ def share(run: RunDirectory, target: RunDirectory) -> None:
             place = Path(target.root, folder, file.relative_to(Path(run.root, folder)))
             if file.is_file() and not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                os.link(file, place)
+                link(file, place)
     record = read_record(run)
     steps = {name: entry for name, entry in record["steps"].items() if name in CARRIED}
     target.write_json("run.json", record | {"steps": steps})
+
+
+def link(file: Path, place: Path) -> None:
+    """Make a hard link at `place`, or a copy where the file system cannot: it appears whole or not at all."""
+    try:
+        os.link(file, place)
+    except OSError:
+        temporary = place.with_name(f"{TEMPORARY}{place.name}")
+        shutil.copyfile(file, temporary)
+        os.replace(temporary, place)
 
 
 def jaccard(first_N: Keys, second_N: Keys) -> float:

@@ -5,25 +5,43 @@ A trial is a driver function that starts Ray Train runs and evaluation tasks of 
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from ray import cloudpickle
 from ray import tune as ray_tune
+from ray.tune.schedulers import ASHAScheduler
 
 from curation.cli import cause_of
+from curation.store import RunDirectory
+from tune.config import HalvingConfig
+from tune.ended import TOLD
 
 HEAD = {"node:__internal_head__": 0.001}  # the driver's place: beside the sweep, on no CPU
-COLUMNS = {"ratio": "ratio", "miou": "mIoU", "normdel": "NormDEL", "unit": "rung", "updates": "updates"}
+COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}
+COLUMNS |= {"unit": "rung", "updates": "updates"}
 REPORT_S = 30
+HELD, KEPT_S = "held.json", 5.0  # where device-hours are kept, and how often they are written
 STATE_S = 3600  # Tune's own notes serve no rerun (records and study do), so they are seldom written
+
+Note = Callable[[Mapping[str, Any], Sequence[dict[str, Any]], str], None]
 
 
 class Limit(ray_tune.Stopper):
-    """Ends a sweep when its trials have held `devices` for too long; `spent` and `hours` are device-hours."""
+    """Ends a sweep when its trials have held `devices` for too long; `hours` are device-hours, None for no end.
 
-    def __init__(self, hours: float | None, spent: float, devices: int) -> None:
-        self.hours, self.spent, self.devices, self.start = hours, spent, devices, time.monotonic()
+    Devices count while trials run, whether busy or not. What all calls of one output held is kept in a file there.
+    """
+
+    def __init__(self, hours: float | None, devices: int, output: RunDirectory) -> None:
+        self.hours, self.devices, self.output = hours, devices, output
+        self.before: float = output.read_json(HELD)["device_hours"] if output.exists(HELD) else 0.0
+        self.start: float | None = None
+        self.kept = 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is stopped."""
@@ -31,23 +49,84 @@ class Limit(ray_tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether all are; devices count while trials run, whether busy or not."""
-        held = self.devices * (time.monotonic() - self.start) / 3600
-        return self.hours is not None and self.spent + held >= self.hours
+        """Whether all are; Ray Tune asks several times a second."""
+        if self.start is not None and time.monotonic() - self.kept >= KEPT_S:
+            self.keep()
+        return self.spent
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is."""
+        return self.hours is not None and self.held >= self.hours
+
+    @property
+    def held(self) -> float:
+        """Device-hours held in this call and all before it."""
+        return self.before + (self.devices * (time.monotonic() - self.start) / 3600 if self.start is not None else 0.0)
+
+    def keep(self) -> None:
+        """Write that to the output."""
+        self.kept = time.monotonic()
+        self.output.write_json(HELD, {"device_hours": self.held})
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count devices as held until the block ends."""
+        self.start = self.kept = time.monotonic()
+        try:
+            yield
+        finally:
+            self.keep()
+            self.before, self.start = self.held, None
+
+
+class Ends(ray_tune.Callback):
+    """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends."""
+
+    def __init__(self, note: Note | None) -> None:
+        self.note = note
+        self.told: dict[str, list[dict[str, Any]]] = {}
+
+    def __reduce__(self) -> tuple[type["Ends"], tuple[None]]:
+        return Ends, (None,)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Collect what was told."""
+        del iteration, trials, info
+        self.told.setdefault(trial.trial_id, []).append({name: result[name] for name in TOLD if name in result})
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Called when a trial returned, or its scheduler stopped it."""
+        del iteration, trials, info
+        self.hand_on(trial, "")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Called when a trial failed."""
+        del iteration, trials, info
+        self.hand_on(trial, reason_in(trial.pickled_error_file, trial.error_file))
+
+    def hand_on(self, trial: Any, reason: str) -> None:
+        """Hand on a trial."""
+        assert self.note is not None
+        self.note(trial.config, self.told.pop(trial.trial_id, []), reason)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How trials are run: `at_once` of them, until `limit`, with records below `output` and other trackers by name."""
+    """How trials are run: `at_once` of them, until `limit`, with records below `output` and other trackers by name.
+
+    `note` is called with each trial that ended.
+    """
 
     output: str
     at_once: int
     limit: Limit
+    note: Note
     loggers: tuple[str, ...] = ()
 
 
-def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: Any) -> list[Any]:
-    """Run Ray Tune over `space` to the end, or to that of the budget; return its results.
+def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: Any) -> None:
+    """Run Ray Tune over `space` to the end, or to that of the budget.
 
     `work` is a trial's driver function, which takes no CPU itself; `searching` are TuneConfig's scheduler, search_alg
     and num_samples.
@@ -68,11 +147,36 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
             stop=tuning.limit,
             progress_reporter=reporter,
             verbose=1,
-            callbacks=callbacks(tuning.loggers),
+            callbacks=[Ends(tuning.note), *callbacks(tuning.loggers)],
         ),
     )
-    found = tuner.fit()
-    return [found[place] for place in range(len(found))]
+    with tuning.limit.counting():
+        tuner.fit()
+
+
+def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:
+    """Return ASHA (arXiv 1810.05934), which has seen what trials of earlier calls told at their rungs, by name.
+
+    It compares a trial with those that reached its rung before it, so what it saves depends on their order: in one
+    that falls with NormDEL it stops most, in one that rises nothing. Hence trials are to be handed over shuffled.
+    """
+    top, factor = config.units, config.halving
+    scheduler = ASHAScheduler("unit", "normdel", "max", grace_period=1, max_t=top, reduction_factor=factor)
+    controller: Any = None  # ASHA does not use it
+    for name, rungs in told.items():
+        past: Any = SimpleNamespace(trial_id=f"past {name}")
+        scheduler.on_trial_add(controller, past)
+        for result in rungs:
+            scheduler.on_trial_result(controller, past, dict(result))
+    return scheduler
+
+
+def reason_in(pickled: str | None, text: str | None) -> str:
+    """What a trial failed of, from the files that Ray Tune left of its error: the error itself, or its text."""
+    if pickled is not None and Path(pickled).exists():
+        return reason_of(cloudpickle.loads(Path(pickled).read_bytes()))
+    lines = Path(text).read_text().strip().splitlines() if text is not None and Path(text).exists() else []
+    return lines[-1] if lines else "it failed without a reason"
 
 
 def reason_of(error: BaseException) -> str:

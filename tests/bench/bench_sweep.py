@@ -28,10 +28,11 @@ from training.mae import MaeConfig
 from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
+from tune.course import Sweep
 from tune.driver import Job, carry_out
 from tune.space import SpaceConfig, listed
 from tune.subsets import Chooser
-from tune.sweep import Sweep, sweep
+from tune.sweep import sweep
 
 FOLDER = OUTPUT / "sweep"
 DEMO = FOLDER / "demo"

@@ -11,7 +11,7 @@ import pytest
 
 from curation.store import RunDirectory
 from training import results as trained
-from tune import report
+from tune import figures, report
 from tune.config import Question
 from tune.results import halted, row_of, table_of
 from tune.space import Candidate, Point, full
@@ -71,6 +71,23 @@ def swept(tmp_path: Path) -> RunDirectory:
     return output
 
 
+def test_the_listing_says_all_there_is_to_say_of_a_configuration() -> None:
+    found = report.listing(
+        [
+            Candidate(full(), 99, 0.99, "f", "full", whole=True),
+            Candidate(Point(d=0.999), 99, 0.99, "f", "full", 1.0, whole=True),
+            Candidate(Point(d=0.9), 98, 0.98, "f", "full", 0.9951),
+            Candidate(Point(d=0.1), reason="keeps none"),
+        ]
+    )
+    assert [" ".join(line.split()) for line in found.splitlines()[1:]] == [
+        "full 99 99.00%",
+        "meddel-d0.999 99 99.00% keeps every frame; trained as full (Jaccard 1.000)",
+        "meddel-d0.9 98 98.00% trained as full (Jaccard 0.995)",
+        "meddel-d0.1 0 0.00% not trained: keeps none",
+    ]
+
+
 def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     found = report.conclude(swept)
     assert found.best is not None
@@ -81,6 +98,7 @@ def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: p
     assert "Trained once for nearly the same frames: meddel-epsilon0.5-d0.81 as meddel-epsilon0.5-d0.8" in markdown
     assert "With alpha 0 the highest NormDEL is" in markdown
     assert "| 31.00 (probe) |" in markdown
+    assert "Seeds: 1. The intervals are of these few trainings and too narrow" in markdown
     rows = list(csv.DictReader(io.StringIO(swept.read_bytes("summary.csv").decode())))
     assert [row["name"] for row in rows] == swept.read_table("results.parquet")["name"].to_pylist()
     lines = [line for line in markdown.splitlines() if line.startswith("| ")][2:]
@@ -99,6 +117,24 @@ def test_the_page_needs_no_other_file(swept: RunDirectory) -> None:
     for name in ("pareto", "map", "coordinates", "importance"):
         assert swept.exists(f"{name}.png")
         assert swept.exists(f"{name}.svg")
+
+
+def test_few_seeds_are_told_and_three_are_not() -> None:
+    row = {"state": "finished", "seeds": 2, "name": "a", "trained": "a"}
+    assert report.notes([row])[0].startswith("Seeds: 2.")
+    assert report.notes([row | {"seeds": 3}]) == []
+    assert report.notes([]) == []
+
+
+def test_the_map_has_cells_for_a_grid_and_points_for_draws() -> None:
+    draws = [{"epsilon": e, "d": d, "normdel": e * d} for e, d in np.random.default_rng(0).uniform(0.5, 1, (20, 2))]
+    chart = figures.normdel_map([*draws, {"epsilon": None, "d": 0.7, "normdel": 0.5}])
+    assert not chart.axes[0].images
+    assert [len(one.get_offsets()) for one in chart.axes[0].collections] == [20, 1]
+    grid = [{"epsilon": e, "d": d, "normdel": e * d} for e in (0.5, 0.9) for d in (0.7, 0.8)]
+    assert figures.normdel_map(grid).axes[0].images[0].get_array().shape == (2, 2)
+    line = [{"epsilon": 0.9, "d": d, "normdel": d} for d in np.linspace(0.7, 0.9, 20)]
+    assert not figures.normdel_map(line).axes[0].images
 
 
 def test_equal_results_give_equal_files(swept: RunDirectory) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training import results as trained
+from training.intervals import Bootstrap, compare
 from training.normdel import normdel
 from tune.config import Question
-from tune.results import Row, answer, front, halted, ious_of, main_effects, row_of, table_of
+from tune.results import Row, answer, binned, front, halted, ious_of, main_effects, row_of, table_of
 from tune.space import Candidate, Point, full
 
 RECORD = {"updates": 12, "flops": 1e9, "pretrain_hours": 0.5, "evaluate_hours": 0.25}
@@ -126,6 +127,38 @@ def test_subsets_are_tested_from_the_largest_down_until_one_fails() -> None:
     assert found.best["name"] == "full"
 
 
+def test_one_poor_configuration_ends_its_own_family_only() -> None:
+    question = Question(question="non-inferior", margin=0.02)
+    rows, ious = questioned(question)
+    ious["large"] = noisy(0.5, 5)
+    large = finished("large", 60, ious["large"], question, epsilon=0.5, d=0.9)
+    found = answer([*rows, large], ious, question)
+    assert found.best is not None
+    assert found.best["name"] == "middle"
+    assert "in each of 2 families" in found.words
+
+
+def test_more_families_ask_for_more() -> None:
+    rows, ious = questioned(Question())
+    low = compare(ious["middle"], ious["full"], Bootstrap(level=0.9)).low
+    question = Question(question="non-inferior", margin=-low + 1e-5)
+    alone = answer(rows, ious, question)
+    others = [finished(f"other{place}", 60, noisy(0.3, place), epsilon=0.1 * place, d=0.9) for place in range(1, 9)]
+    many = answer([*rows, *others], ious | {row["name"]: noisy(0.3, 9) for row in others}, question)
+    assert alone.best is not None
+    assert many.best is not None
+    assert (alone.best["name"], many.best["name"]) == ("middle", "full")
+
+
+def test_a_twin_that_wins_says_whose_frames_were_trained() -> None:
+    rows, ious = questioned(Question())
+    [middle] = [row for row in rows if row["name"] == "middle"]
+    found = answer([middle | {"name": "twin", "frames": 29}], ious, Question())
+    assert "It keeps 29 frames" in found.words
+    assert "What was trained for it, and is exported, is middle, of nearly the same frames." in found.words
+    assert "What was trained for it" not in answer([middle], ious, Question()).words
+
+
 def test_the_front_is_named() -> None:
     question = Question(question="pareto")
     found = answer(*questioned(question), question)
@@ -156,13 +189,35 @@ def test_without_results_there_is_no_answer() -> None:
     assert "full pool is not finished" in waiting.words
 
 
-def test_main_effects_by_hand() -> None:
-    values = {(0.5, 0.8): 0.50, (0.5, 0.9): 0.52, (0.9, 0.8): 0.60, (0.9, 0.9): 0.62}
-    rows = [
+def configured(pairs: list[tuple[float, float]], values: list[float]) -> list[Row]:
+    """Rows with epsilon, d and a NormDEL."""
+    return [
         finished(str(pair), 10, [[0.5]], epsilon=pair[0], d=pair[1]) | {"normdel": value}
-        for pair, value in values.items()
+        for pair, value in zip(pairs, values, strict=True)
     ]
-    effects = main_effects(rows)
-    assert effects == {"epsilon": pytest.approx(0.01 / 0.0104), "d": pytest.approx(0.0004 / 0.0104)}
+
+
+def test_main_effects_by_hand() -> None:
+    rows = configured([(0.5, 0.8), (0.5, 0.9), (0.9, 0.8), (0.9, 0.9)], [0.50, 0.52, 0.60, 0.62])
+    # all 0.0104 about the mean, 0.0004 of it within the values of epsilon: 2 degrees of freedom, of 3 in all
+    assert main_effects(rows) == {"epsilon": pytest.approx((0.0104 - 3 * 0.0004 / 2) / 0.0104), "d": 0.0}
     assert main_effects(rows[:1]) == {}
     assert main_effects([]) == {}
+
+
+def test_draws_that_do_not_matter_have_no_importance_and_those_that_do_have_much() -> None:
+    found: dict[str, list[float]] = {"epsilon": [], "d": []}
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        pairs = [(float(e), float(d)) for e, d in generator.uniform(0.1, 0.9, (40, 2))]
+        for axis, share in main_effects(configured(pairs, [0.5 + 0.1 * d for _, d in pairs])).items():
+            found[axis].append(share)
+    assert np.mean(found["epsilon"]) < 0.08
+    assert min(found["d"]) > 0.8
+
+
+def test_bins_by_hand() -> None:
+    assert binned([0.1, 0.2, 0.3, 0.4]) == ["0", "0", "1", "1"]
+    assert binned([0.1, 0.1, 0.9, 0.9]) == ["0.1", "0.1", "0.9", "0.9"]
+    assert binned([None, 0.1, 0.2, 0.3, 0.4, None]) == ["None", "0", "0", "1", "1", "None"]
+    assert binned(["any", None, "greedy"]) == ["any", "None", "greedy"]

@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from tune.search import distributions, drawn, point_of, study
+from tune.search import distributions, drawn, opened, point_of, study
 from tune.space import Point, SpaceConfig
 
 SPACE = SpaceConfig(search="optuna", epsilon=(0.5, 0.9), d=(0.6, 0.95), rule=("any", "greedy"), samples=4)
@@ -21,6 +21,10 @@ def test_numbers_are_spans_and_the_rest_choices() -> None:
     }
     fixed = distributions(SpaceConfig(search="optuna", budget=(0.2,)))
     assert fixed["budget"] == CategoricalDistribution((0.2,))
+    counts = distributions(SpaceConfig(search="optuna", budget=(100, 201)))
+    assert counts["budget"] == FloatDistribution(100, 201, step=1.0)
+    shares = distributions(SpaceConfig(search="optuna", budget=(0.1, 0.5)))
+    assert shares["budget"] == FloatDistribution(0.1, 0.5)
 
 
 def test_a_draw_is_a_point_with_a_readable_name() -> None:
@@ -30,12 +34,14 @@ def test_a_draw_is_a_point_with_a_readable_name() -> None:
 
 def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_path: Path) -> None:
     journal = str(tmp_path / "optuna.log")
-    first, known = study(SPACE, "normdel", journal, "one", 0)
+    known = opened("normdel", journal, "one")
+    first = study(SPACE, "normdel", journal, "one", 0)
     assert drawn(known) == []
     suggested = [first.suggest(name) for name in ("a", "b", "c")]
     first.on_trial_complete("a", {"normdel": 0.6})
     first.on_trial_complete("b", {"normdel": 0.5})
-    again, known = study(SPACE, "normdel", journal, "one", 0)
+    assert drawn(opened("normdel", journal, "one")) == [point_of(values) for values in suggested[:2]]
+    again = study(SPACE, "normdel", journal, "one", 0)
     assert drawn(known) == [point_of(values) for values in suggested[:2]]
     assert [trial.state for trial in known.get_trials()] == [
         TrialState.COMPLETE,
@@ -45,15 +51,17 @@ def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_pa
     ]
     assert known.best_trial.params == suggested[0]
     assert again.suggest("d") == suggested[2]
+    assert drawn(known) == [point_of(values) for values in suggested[:2]]  # it is under way again
     assert again.suggest("e") not in suggested
     again.on_trial_complete("d", error=True)
     assert drawn(known) == [point_of(values) for values in suggested]
-    _, other = study(SPACE, "normdel", journal, "another", 0)
-    assert drawn(other) == []
+    assert drawn(opened("normdel", journal, "another")) == []
 
 
 def test_two_goals(tmp_path: Path) -> None:
-    search, known = study(SPACE, "pareto", str(tmp_path / "optuna.log"), "two", 0)
+    journal = str(tmp_path / "optuna.log")
+    known = opened("pareto", journal, "two")
+    search = study(SPACE, "pareto", journal, "two", 0)
     search.suggest("a")
     search.on_trial_complete("a", {"ratio": 0.2, "miou": 0.7})
     assert known.directions == [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]

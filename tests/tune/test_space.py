@@ -61,6 +61,23 @@ def test_draws_lie_between_the_ends_and_repeat(seed: int) -> None:
         assert point.config("RUN").d == point.d
 
 
+def test_counts_of_frames_are_drawn_whole() -> None:
+    config = SpaceConfig(search="random", select=("random",), budget=(2, 5), samples=60)
+    points = list(drawn(config, 0))
+    assert {point.budget for point in points} == {2.0, 3.0, 4.0, 5.0}
+    assert [point.config("RUN").budget for point in points] == [point.budget for point in points]
+    shares = SpaceConfig(search="random", select=("random",), budget=(0.1, 1.0), samples=3)
+    assert all(0.1 <= (point.budget or 0) <= 1 for point in drawn(shares, 0))
+
+
+def test_a_baseline_has_no_name_of_the_search() -> None:
+    searched = Point(select="semdedup", budget=200.0)
+    [beside_it] = beside(("semdedup",), 200)
+    assert beside_it.name != searched.name
+    assert beside_it.config("RUN").name != searched.config("RUN").name
+    assert (beside_it.select, beside_it.budget) == (searched.select, searched.budget)
+
+
 def test_seeds_draw_differently_and_optuna_lists_nothing() -> None:
     config: dict[str, Any] = {"d": (0.6, 0.9), "samples": 3}
     assert listed(SpaceConfig(search="random", **config), 0) != listed(SpaceConfig(search="random", **config), 1)
@@ -69,8 +86,8 @@ def test_seeds_draw_differently_and_optuna_lists_nothing() -> None:
 
 def test_baselines() -> None:
     assert [point.name for point in beside(SpaceConfig(d=(0.9,)).baselines, 26)] == [
-        "random-budget26",
-        "semdedup-budget26",
+        "baseline-random-budget26",
+        "baseline-semdedup-budget26",
     ]
     assert SpaceConfig(d=(0.9,), baseline=("none",)).baselines == ()
     assert SpaceConfig(d=(0.9,), baseline=("full",)).baselines == ("full",)
@@ -87,6 +104,10 @@ def test_baselines() -> None:
         ({"d": (0.9,), "same": 0.0}, "same is 0.0"),
         ({"d": (0.9,), "samples": 0}, "samples is 0"),
         ({"d": (0.9,), "clusters": (0,)}, "clusters holds 0"),
+        ({"search": "paper", "d": (0.9,)}, "leave out --epsilon, --d and --budget"),
+        ({"search": "paper", "budget": (0.2,)}, "leave out --epsilon, --d and --budget"),
+        ({"search": "paper", "epsilon": (0.5,)}, "leave out --epsilon, --d and --budget"),
+        ({"search": "random", "budget": (0.5, 200)}, "budget holds 0.5, 200; draws lie between them"),
     ],
 )
 def test_what_cannot_be_is_told(values: dict[str, Any], told: str) -> None:

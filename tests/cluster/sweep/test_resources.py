@@ -17,6 +17,7 @@ from ray.data import DataContext
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from curation import engine
+from curation.store import RunDirectory
 from tune.resources import shares
 from tune.tuning import Limit, Tuning, run_trials
 
@@ -44,9 +45,13 @@ ray.init(address="local", num_cpus=6, num_gpus=4, include_dashboard=False, log_t
 DataContext.get_current().enable_progress_bars = False
 share = shares(engine.count("CPU"), engine.count("GPU"), 1, 0, 0)
 assert share.trials == 3, share
-tuning = Tuning(sys.argv[1], share.trials, Limit(None, 0.0, 1))
-found = run_trials(tuning, work, {"folder": sys.argv[1], "number": ray_tune.grid_search(list(range(7)))})
-print([result.metrics["rows"] for result in found])
+ended = []
+limit = Limit(None, share.trials, RunDirectory(sys.argv[1]))
+tuning = Tuning(sys.argv[1], share.trials, limit, lambda *each: ended.append(each))
+run_trials(tuning, work, {"folder": sys.argv[1], "number": ray_tune.grid_search(list(range(7)))})
+assert limit.held > 0
+print(sorted((config["number"], reason) for config, _, reason in ended))
+print([int(pathlib.Path(sys.argv[1], f"rows-{number}").read_text()) for number in range(7)])
 """
 
 
@@ -56,6 +61,7 @@ def test_trials_with_gpus_and_decoding_do_not_wait_for_each_other(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = python(str(program), str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]))
+    done = python(str(program), str(tmp_path), PYTHONPATH=str(Path(__file__).parents[3]))
     assert done.returncode == 0, done.stderr[-3000:]
     assert str([16] * 7) in done.stdout.splitlines()
+    assert str([(number, "") for number in range(7)]) in done.stdout.splitlines()

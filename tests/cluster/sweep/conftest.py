@@ -1,0 +1,71 @@
+"""What tests of sweeps share: a small sweep, and when its files were written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.augment import Augmentation
+from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.evaluate import EvaluateConfig
+from training.mae import MaeConfig
+from training.rank import Settings
+from training.segment import FinetuneConfig
+from tune.config import HalvingConfig, Question, SweepConfig
+from tune.course import Sweep
+from tune.space import SpaceConfig
+
+TINY = MaeConfig(encoder="test_vit", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
+RECIPE = Settings(
+    PretrainConfig(subset="", output=""),
+    ComputeConfig(precision="float32"),
+    RecordConfig(picture_steps=0),
+    LengthConfig(steps=4, batch_size=8, draw_rows=8),
+    OptimiserConfig(),
+    TINY,
+    Augmentation(),
+)
+FINETUNE = FinetuneConfig(
+    epochs=2,
+    batch_size=8,
+    image_size=32,
+    precision="float32",
+    head_cells=8,
+    head_width=32,
+    patience=0,
+    layer_decay=1.0,
+    learning_rate=4e-3,
+)
+GRID: dict[str, Any] = {"epsilon": (0.9,), "d": (0.7, 0.9), "baseline": ("full",)}
+
+
+@pytest.fixture(scope="session")
+def make(local_ray: None, polyps: Path) -> Callable[..., Sweep]:
+    """make(run_dir, output, space={...}, ...): a small sweep, with changes to some of its configs."""
+
+    def changed(run_dir: Path, output: Path, **changes: dict[str, Any]) -> Sweep:
+        evaluation: dict[str, Any] = {"seeds": 1, "decoded_size": 48, "test_every": 0}
+        return Sweep(
+            SweepConfig(run_dir=str(run_dir), **changes.get("config", {})),
+            SpaceConfig(**GRID | changes.get("space", {})),
+            Question(**changes.get("question", {})),
+            HalvingConfig(**changes.get("halving", {})),
+            EvaluateConfig(output=str(output), dataset=(f"generic={polyps}",), **evaluation),
+            RECIPE,
+            FINETUNE,
+        )
+
+    return changed
+
+
+@pytest.fixture(scope="session")
+def stamps() -> Callable[[Path], dict[str, int]]:
+    """stamps(output): when every checkpoint, encoder and result below an output was written."""
+
+    def read(output: Path) -> dict[str, int]:
+        folders = (output / "pretrain", output / "results", output / "trials")
+        files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+        return {str(file.relative_to(output)): file.stat().st_mtime_ns for file in files}
+
+    return read

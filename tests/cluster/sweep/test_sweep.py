@@ -1,0 +1,69 @@
+"""A sweep of small trainings: what it leaves, nothing done twice, a plan."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tune.course import Sweep
+from tune.sweep import sweep
+
+Make = Callable[..., Sweep]
+Stamps = Callable[[Path], dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def swept(
+    make: Make, reference: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Sweep, pa.Table]:
+    """The output of a sweep, not to be changed, with its configs and table."""
+    output = tmp_path_factory.mktemp("sweep")
+    what = make(reference[0], output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)})
+    return output, what, sweep(what)
+
+
+def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
+    output, _, table = swept
+    rows = {row["name"]: row for row in table.to_pylist()}
+    assert pq.read_table(output / "results.parquet").equals(table)
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states == {
+        "full": "finished",
+        "meddel-epsilon0.9-d0.7": "finished",
+        "meddel-epsilon0.9-d1": "finished",
+        "meddel-epsilon1e-06-d0.7": "failed",
+        "meddel-epsilon1e-06-d1": "failed",
+    }
+    assert "keep none of" in rows["meddel-epsilon1e-06-d0.7"]["reason"]
+    own = {row["trained"] for row in rows.values()} - {None}
+    assert len(list((output / "trials").glob("*.json"))) == len(own)
+    assert len({row["miou"] for row in rows.values() if row["name"] == row["trained"]}) == len(own)
+    best = max((row for row in rows.values() if row["state"] == "finished"), key=lambda row: row["normdel"])
+    subset = json.loads((output / "best/subset.json").read_text())
+    assert subset["kept"] == best["frames"]
+    assert "image" in pq.read_schema(output / "best/kept.parquet").names
+    for name in ("summary.md", "summary.csv", "summary.html", "pareto.svg", "map.png", "sweep.json"):
+        assert (output / name).stat().st_size > 0
+    assert list((output / "tune").rglob("events.out.tfevents*"))
+
+
+def test_the_same_command_again_trains_nothing(swept: tuple[Path, Sweep, pa.Table], stamps: Stamps) -> None:
+    output, what, table = swept
+    before = stamps(output)
+    assert sweep(what).equals(table)
+    assert stamps(output) == before
+
+
+def test_a_plan_trains_nothing(
+    make: Make, begun: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = sweep(make(begun("clusters"), tmp_path / "out", config={"plan_only": True}, space={"baseline": ()}))
+    told = capsys.readouterr().out
+    assert set(table["state"].to_pylist()) == {"unfinished"}
+    assert not (tmp_path / "out/pretrain").exists()
+    assert "baseline-random-budget" in told
+    assert "device-hours" in told

@@ -1,0 +1,45 @@
+"""What tests of a sweep share: all its configs, as small as can be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.augment import Augmentation
+from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.evaluate import EvaluateConfig
+from training.mae import MaeConfig
+from training.rank import Settings
+from training.segment import FinetuneConfig
+from tune.config import HalvingConfig, Question, SweepConfig
+from tune.course import Sweep
+from tune.space import SpaceConfig
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[..., Sweep]:
+    """asked(config={...}, space={...}, ...): a sweep over d, with changes to some of its configs."""
+
+    def make(**changes: dict[str, Any]) -> Sweep:
+        evaluation: dict[str, Any] = {"output": str(tmp_path / "out"), "dataset": ("generic=polyps",), "seeds": 2}
+        recipe = Settings(
+            PretrainConfig(subset="", output="", **changes.get("what", {})),
+            ComputeConfig(precision="float32"),
+            RecordConfig(),
+            LengthConfig(steps=4),
+            OptimiserConfig(),
+            MaeConfig(encoder="test_vit", image_size=32),
+            Augmentation(),
+        )
+        return Sweep(
+            SweepConfig(run_dir="RUN", **changes.get("config", {})),
+            SpaceConfig(**{"d": (0.7, 0.8, 0.9)} | changes.get("space", {})),
+            Question(**changes.get("question", {})),
+            HalvingConfig(**changes.get("halving", {})),
+            EvaluateConfig(**evaluation | changes.get("evaluation", {})),
+            recipe,
+            FinetuneConfig(),
+        )
+
+    return make

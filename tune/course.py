@@ -1,0 +1,279 @@
+"""The course of one call of a sweep: what was chosen, which trials are due, and what becomes of them as they end."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import tune as ray_tune
+
+from curation.config import ExportConfig, digest, hashed_fields, require
+from curation.export import export
+from curation.store import RunDirectory
+from training.evaluate import EvaluateConfig
+from training.rank import Settings
+from training.segment import FinetuneConfig
+from tune import estimate, report, results, space
+from tune.config import HalvingConfig, Question, SweepConfig
+from tune.driver import Job, Told, finished, trial
+from tune.ended import Ended
+from tune.results import Row
+from tune.search import drawn, opened, point_of, study
+from tune.space import Candidate, Point, SpaceConfig
+from tune.subsets import Chooser
+from tune.tuning import Limit, Tuning, halving_scheduler, run_trials
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All configs of one sweep; the subset and output of `recipe` are not used."""
+
+    config: SweepConfig
+    space: SpaceConfig
+    question: Question
+    halving: HalvingConfig
+    evaluation: EvaluateConfig
+    recipe: Settings
+    finetune: FinetuneConfig
+
+    def __post_init__(self) -> None:
+        require(
+            self.question.question != "non-inferior" or "full" in self.space.baselines,
+            "the question non-inferior needs the full pool to set subsets against; add --baseline full",
+        )
+        require(
+            not self.halving.halving or (self.space.search != "optuna" and self.question.question == "normdel"),
+            "--halving stops listed configurations of low NormDEL; use it with --search grid, paper or random, and "
+            "with --question normdel",
+        )
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every configuration is trained to its end, so that each size has its baselines."""
+        return self.space.search in ("grid", "paper") and not self.halving.halving
+
+
+class Course:
+    """One call of a sweep: what was chosen, and what came of it so far."""
+
+    def __init__(self, what: Sweep, job: Job, at_once: int, chooser: Chooser) -> None:
+        self.what, self.job, self.at_once = what, job, at_once
+        self.output = RunDirectory(job.output)
+        self.chooser: Any = chooser  # or the actor that Optuna's trials ask too
+        self.candidates: dict[str, Candidate] = {}
+        self.ended = Ended(self.output)
+        self.limit = Limit(what.config.max_gpu_hours, job.devices * at_once, self.output)
+        self.paths: dict[str, str] = {}
+        self.done: dict[str, Row] = {}
+
+    def choose(self) -> None:
+        """Bring what is known beforehand to subsets: the full pool first, so that others join it."""
+        if self.what.space.search == "optuna":
+            given = (self.what.config.run_dir, self.job.output, self.what.space.same)
+            self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
+        if "full" in self.what.space.baselines:
+            self.add([space.full()])
+        if self.what.space.search == "optuna":
+            self.add(drawn(opened(*self.studied)))
+        self.add(space.listed(self.what.space, self.what.recipe.what.seed))
+        if self.what.exhaustive:
+            self.add(self.baselines(self.candidates.values()))
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Bring points to subsets."""
+        self.candidates |= {point.name: self.chosen(point) for point in points}
+
+    def chosen(self, point: Point) -> Candidate:
+        """Bring a point to its subset."""
+        if isinstance(self.chooser, Chooser):
+            return self.chooser.candidate(point)
+        found: Candidate = ray.get(self.chooser.candidate.remote(point))
+        return found
+
+    def baselines(self, of: Iterable[Candidate]) -> list[Point]:
+        """The baselines of the sizes of some candidates of the search."""
+        sizes = sorted({one.frames for one in of if one.folder and one.point.baseline is None})
+        return [point for frames in sizes for point in space.beside(self.what.space.baselines, frames)]
+
+    def forecast(self) -> None:
+        """Print the configurations with their sizes, and what training them will cost."""
+        print(report.listing(list(self.candidates.values())), flush=True)
+        missing, begun = self.due(self.trained()), self.begun()
+        new = sum(self.path(one) not in begun for one in missing)
+        more = max(0, min(self.draws(), self.allowed() - new))
+        if not missing and not more:
+            return
+        like = [*missing, *self.trained()] or [self.chosen(space.full())]
+        found = estimate.speed(self.job, like[0])
+        each = [estimate.hours(self.job, one, found) for one in like]
+        hours = sum(each[: len(missing)]) + more * max(each)  # a draw is about as long: equal compute
+        beside = "" if self.what.exhaustive else ", and the baselines of the sizes on the front beside that"
+        print(
+            f"{len(missing) + more} subsets to train, {self.what.evaluation.seeds} seeds each, {self.at_once} at once: "
+            f"about {hours:.2f} device-hours, {60 * hours / self.job.devices / self.at_once:.0f} minutes{beside}",
+            flush=True,
+        )
+
+    def trained(self) -> list[Candidate]:
+        """A candidate for each subset that is trained: the one that it is named after, where that is of this call."""
+        chosen: dict[str, Candidate] = {}
+        for one in self.candidates.values():
+            if one.folder and (one.trained == one.name or one.trained not in chosen):
+                chosen[one.trained] = one
+        return list(chosen.values())
+
+    def search(self) -> None:
+        """Try the configurations and the baselines: of every size, or of the sizes on the front."""
+        if self.what.exhaustive:
+            self.fit(self.trained())
+            return
+        self.fit([one for one in self.trained() if one.point.baseline is not None])
+        searched = [one for one in self.trained() if one.point.baseline is None]
+        if self.what.halving.halving:
+            self.fit(space.shuffled(searched, self.what.recipe.what.seed), halve=True)
+        else:
+            self.fit(searched)
+        if self.what.space.search == "optuna":
+            self.draw()
+        front = {row["name"] for row in results.table_of(self.rows()).to_pylist() if row["on_ratio_front"]}
+        self.add(self.baselines([one for one in self.candidates.values() if one.name in front]))
+        self.fit([one for one in self.trained() if one.point.baseline is not None])
+
+    def fit(self, wanted: Sequence[Candidate], *, halve: bool = False) -> None:
+        """Carry out the trials that are due. Halving judges them by what all others of `wanted` told, too."""
+        due = self.due(wanted)
+        if not due or self.limit.spent:
+            return
+        scheduler = None
+        if halve:
+            scheduler = halving_scheduler(self.what.halving, {one.name: self.told(one) for one in wanted})
+        names = {"name": ray_tune.grid_search([one.name for one in due])}
+        work = self.working(candidates={one.name: one for one in due})
+        run_trials(self.tuning, work, names, scheduler=scheduler)
+
+    def draw(self) -> None:
+        """Let Optuna draw configurations and carry them out; its study is kept, and a rerun goes on with it."""
+        if self.draws() > 0 and not self.limit.spent:
+            search = study(self.what.space, *self.studied, self.what.recipe.what.seed)
+            work = self.working(chooser=self.chooser)
+            run_trials(self.tuning, work, {}, search_alg=search, num_samples=self.draws())
+
+    @property
+    def studied(self) -> tuple[str, str, str]:
+        """The question, the journal and the name of Optuna's study: the hash of all that a trial's worth depends on."""
+        question, sought = self.what.question, hashed_fields(self.what.space) | {"samples": None}
+        name = digest([sought, hashed_fields(question), self.job.key])
+        return question.question, f"{self.job.output}/optuna.log", name
+
+    def draws(self) -> int:
+        """How many configurations Optuna is still to draw."""
+        if self.what.space.search != "optuna":
+            return 0
+        return max(0, min(self.what.space.samples - len(drawn(opened(*self.studied))), self.allowed()))
+
+    def due(self, wanted: Sequence[Candidate]) -> list[Candidate]:
+        """Those that neither finished nor were halted: any that failed, and new ones as far as max_trials allows."""
+        missing, begun = [one for one in wanted if self.record(one) is None and not self.halts(one)], self.begun()
+        new = [one for one in missing if self.path(one) not in begun]
+        late = new[self.allowed() :]
+        return [one for one in missing if one not in late]
+
+    def begun(self) -> set[str]:
+        """Paths of the trials that finished, failed or were halted in this output."""
+        return finished(self.output) | self.ended.known.keys()
+
+    def allowed(self) -> int:
+        """How many more trials may be begun."""
+        most = self.what.config.max_trials
+        return max(0, most - len(self.begun())) if most is not None else sys.maxsize
+
+    def path(self, one: Candidate) -> str:
+        """Where the record of a candidate's trial is kept."""
+        if one.trained not in self.paths:
+            self.paths[one.trained] = self.job.path(one)
+        return self.paths[one.trained]
+
+    def record(self, one: Candidate) -> Told | None:
+        """The record of the finished trial of a candidate, if there is one."""
+        return self.output.read_json(self.path(one)) if self.output.exists(self.path(one)) else None
+
+    def halts(self, one: Candidate) -> list[Told]:
+        """What a halted candidate told at its rungs; none where another halving or reading of NormDEL ended it."""
+        entry = self.ended.of(self.path(one))
+        return self.job.rungs(one, entry) if entry.get("read") == self.read else []
+
+    def told(self, one: Candidate) -> list[Told]:
+        """What a finished or halted candidate told at its rungs."""
+        record = self.record(one)
+        return self.halts(one) if record is None else self.job.rungs(one, record)
+
+    @property
+    def read(self) -> list[Any]:
+        """What NormDEL is read with."""
+        return [self.what.question.alpha, self.what.question.reading]
+
+    @property
+    def tuning(self) -> Tuning:
+        """How trials are run."""
+        return Tuning(self.job.output, self.at_once, self.limit, self.note, tuple(self.what.recipe.record.logger))
+
+    def working(self, **given: Any) -> Any:
+        """A trial as Ray Tune runs it, with what all trials are given."""
+        return ray_tune.with_parameters(trial, job=self.job, **given)
+
+    def note(self, config: Mapping[str, Any], told: Sequence[Told], reason: str) -> None:
+        """Keep what became of a trial that ended: it finished, it failed for a reason, or halving ended it."""
+        if "name" in config:
+            one = self.candidates[config["name"]]
+        else:
+            one = self.candidates[point_of(config).name] = self.chosen(point_of(config))
+        if one.folder:
+            if self.record(one) is not None:
+                self.ended.drop(self.path(one))
+            elif reason:
+                self.ended.keep(self.path(one), {"reason": reason})
+            elif told:
+                halted = {"halving": hashed_fields(self.what.halving), "read": self.read}
+                self.ended.keep(self.path(one), {"halts": list(told)} | halted)
+        self.save()
+
+    def rows(self) -> list[Row]:
+        """A row for every candidate."""
+        return [self.row(one) for one in self.candidates.values()]
+
+    def row(self, one: Candidate) -> Row:
+        """A candidate's row; that of a finished one is made once."""
+        question = self.what.question
+        if not one.folder:
+            return results.row_of(one, None, None, question)
+        record = self.record(one)
+        if record is None:
+            row = results.row_of(one, None, None, question, self.ended.of(self.path(one)).get("reason", ""))
+            halts = self.halts(one)
+            return results.halted(row, halts[-1]) if halts else row
+        if one.name not in self.done:
+            table = pa.concat_tables(map(self.output.read_table, record["results"]))
+            self.done[one.name] = results.row_of(one, record, table, question)
+        return self.done[one.name]
+
+    def save(self) -> pa.Table:
+        """Write and return what was found so far."""
+        table = results.table_of(self.rows())
+        self.output.write_table("results.parquet", table)
+        found = {one.trained: self.record(one) for one in self.trained()}
+        paths = {name: record["results"] for name, record in found.items() if record}
+        self.output.write_json("sweep.json", {"question": vars(self.what.question), "results": paths})
+        return table
+
+    def finish(self) -> pa.Table:
+        """Write and print what was found, and export the best subset."""
+        table = self.save()
+        best = report.conclude(self.output).best
+        if best is not None:
+            source, _, name = best["folder"].rpartition("/subsets/")
+            export(ExportConfig(run_dir=source, name=name, output=f"{self.job.output}/best", with_images=True))
+        if self.limit.spent:
+            print("The budget is spent. The same command with a larger --max-gpu-hours goes on.")
+        return table
