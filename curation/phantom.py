@@ -50,7 +50,8 @@ class PhantomConfig:
     frames_per_scene: int = 5  # the mean; a scene has from 1 to less than twice as many
     width: int = 320  # pixels
     height: int = 256
-    invalid_share: float = 0.06  # blurred, black, white and out-of-body frames
+    invalid_share: float = 0.06  # of frames of these kinds, in turn; may exceed 1
+    invalid_kinds: tuple[str, ...] = INVALID_KINDS
     copy_share: float = 0.06  # exact and re-encoded copies
     seed: int = 0
 
@@ -64,9 +65,11 @@ class PhantomConfig:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from {low}: change {name}")
         if self.width < self.height:
             raise ValueError(f"width {self.width} is below height {self.height}; expected a wide frame: swap")
-        for name in ("invalid_share", "copy_share"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {value!r}; expected a share from 0 to 1: change {name}")
+        for name, high in (("invalid_share", 10), ("copy_share", 1)):
+            if not 0 <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name} is {value!r}; expected a share from 0 to {high}: change {name}")
+        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(INVALID_KINDS):
+            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(INVALID_KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,8 @@ def plan(config: PhantomConfig) -> list[Shot]:
     """Return every file to draw: procedure by procedure in the order of time, then the copies."""
     rng = _rng(config, PLAN, config.procedures, config.scenes)
     invalid = round(config.invalid_share * config.procedures * config.scenes * config.frames_per_scene)
-    strays = [(int(rng.integers(config.procedures)), INVALID_KINDS[i % 4]) for i in range(invalid)]
+    kinds = config.invalid_kinds
+    strays = [(int(rng.integers(config.procedures)), kinds[i % len(kinds)]) for i in range(invalid)]
     shots: list[Shot] = []
     for procedure in range(config.procedures):
         shots += _timeline(config, procedure, [kind for place, kind in strays if place == procedure])

@@ -267,6 +267,13 @@ def test_compare_against_counting_scene_by_scene(scenes: list[str | None], choic
     assert all(0 <= result[name] <= 1 for name in ("duplicates_found", "distinct_kept", "invalid_dropped"))
 
 
+def test_kinds_of_invalid_frames_are_chosen_in_turn() -> None:
+    few = {"procedures": 2, "scenes": 4, "frames_per_scene": 3}
+    config = phantom.PhantomConfig(output="x", invalid_share=2.0, invalid_kinds=("white", "black"), **few)
+    kinds = Counter(shot.kind for shot in phantom.plan(config) if shot.scene is None)
+    assert kinds == {"white": 24, "black": 24}
+
+
 def test_compare_refuses_a_path_it_does_not_know() -> None:
     with pytest.raises(ValueError, match=r"1 kept paths are not in the truth, the first is 'frames/s0'"):
         phantom.compare(HAND_MADE, ["s1", "frames/s0"])
@@ -281,7 +288,9 @@ def test_compare_refuses_a_path_it_does_not_know() -> None:
         ({"frames_per_scene": 2.5}, r"frames_per_scene is 2\.5"),
         ({"height": 63}, "height is 63; expected a whole number from 64"),
         ({"width": 128, "height": 256}, "width 128 is below height 256"),
-        ({"invalid_share": 1.5}, r"invalid_share is 1\.5; expected a share from 0 to 1"),
+        ({"copy_share": 1.5}, r"copy_share is 1\.5; expected a share from 0 to 1"),
+        ({"invalid_share": 11}, "invalid_share is 11; expected a share from 0 to 10"),
+        ({"invalid_kinds": ("black", "gray")}, "invalid_kinds is .*; expected some of blurred, black, white"),
         ({"copy_share": float("nan")}, "copy_share is nan"),
         ({"seed": -1}, "seed is -1"),
     ],
