@@ -47,7 +47,7 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     assert (rows[0.7]["state"], rows[0.9]["state"]) == ("failed", "finished")
     assert "1 of " in rows[0.7]["reason"]
     assert "nowhere.jpg" in rows[0.7]["reason"]
-    before = stamps(output)
+    before = {name: at for name, at in stamps(output).items() if name.startswith(("results/", "trials/meddel"))}
     pq.write_table(kept, spoilt)
     again = {row["d"]: row for row in sweep(what).to_pylist()}
     assert again[0.9] == rows[0.9] | {mark: again[0.9][mark] for mark in ("on_ratio_front", "on_cost_front")}
