@@ -64,7 +64,7 @@ def test_the_command_line_evaluates(
         ({"dataset": ":generic={polyps}"}, "has no label before the colon"),
         ({"dataset": "endotect={endotect}"}, "all of endotect is test, so nothing can be trained on it"),
         ({"external": "phantom:generic={polyps}"}, "several sets are called phantom"),
-        ({"dataset": "generic={polyps}/test/images"}, "is not whole, or packed in another way"),
+        ({"dataset": "generic={polyps}/test/images"}, "is not whole, is another set, or is packed in another way"),
         ({"encoder": "{there}/nothing"}, "nothing is no folder, no file and not `random`"),
         ({"encoder": "{there}"}, "has no encoder.safetensors with a card.json"),
         ({"encoder": "random"}, "the encoder of random is not named"),

@@ -1,6 +1,7 @@
 """A sweep of small trainings: what it leaves, nothing done twice, a plan."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def swept(
 ) -> tuple[Path, Sweep, pa.Table]:
     """The output of a sweep, not to be changed, with its configs and table."""
     output = tmp_path_factory.mktemp("sweep")
-    what = make(reference[0], output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)})
+    run_dir = Path(shutil.copytree(reference[0], tmp_path_factory.mktemp("selected") / "run"))
+    what = make(run_dir, output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)})
     return output, what, sweep(what)
 
 
