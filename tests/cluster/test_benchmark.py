@@ -149,7 +149,7 @@ def test_results_tables_and_figures(
     counts = {part: len(list((polyps / part / "images").iterdir())) for part in ("train", "validation", "test")}
     [second] = [record for record in records(tmp_path / "table2.csv") if record["name"] == "phantom"]
     assert {part: int(second[part]) for part in counts} == counts
-    assert {record["subset"] for record in records(tmp_path / "table4.csv")} == {"meddel20", "random20"}
+    assert {record["subset"] for record in records(tmp_path / "table4.csv")} == set(SUBSETS)
     for number in (3, 4, 6):
         with Image.open(tmp_path / f"figure{number}.png") as image:
             assert min(image.size) > 100

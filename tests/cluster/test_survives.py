@@ -111,7 +111,7 @@ def scene(
         ("driver", "run"),  # in the middle of embed
         ("driver", "cluster"),
         ("driver", "score"),
-        ("worker", "embed"),
+        pytest.param("worker", "embed", marks=slow),
         pytest.param("worker", "cluster", marks=slow),
         pytest.param("worker", "score", marks=slow),
         pytest.param("raylet", "embed", marks=slow),
