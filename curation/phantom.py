@@ -19,7 +19,8 @@ from PIL import Image
 from curation import phantom_scene as scenery
 
 PATIENTS = 3
-INVALID_KINDS = ("blurred", "black", "white", "out_of_body")
+INVALID_KINDS = ("blurred", "black", "white", "out_of_body")  # planted unless others are asked for
+MORE_INVALID_KINDS = ("static",)
 COPY_KINDS = ("exact_copy", "reencoded_copy")
 JPEG_QUALITY = {"center_a": 92, "center_b": 86}
 NOISE = 0.006  # standard deviation of the sensor's noise; full scale is 1
@@ -33,7 +34,7 @@ TRUTH = pa.schema(
         "procedure": pa.string(),
         "frame_index": pa.int32(),
         "scene": pa.string(),  # null for an invalid frame
-        "kind": pa.string(),  # distinct, near_duplicate, or one of COPY_KINDS and INVALID_KINDS
+        "kind": pa.string(),  # distinct, near_duplicate, or one of COPY_KINDS and invalid_kinds
         "copy_of": pa.string(),  # a copy's original, by its path; else null
         "polyp": pa.bool_(),
     }
@@ -68,8 +69,9 @@ class PhantomConfig:
         for name, high in (("invalid_share", 10), ("copy_share", 1)):
             if not 0 <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name} is {value!r}; expected a share from 0 to {high}: change {name}")
-        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(INVALID_KINDS):
-            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(INVALID_KINDS)}")
+        known = (*INVALID_KINDS, *MORE_INVALID_KINDS)
+        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(known):
+            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +248,8 @@ def _picture(config: PhantomConfig, wall: scenery.Mucosa, shot: Shot) -> tuple[s
         return 1 - 0.08 * (1 - picture_CHW), mask_HW
     if shot.kind == "black":
         return 0.02 * picture_CHW, mask_HW
+    if shot.kind == "static":
+        return scenery.static(rng, config.width, config.height), mask_HW
     return scenery.room(rng, config.width, config.height), mask_HW
 
 

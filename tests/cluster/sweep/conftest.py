@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from training.augment import Augmentation
@@ -15,6 +16,7 @@ from training.segment import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
 from tune.space import SpaceConfig
+from tune.sweep import sweep
 
 TINY = MaeConfig(encoder="test_vit", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
 RECIPE = Settings(
@@ -69,3 +71,18 @@ def stamps() -> Callable[[Path], dict[str, int]]:
         return {str(file.relative_to(output)): file.stat().st_mtime_ns for file in files}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def twice(stamps: Callable[[Path], dict[str, int]]) -> Callable[[Sweep], pa.Table]:
+    """twice(what): the table of a sweep; the same command again gives it again and writes nothing."""
+
+    def call(what: Sweep) -> pa.Table:
+        output = Path(what.evaluation.output)
+        table = sweep(what)
+        before = stamps(output)
+        assert sweep(what).equals(table)
+        assert stamps(output) == before
+        return table
+
+    return call

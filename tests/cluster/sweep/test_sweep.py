@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation import phantom
 from tune.course import Sweep
 from tune.sweep import sweep
 
@@ -51,6 +52,20 @@ def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
     for name in ("summary.md", "summary.csv", "summary.html", "pareto.svg", "map.png", "sweep.json"):
         assert (output / name).stat().st_size > 0
     assert list((output / "tune").rglob("events.out.tfevents*"))
+
+
+def test_a_sweep_prefers_thresholds_that_remove_what_was_planted(
+    swept: tuple[Path, Sweep, pa.Table], drawn: tuple[Path, pa.Table]
+) -> None:
+    rows = [row for row in swept[2].to_pylist() if row["state"] == "finished"]
+    best = max(rows, key=lambda row: row["normdel"])
+    assert best["name"] == "meddel-epsilon0.9-d0.7"
+    found = {
+        row["name"]: phantom.compare(drawn[1], pq.read_table(f"{row['folder']}/kept.parquet")["path"].to_pylist())
+        for row in rows
+    }
+    assert found[best["name"]]["duplicates_found"] > 0.9
+    assert found["full"]["duplicates_found"] < 0.2
 
 
 def test_the_same_command_again_trains_nothing(swept: tuple[Path, Sweep, pa.Table], stamps: Stamps) -> None:
