@@ -1,5 +1,6 @@
 # make demo: a small curation from nothing; make test: lint, types and tests. Both make .venv themselves.
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -14,7 +15,7 @@ demo: $(READY)
 	$(BIN)/python -m curation demo
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -30,6 +30,7 @@ from training.subset import Subset, read_subset
 
 REFRESH_S = 1.0
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others go on
 
 
 def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
@@ -121,7 +122,8 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
 
 def fit(run: RunDirectory, job: Job) -> None:
     """Run the ranks to the end. ValueError for what the user has to mend."""
-    os.environ.update({name: value for name, value in POLL.items() if name not in os.environ})
+    wanted = POLL | (ALONE if len(ray.nodes()) == 1 else {})
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
     trainer = TorchTrainer(

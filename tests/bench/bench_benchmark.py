@@ -10,7 +10,6 @@ and untrained ones, against fine-tuning. Only commands that a user would give.
 import argparse
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from harness import OUTPUT, report
+from harness import OUTPUT, real_data, report
 from scipy import stats
 
 TESTED = "endotect2020_512"
@@ -92,8 +91,7 @@ def copies(data: Path) -> Iterator[tuple[Path, Path]]:
 
 def real(folder: Path, *curation: str) -> Ground:
     """Lay out the pool and Kvasir-SEG, and curate with these flags more."""
-    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
-    place = Path(os.environ["ENDOSIEVE_DATA"]).resolve()
+    place = real_data()
     for source, target in copies(place / "data"):
         if not (folder / target).exists():
             (folder / target).parent.mkdir(parents=True, exist_ok=True)

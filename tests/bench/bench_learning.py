@@ -11,13 +11,12 @@ test compares with.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from harness import OUTPUT, report
+from harness import OUTPUT, real_data, report
 
 from curation import engine, images, pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
@@ -108,8 +107,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=75)
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
-    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
-    data = str(Path(os.environ["ENDOSIEVE_DATA"], "data").resolve())
+    data = str(real_data() / "data")
     folder = f"{OUTPUT}/learning"
     engine.connect()
     output = f"{folder}/encoder-{given.epochs}"

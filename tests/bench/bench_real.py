@@ -5,12 +5,11 @@ Needs ENDOSIEVE_DATA (the folder that holds data/), and the run: `python -m cura
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from harness import report
+from harness import real_data, report
 
 from curation import images, kmeans
 from curation.cluster import load_vectors
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--run-dir", default="runs/real")
     parser.add_argument("--d", type=float, nargs="+", default=[0.97, 0.98, 0.985, 0.99, 0.995])
     given = parser.parse_args()
-    assert "ENDOSIEVE_DATA" in os.environ, "set ENDOSIEVE_DATA"
+    real_data()
     run = RunDirectory(given.run_dir)
     frames = pa.concat_tables([run.read_table(path) for path in run.parts("frames").values()]).to_pylist()
     members = {name: [row for row in frames if row["path"].startswith(f"{name}/")] for name in SETS}

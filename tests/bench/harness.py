@@ -1,6 +1,7 @@
 """What the benchmarks share: the machine, times of a call, peak memory of a process, a table and its JSON."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -21,12 +22,20 @@ def machine() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "cpu": cpu.split(":")[1].strip(),
-        "cores": len(__import__("os").sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(int(memory.split()[1]) / 2**20),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "ray", "numpy", "pillow", "timm", "faiss-gpu")},
         "commit": commit.stdout.strip(),
     }
+
+
+def real_data() -> Path:
+    """The folder of real frames and weights. Without one there is nothing to measure, which is told."""
+    if "ENDOSIEVE_DATA" not in os.environ:
+        print(f"{Path(sys.argv[0]).name} needs real frames: set ENDOSIEVE_DATA; nothing is measured")
+        sys.exit(0)
+    return Path(os.environ["ENDOSIEVE_DATA"]).resolve()
 
 
 def seconds(work: Callable[[], Any], repeats: int = 5) -> float:

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
@@ -17,7 +17,7 @@ def test_a_grid_beats_every_baseline_and_prefers_to_remove_what_was_planted(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH), "--question", "grid"],
+        [sys.executable, str(BENCH), "--question=grid"],
         env=environment | {"PYTHONPATH": str(BENCH.parents[2])},
         cwd=tmp_path,
         capture_output=True,
@@ -35,8 +35,12 @@ def test_a_grid_beats_every_baseline_and_prefers_to_remove_what_was_planted(
     assert best["normdel"] >= max(row["normdel"] for row in baselines)
     assert best["duplicates_removed"] > 0.99
     assert best["invalid_removed"] > 0.9
-    for epsilon in {row["epsilon"] for row in searched}:
-        alike = [row for row in searched if row["epsilon"] == epsilon]
-        worth, removed = (np.array([row[name] for row in alike]) for name in ("normdel", "duplicates_removed"))
-        assert spearmanr(worth, removed).statistic > 0
+    alike = [row for row in searched if row["epsilon"] == best["epsilon"]]
+    assert spearmanr(*columns(alike, "normdel", "duplicates_removed")).statistic > 0.5
+    assert spearmanr(*columns(searched, "normdel", "invalid_removed")).statistic > 0.5
     assert rows[0]["minutes"] < 20
+
+
+def columns(rows: list[dict[str, Any]], *names: str) -> list[list[Any]]:
+    """Columns of rows."""
+    return [[row[name] for row in rows] for name in names]
