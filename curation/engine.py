@@ -51,8 +51,13 @@ def count(resource: str) -> int:
 
 def largest(resource: str) -> float:
     """How many of `resource` the node with most of it has: no task and no actor can be granted more."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return max(float(node["Resources"].get(resource, 0)) for node in nodes if node["Alive"])
+    return max(float(each.get(resource, 0)) for each in nodes())
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in known if node["Alive"]]
 
 
 def resources() -> dict[str, float]:

@@ -122,7 +122,7 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
 
 def fit(run: RunDirectory, job: Job) -> None:
     """Run the ranks to the end. ValueError for what the user has to mend."""
-    wanted = POLL | (ALONE if len(ray.nodes()) == 1 else {})
+    wanted = POLL | (ALONE if len(engine.nodes()) == 1 else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
