@@ -1,6 +1,5 @@
 # make demo: a small curation from nothing; make test: lint, types and tests. Both make .venv themselves.
 PYTHON ?= python3
-JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -15,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python -m curation demo
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow'
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

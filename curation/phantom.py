@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curation import phantom_scene as scenery
+from curation.phantom_invalid import KINDS, PLANTED, spoilt
 
 PATIENTS = 3
-INVALID_KINDS = ("blurred", "black", "white", "out_of_body")  # planted unless others are asked for
-MORE_INVALID_KINDS = ("static",)
 COPY_KINDS = ("exact_copy", "reencoded_copy")
 JPEG_QUALITY = {"center_a": 92, "center_b": 86}
 NOISE = 0.006  # standard deviation of the sensor's noise; full scale is 1
@@ -52,7 +51,7 @@ class PhantomConfig:
     width: int = 320  # pixels
     height: int = 256
     invalid_share: float = 0.06  # of frames of these kinds, in turn; may exceed 1
-    invalid_kinds: tuple[str, ...] = INVALID_KINDS
+    invalid_kinds: tuple[str, ...] = PLANTED
     copy_share: float = 0.06  # exact and re-encoded copies
     seed: int = 0
 
@@ -69,9 +68,8 @@ class PhantomConfig:
         for name, high in (("invalid_share", 10), ("copy_share", 1)):
             if not 0 <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name} is {value!r}; expected a share from 0 to {high}: change {name}")
-        known = (*INVALID_KINDS, *MORE_INVALID_KINDS)
-        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(known):
-            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(known)}")
+        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(KINDS):
+            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,15 +240,7 @@ def _picture(config: PhantomConfig, wall: scenery.Mucosa, shot: Shot) -> tuple[s
         return scenery.render(wall, view, _camera(scene_rng, rng, shot.step))
     x, y = rng.uniform(-1, 1, 2).tolist()
     picture_CHW, mask_HW = scenery.render(wall, scenery.view(rng, (x, y), 0), scenery.Camera())
-    if shot.kind == "blurred":
-        return scenery.blur(picture_CHW, rng.uniform(0.03, 0.05)), mask_HW
-    if shot.kind == "white":
-        return 1 - 0.08 * (1 - picture_CHW), mask_HW
-    if shot.kind == "black":
-        return 0.02 * picture_CHW, mask_HW
-    if shot.kind == "static":
-        return scenery.static(rng, config.width, config.height), mask_HW
-    return scenery.room(rng, config.width, config.height), mask_HW
+    return spoilt(shot.kind, picture_CHW, rng), mask_HW
 
 
 def _write_frame(config: PhantomConfig, wall: scenery.Mucosa, shot: Shot) -> None:

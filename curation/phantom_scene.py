@@ -21,7 +21,6 @@ CENTERS = ("center_a", "center_b")
 TEXTURE = (1024, 512)  # U x V: once around the wall, and a factor of e**pi in distance
 TEXELS = TEXTURE[0] / (2 * np.pi)  # texels for a radian, and for a factor of e in distance
 RESIDUE_C = (0.1, 0.3, 1.3)  # what bile and stool absorb: mostly blue
-FABRICS = ("#466eaf", "#28827d", "#e1e1d7", "#787d82", "#3c414b", "#c8b496", "#235096", "#8c3c32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ class Camera:
 
 def field_of_view(center: str, width: int, height: int) -> Mask:
     """Return bool HxW, true where the scope of `center` shows anything: an octagon, or a disc cut flat."""
-    x_HW, y_HW = _grid(width, height)
+    x_HW, y_HW = grid(width, height)
     if center == CENTERS[0]:
         x_HW, y_HW = np.abs(x_HW - 0.08), np.abs(y_HW)
         return np.asarray((x_HW < 1.1) & (y_HW < 0.95) & (x_HW + y_HW < 1.6))
@@ -96,7 +95,7 @@ def mucosa(
     """Return a procedure's wall: its colour mostly from `patient`, textures from `procedure`. About 0.3 s."""
     blood = patient.uniform(0.8, 1.7) * procedure.uniform(0.92, 1.08)
     yellow = patient.uniform(-0.15, 0.45) + procedure.uniform(-0.05, 0.05)
-    x_HW, y_HW = _grid(width, height)
+    x_HW, y_HW = grid(width, height)
     return Mucosa(
         vessels=_vessels(procedure, patient.uniform(0.6, 1.2)),
         mottle=0.6 * _noise(procedure, 9) + 0.8 * _noise(procedure, 60),
@@ -133,7 +132,7 @@ def view(rng: np.random.Generator, lumen: Pair, polyps: int) -> View:
 def render(wall: Mucosa, look: View, camera: Camera) -> tuple[Plane, Mask]:
     """Return the CHW picture without border or noise, and the HxW mask of the polyps inside the field."""
     height, width = wall.field.shape
-    x_HW, y_HW = _grid(width, height)
+    x_HW, y_HW = grid(width, height)
     x_HW = (x_HW - (look.lumen[0] + camera.shift[0])) * look.stretch
     y_HW = y_HW - (look.lumen[1] + camera.shift[1])
     distance_HW = np.sqrt(np.square(x_HW) + np.square(y_HW)) / look.size + np.float32(1e-3)
@@ -161,48 +160,20 @@ def render(wall: Mucosa, look: View, camera: Camera) -> tuple[Plane, Mask]:
 def expose(wall: Mucosa, picture_CHW: Plane, noise: float, rng: np.random.Generator) -> Pixels:
     """Return the HWC bytes of a frame: the picture with noise (standard deviation) inside the border."""
     grain_HW = rng.standard_normal(wall.field.shape, dtype=np.float32) * np.float32(noise)
-    return _pixels(np.where(wall.field, picture_CHW + grain_HW, wall.border))
+    return pixels(np.where(wall.field, picture_CHW + grain_HW, wall.border))
 
 
-def blur(picture_CHW: Plane, share: float) -> Plane:
-    """Return the picture out of focus: a Gaussian whose standard deviation is `share` of the height."""
-    return _planes(Image.fromarray(_pixels(picture_CHW)), share * picture_CHW.shape[1])
-
-
-def room(rng: np.random.Generator, width: int, height: int) -> Plane:
-    """Return a CHW picture from outside the body: wall, drape, gauze and instruments under a lamp."""
-    x_HW, y_HW = _grid(width, height)
-    colours = [str(colour) for colour in rng.permutation(FABRICS)[: rng.integers(4, 8)]]
-    image = Image.new("RGB", (width, height), colours[0])
-    pen = ImageDraw.Draw(image)
-    for colour in colours[1:]:
-        arms = np.array([[1, 0], [0.3, 1], [-1, 0.4], [-0.4, -1]]) * rng.uniform(0.15, 0.8, (4, 1))
-        corners = (rng.uniform(0, 1, 2) + arms) * (width, height)
-        pen.polygon([(x, y) for x, y in corners.tolist()], fill=colour)
-    turn, lamp = np.exp(1j * rng.uniform(0, np.pi)), rng.uniform(-1, 1, 2)
-    thread_HW = 90 * turn * (x_HW + 1j * y_HW)
-    weave_HW = 1 + 0.06 * np.sin(thread_HW.real) * np.sin(thread_HW.imag)
-    lamp_HW = 0.65 + 0.55 * np.exp(-np.square(x_HW - lamp[0]) - np.square(y_HW - lamp[1]))
-    return np.asarray(_planes(image, height / 200) * lamp_HW * weave_HW)
-
-
-def static(rng: np.random.Generator, width: int, height: int) -> Plane:
-    """Return a CHW picture of a lost signal: grains of noise, gray or in colours, about a colour of its own."""
-    grain, planes = int(rng.integers(1 + height // 100, 2 + height // 36)), int(rng.choice([1, 3]))
-    rough = rng.uniform(-1, 1, (planes, -(-height // grain), -(-width // grain)))
-    noise_CHW = np.repeat(np.repeat(rough, grain, axis=1), grain, axis=2)[:, :height, :width]
-    return np.asarray(rng.uniform(0, 1, (3, 1, 1)) + rng.uniform(0.1, 0.4) * noise_CHW, np.float32)
-
-
-def _pixels(picture_CHW: Plane) -> Pixels:
+def pixels(picture_CHW: Plane) -> Pixels:
+    """Return a picture as HxWxC bytes."""
     return np.ascontiguousarray(np.moveaxis((np.clip(picture_CHW, 0, 1) * 255 + 0.5).astype(np.uint8), 0, 2))
 
 
-def _planes(image: Image.Image, sigma: float) -> Plane:
+def planes(image: Image.Image, sigma: float) -> Plane:
+    """Return an image as a CHW picture, blurred by a Gaussian of `sigma` pixels."""
     return np.moveaxis(np.asarray(image.filter(ImageFilter.GaussianBlur(sigma)), np.float32) / 255, 2, 0)
 
 
-def _grid(width: int, height: int) -> tuple[Plane, Plane]:
+def grid(width: int, height: int) -> tuple[Plane, Plane]:
     """Return the places of the pixels' centres: x as 1xW, y as Hx1."""
     x_W, y_H = (np.arange(n, dtype=np.float32) * (2 / height) + (1 - n) / height for n in (width, height))
     return x_W[None, :], y_H[:, None]
@@ -232,7 +203,7 @@ def _border(center: str, rng: np.random.Generator, width: int, height: int) -> P
         text = "".join(rng.choice(list("0123456789:/"), 4))
         place = (0.012 * width, (0.3 + 0.06 * line) * height)
         ImageDraw.Draw(image).text(place, text, fill="#bebebe", font_size=0.04 * height)
-    return _planes(image, 0)
+    return planes(image, 0)
 
 
 def _texels(offset: Pair, angle_HW: Plane, depth_HW: Plane) -> npt.NDArray[np.int32]:
@@ -284,7 +255,7 @@ def _bump(polyp: Polyp, look: View, camera: Camera, planes: tuple[Any, ...], wal
     left, top, span = (x - reach + width / height) * height / 2, (y - reach + 1) * height / 2, reach * height
     window = np.s_[max(0, int(top)) : int(top + span) + 1, max(0, int(left)) : int(left + span) + 1]
     light_HW, blood_HW, residue_HW, glint_HW, mask_HW = (plane_HW[window] for plane_HW in planes)
-    x_HW, y_HW = _grid(width, height)
+    x_HW, y_HW = grid(width, height)
     x_HW, y_HW = x_HW[:, window[1]] - x, y_HW[window[0]] - y
     cos, sin = np.cos(polyp.turn - camera.turn), np.sin(polyp.turn - camera.turn)
     a_HW, b_HW = (x_HW * cos + y_HW * sin) / long, (y_HW * cos - x_HW * sin) / short

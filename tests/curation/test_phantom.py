@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation import phantom, phantom_scene
+from curation import phantom, phantom_invalid, phantom_scene
 
 SMALL = {"procedures": 3, "scenes": 6, "frames_per_scene": 4, "width": 160, "height": 128}
 
@@ -98,7 +98,7 @@ def test_scenes_are_runs_of_frames_that_begin_with_the_distinct_one(drawn: tuple
         indices = [int(str(row["frame_index"])) for row in members]
         assert indices == list(range(indices[0], indices[0] + len(members)))
         assert [row["kind"] for row in members] == ["distinct"] + ["near_duplicate"] * (len(members) - 1)
-    assert {row["scene"] for row in rows_of(truth, *phantom.INVALID_KINDS)} == {None}
+    assert {row["scene"] for row in rows_of(truth, *phantom_invalid.KINDS)} == {None}
 
 
 def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) -> None:
@@ -112,7 +112,7 @@ def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) 
         mine, theirs = ((output / "frames" / path).read_bytes() for path in (row["path"], row["copy_of"]))
         assert (mine == theirs) == (row["kind"] == "exact_copy")
         assert thumbnail(output, row["path"]) @ thumbnail(output, original["path"]) > 0.995
-    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *phantom.INVALID_KINDS))
+    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *phantom_invalid.KINDS))
 
 
 def test_masks_are_binary_fit_their_frame_and_lie_in_the_field_of_view(drawn: tuple[Path, pa.Table]) -> None:
