@@ -25,7 +25,8 @@ def swept(
     """The output of a sweep, not to be changed, with its configs and table."""
     output = tmp_path_factory.mktemp("sweep")
     run_dir = Path(shutil.copytree(reference[0], tmp_path_factory.mktemp("selected") / "run"))
-    what = make(run_dir, output, space={"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)})
+    space = {"epsilon": (0.9, 1e-6), "d": (0.7, 1.0)}
+    what = make(run_dir, output, config={"cpus_per_trial": 1}, space=space)
     return output, what, sweep(what)
 
 
