@@ -44,7 +44,7 @@ def _room(rng: np.random.Generator, width: int, height: int) -> Plane:
 
 def _static(rng: np.random.Generator, width: int, height: int) -> Plane:
     """Return a CHW picture of a lost signal: grains of noise, gray or in colours, about a colour of its own."""
-    grain, planes = int(rng.integers(1 + height // 100, 2 + height // 36)), int(rng.choice([1, 3]))
-    rough = rng.uniform(-1, 1, (planes, -(-height // grain), -(-width // grain)))
+    grain, colours = int(rng.integers(1 + height // 100, 2 + height // 36)), int(rng.choice([1, 3]))
+    rough = rng.uniform(-1, 1, (colours, -(-height // grain), -(-width // grain)))
     noise_CHW = np.repeat(np.repeat(rough, grain, axis=1), grain, axis=2)[:, :height, :width]
     return np.asarray(rng.uniform(0, 1, (3, 1, 1)) + rng.uniform(0.1, 0.4) * noise_CHW, np.float32)
