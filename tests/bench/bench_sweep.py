@@ -46,7 +46,7 @@ FOLDER = OUTPUT / "sweep"
 PHANTOM, POLYPS, RUN = (str(FOLDER / name) for name in ("phantom", "polyps", "run"))
 EPSILONS, DS = (0.1, 0.2, 2.0), (0.98, 0.99, 0.9995, 0.9998)
 ENCODER, SIDE = "test_vit", 128
-REAL = {"search": "paper", "steps": 100, "decoded-size": 128, "probe": "linear", "cpus-per-trial": 1}
+REAL = {"search": "paper", "steps": 60, "batch-size": 32, "decoded-size": 128, "probe": "linear", "cpus-per-trial": 1}
 TOLD = ("frames", "ratio", "miou", "standard_error", "normdel", "normdel_low", "normdel_high", "updates")
 
 

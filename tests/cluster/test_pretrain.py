@@ -124,6 +124,7 @@ def test_two_ranks_and_streaming_compute_what_one_rank_computes_from_a_cache(
     assert card["cost"]["bytes_read"] > 3 * json.loads((trained / "card.json").read_text())["cost"]["bytes_read"]
 
 
+@pytest.mark.slow
 def test_simclr_on_two_ranks_is_simclr_on_one(subset: str, tmp_path: Path) -> None:
     settings = {"method": "simclr", "batch_size": 16, "steps": 3, "clip_norm": 1.0, "ema_decay": 0.9}
     given = [

@@ -183,6 +183,7 @@ find "$1" -name '.tmp*'
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_checkpoints_before_and_the_next_call_goes_on(
     subset: str, environment: dict[str, str], tmp_path: Path
 ) -> None:

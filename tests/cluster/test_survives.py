@@ -109,8 +109,8 @@ def scene(
     ("victim", "step"),
     [
         ("driver", "run"),  # in the middle of embed
-        ("driver", "cluster"),
-        ("driver", "score"),
+        pytest.param("driver", "cluster", marks=slow),
+        pytest.param("driver", "score", marks=slow),
         pytest.param("worker", "embed", marks=slow),
         pytest.param("worker", "cluster", marks=slow),
         pytest.param("worker", "score", marks=slow),
