@@ -109,10 +109,12 @@ class Course:
         found = estimate.speed(self.job, like[0])
         each = [estimate.hours(self.job, one, found) for one in like]
         hours = sum(each[: len(missing)]) + more * max(each)  # a draw is about as long: equal compute
+        saved = ", less what halving saves" if self.what.halving.halving else ""
         beside = "" if self.what.exhaustive else ", and the baselines of the sizes on the front beside that"
+        minutes = 60 * hours / self.job.devices / self.at_once
         print(
             f"{len(missing) + more} subsets to train, {self.what.evaluation.seeds} seeds each, {self.at_once} at once: "
-            f"about {hours:.2f} device-hours, {60 * hours / self.job.devices / self.at_once:.0f} minutes{beside}",
+            f"about {hours:.2f} device-hours, {minutes:.0f} minutes of computing{saved}{beside}",
             flush=True,
         )
 

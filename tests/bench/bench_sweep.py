@@ -145,7 +145,7 @@ def distinct(table: pa.Table) -> list[dict[str, Any]]:
 
 def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of the same trials by hand and through a sweep, the first of them in turn; each from a copied run."""
-    few = {"epsilon": (2.0,), "d": DS[:3], "baseline": ("none",)}
+    few = {"epsilon": EPSILONS[1:], "d": DS[:3], "baseline": ("none",)}
     ways: dict[str, Callable[[Sweep], Any]] = {"by hand": by_hand, "sweep": sweep}
     rows = []
     for number in range(given.repeats):
