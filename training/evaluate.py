@@ -161,7 +161,7 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
 
     Prints what is in no part of a set.
     """
-    for folder in ("cache", "results", "models"):
+    for folder in ("cache", "costs", "results", "models"):
         run.clear_temporary(folder)
     task, seed = ray.remote(prepare), config.split_seed
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed) for s in sources]

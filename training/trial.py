@@ -20,6 +20,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from curation.config import digest, hashed_fields, require
+from curation.console import Stopwatch
 from curation.encoder import UNTRAINED
 from curation.store import RunDirectory
 from training import learned, metrics, results
@@ -97,6 +98,11 @@ class Trial:
         """Where its rows are kept below the output."""
         return f"results/{self.digest}.parquet"
 
+    @property
+    def cost(self) -> str:
+        """Where the device-hours it took are kept: beside its rows, which are the same whatever it took."""
+        return f"costs/{self.digest}.json"
+
     def picture(self, test: PreparedSet) -> str:
         """Where the best and worst predictions on a set are kept below the output."""
         names = (self.subject.about["subset"], self.train.name, test.name, f"seed{self.config.seed}", self.digest[:8])
@@ -141,11 +147,11 @@ def file_hash(path: Path) -> str:
 
 
 def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
-    """Do a trial and keep its model, rows (training.results.SCHEMA) and pictures; return the path of the rows.
+    """Do a trial and keep its model, rows (training.results.SCHEMA), pictures and cost; return the path of the rows.
 
     ValueError: no lesion to learn from, weights that do not fit, a loss that is no number.
     """
-    chosen = trial.config
+    chosen, watch = trial.config, Stopwatch()
     encoder = load_encoder(trial.subject.source, chosen.image_size, trial.subject.name, chosen.seed)
     train = pairs(run, trial.train, trial.train.parts["train"])
     tests = [(one, rows, pairs(run, one, rows)) for one, rows in trial.tested()]
@@ -170,6 +176,7 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
         ious, called = np.asarray(final["image_iou"]), [one.names[row] for row in rows]
         sheet = overlay_sheet(test.images, test.masks, masks, ious, BEST_AND_WORST, called)
         run.write_bytes(trial.picture(one), sheet)
+    run.write_json(trial.cost, {"device_hours": watch.seconds / 3600})  # on one device
     run.write_table(trial.path, results.table(made))
     return trial.path
 

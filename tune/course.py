@@ -20,7 +20,7 @@ from tune.config import HalvingConfig, Question, SweepConfig
 from tune.driver import Job, Told, finished, trial
 from tune.ended import Ended
 from tune.results import Row
-from tune.search import drawn, opened, point_of, study
+from tune.search import drawn, opened, point_of, spent, study
 from tune.space import Candidate, Point, SpaceConfig
 from tune.subsets import Chooser
 from tune.tuning import Limit, Tuning, halving_scheduler, run_trials
@@ -64,7 +64,7 @@ class Course:
         self.chooser: Any = chooser  # or the actor that Optuna's trials ask too
         self.candidates: dict[str, Candidate] = {}
         self.ended = Ended(self.output)
-        self.limit = Limit(what.config.max_gpu_hours, job.devices * at_once, self.output)
+        self.limit = Limit(what.config.max_gpu_hours, job.devices, self.output)
         self.paths: dict[str, str] = {}
         self.done: dict[str, Row] = {}
 
@@ -128,20 +128,18 @@ class Course:
 
     def search(self) -> None:
         """Try the configurations and the baselines: of every size, or of the sizes on the front."""
-        if self.what.exhaustive:
-            self.fit(self.trained())
-            return
-        self.fit([one for one in self.trained() if one.point.baseline is not None])
-        searched = [one for one in self.trained() if one.point.baseline is None]
         if self.what.halving.halving:
-            self.fit(space.shuffled(searched, self.what.recipe.what.seed), halve=True)
+            self.fit(space.shuffled(self.trained(), self.what.recipe.what.seed), halve=True)
         else:
-            self.fit(searched)
+            self.fit(self.trained())
+        if self.what.exhaustive:
+            return
         if self.what.space.search == "optuna":
             self.draw()
+        tried = set(self.candidates)
         front = {row["name"] for row in results.table_of(self.rows()).to_pylist() if row["on_ratio_front"]}
         self.add(self.baselines([one for one in self.candidates.values() if one.name in front]))
-        self.fit([one for one in self.trained() if one.point.baseline is not None])
+        self.fit([one for one in self.trained() if one.name not in tried])
 
     def fit(self, wanted: Sequence[Candidate], *, halve: bool = False) -> None:
         """Carry out the trials that are due. Halving judges them by what all others of `wanted` told, too."""
@@ -165,15 +163,16 @@ class Course:
     @property
     def studied(self) -> tuple[str, str, str]:
         """The question, the journal and the name of Optuna's study: the hash of all that a trial's worth depends on."""
-        question, sought = self.what.question, hashed_fields(self.what.space) | {"samples": None}
-        name = digest([sought, hashed_fields(question), self.job.key])
-        return question.question, f"{self.job.output}/optuna.log", name
+        question, sought = self.what.question.question, hashed_fields(self.what.space)
+        told = [question, self.read if question == "normdel" else None, self.job.key]
+        name = digest([sought | {"samples": None, "baseline": None}, *told])
+        return question, f"{self.job.output}/optuna.log", name
 
     def draws(self) -> int:
         """How many configurations Optuna is still to draw."""
         if self.what.space.search != "optuna":
             return 0
-        return max(0, min(self.what.space.samples - len(drawn(opened(*self.studied))), self.allowed()))
+        return max(0, min(self.what.space.samples - spent(opened(*self.studied)), self.allowed()))
 
     def due(self, wanted: Sequence[Candidate]) -> list[Candidate]:
         """Those that neither finished nor were halted: any that failed, and new ones as far as max_trials allows."""

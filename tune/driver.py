@@ -17,8 +17,7 @@ import ray
 from ray import tune as ray_tune
 
 from curation.config import digest, hashed_fields, require
-from curation.console import Stopwatch
-from curation.encoder import CARD, WEIGHTS
+from curation.encoder import CARD
 from curation.store import RunDirectory
 from training import checkpoint
 from training.benchmark import let_go, pretrain_once, pretrainings
@@ -108,10 +107,9 @@ def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> T
             halts = list(halted(job, candidate, planned, tell))
             for settings in planned:
                 pretrain_once(settings)
-            watch = Stopwatch()
             wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
             table = try_all(run, wanted)
-            record = measured(table) | recorded(job, planned, wanted, watch.seconds)
+            record = measured(table) | recorded(run, planned, wanted)
             record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
     tell(told_of(job, candidate, record | {"unit": job.halving.units}))
@@ -127,15 +125,15 @@ def turn(path: str) -> Iterator[None]:
         yield
 
 
-def recorded(job: Job, planned: list[Settings], wanted: list[Trial], seconds: float) -> Told:
-    """What is kept of a finished trial beside what was measured: where its rows are, and what it cost."""
+def recorded(run: RunDirectory, planned: list[Settings], wanted: list[Trial]) -> Told:
+    """What is kept of a finished trial beside what was measured: where its rows are, and what it cost in all calls."""
     costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
     return {
         "results": [trial.path for trial in wanted],
         "updates": sum(cost["updates"] for cost in costs),
         "flops": sum(cost["flops"] for cost in costs),
         "pretrain_hours": sum(cost["device_hours"] for cost in costs),
-        "evaluate_hours": seconds * job.devices / 3600,
+        "evaluate_hours": sum(run.read_json(trial.cost)["device_hours"] for trial in wanted),
     }
 
 
@@ -171,17 +169,16 @@ def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callab
 def at_rung(settings: Settings, until: int) -> str:
     """Pre-train up to an update, unless that was done; return the folder of its encoder.
 
-    Where a training without this rung went further already, it is done anew beside it. Decoded frames are let go of:
+    Where trainings without this rung went further already, it is done anew beside them. Decoded frames are let go of:
     a trial that halting ends has no chance to.
     """
     output = settings.what.output
-    if RunDirectory(halt_folder(output, until)).exists(WEIGHTS):
-        return halt_folder(output, until)
-    if checkpoint.last(RunDirectory(output)) > until:
+    while not (done := RunDirectory(halt_folder(output, until)).exists(CARD)):
+        if checkpoint.last(RunDirectory(output)) <= until:
+            break
         output += "-rungs"
-        settings = replace(settings, what=replace(settings.what, output=output))
-    if not RunDirectory(halt_folder(output, until)).exists(WEIGHTS):
-        pretrain(settings, until)
+    if not done:
+        pretrain(replace(settings, what=replace(settings.what, output=output)), until)
         let_go(RunDirectory(output))
     return halt_folder(output, until)
 

@@ -14,7 +14,7 @@ from training import tables
 from training.normdel import normdel
 from tune.config import Question
 from tune.figures import draw_all
-from tune.results import Answer, Row, answer, interval, ious_of, main_effects
+from tune.results import SCHEMA, Answer, Row, answer, interval, ious_of, main_effects
 from tune.space import Candidate
 
 HEADER = ("configuration", "frames", "ratio", "mIoU [95 %]", "standard error", "NormDEL [95 %]", "hours", "front")
@@ -77,7 +77,7 @@ def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDir
         parts.append(f"Share of NormDEL's variance between the values of each axis, beyond chance: {shares}.")
     markdown = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     folder.write_bytes("summary.md", markdown.encode())
-    names = [name for name in rows[0] if name != "by_set"]
+    names = [name for name in SCHEMA.names if name != "by_set"]
     folder.write_bytes("summary.csv", tables.as_csv(names, [[row[name] for name in names] for row in rows]).encode())
     folder.write_bytes("summary.html", page(rows, found, parts[2:], figures, folder).encode())
     return markdown

@@ -73,6 +73,15 @@ def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int
     )
 
 
+def spent(known: optuna.Study) -> int:
+    """How many draws are over, equal ones too; one that was under way when a call ended counts once it is done."""
+    trials = known.get_trials(deepcopy=False)
+    own = [one for one in trials if "fixed_params" not in one.system_attrs]
+    again = [one for one in trials if "fixed_params" in one.system_attrs]
+    over = sum(one.state in (TrialState.COMPLETE, TrialState.FAIL) for one in own)
+    return over - sum(one.state in (TrialState.WAITING, TrialState.RUNNING) for one in again)
+
+
 def drawn(known: optuna.Study) -> list[Point]:
     """The points that were drawn and are over, each once: not those under way, or that wait to be drawn again."""
     trials = known.get_trials(deepcopy=False)

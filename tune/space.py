@@ -41,7 +41,7 @@ class SpaceConfig:
         "Repeatable; default: all three.",
         (),
     )
-    same: float = option("Subsets whose Jaccard similarity exceeds this are trained once.", 0.99)
+    same: float = option("Subsets whose Jaccard similarity exceeds this are trained once; equal ones always are.", 0.99)
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:

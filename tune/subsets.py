@@ -67,7 +67,7 @@ class Chooser:
             found = Candidate(point, len(keys_N), len(keys_N) / pool, whole=whole)
             compared = ((jaccard(keys_N, keys), one) for keys, one in self.trained)
             likest, twin = max(compared, key=lambda pair: pair[0], default=(0.0, found))
-            if likest > self.same:
+            if likest > self.same or likest == 1:
                 return replace(found, folder=twin.folder, trained=twin.name, similarity=likest)
             pipeline.select(config)
             export(ExportConfig(run_dir=config.run_dir, name=config.name))

@@ -5,8 +5,7 @@ A trial is a driver function that starts Ray Train runs and evaluation tasks of 
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,16 +31,17 @@ Note = Callable[[Mapping[str, Any], Sequence[dict[str, Any]], str], None]
 
 
 class Limit(ray_tune.Stopper):
-    """Ends a sweep when its trials have held `devices` for too long; `hours` are device-hours, None for no end.
+    """Ends a sweep when its trials have held devices for too long; `hours` are device-hours, None for no end.
 
-    Devices count while trials run, whether busy or not. What all calls of one output held is kept in a file there.
+    Each trial holds `devices` while it runs, whether they are busy or not. What all calls of one output held is kept in
+    a file there.
     """
 
     def __init__(self, hours: float | None, devices: int, output: RunDirectory) -> None:
         self.hours, self.devices, self.output = hours, devices, output
         self.before: float = output.read_json(HELD)["device_hours"] if output.exists(HELD) else 0.0
-        self.start: float | None = None
-        self.kept = 0.0
+        self.running: set[str] = set()
+        self.since = self.kept = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is stopped."""
@@ -50,7 +50,7 @@ class Limit(ray_tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether all are; Ray Tune asks several times a second."""
-        if self.start is not None and time.monotonic() - self.kept >= KEPT_S:
+        if time.monotonic() - self.kept >= KEPT_S:
             self.keep()
         return self.spent
 
@@ -62,33 +62,36 @@ class Limit(ray_tune.Stopper):
     @property
     def held(self) -> float:
         """Device-hours held in this call and all before it."""
-        return self.before + (self.devices * (time.monotonic() - self.start) / 3600 if self.start is not None else 0.0)
+        return self.before + len(self.running) * self.devices * (time.monotonic() - self.since) / 3600
+
+    def change(self, running: set[str]) -> None:
+        """Count other trials from now on."""
+        self.before, self.since, self.running = self.held, time.monotonic(), running
 
     def keep(self) -> None:
         """Write that to the output."""
         self.kept = time.monotonic()
         self.output.write_json(HELD, {"device_hours": self.held})
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count devices as held until the block ends."""
-        self.start = self.kept = time.monotonic()
-        try:
-            yield
-        finally:
-            self.keep()
-            self.before, self.start = self.held, None
-
 
 class Ends(ray_tune.Callback):
-    """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends."""
+    """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends.
 
-    def __init__(self, note: Note | None) -> None:
-        self.note = note
+    `limit` is told which trials run.
+    """
+
+    def __init__(self, note: Note | None, limit: Limit | None) -> None:
+        self.note, self.limit = note, limit
         self.told: dict[str, list[dict[str, Any]]] = {}
 
-    def __reduce__(self) -> tuple[type["Ends"], tuple[None]]:
-        return Ends, (None,)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
+    def __reduce__(self) -> tuple[type["Ends"], tuple[None, None]]:
+        return Ends, (None, None)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Called when a trial has its process."""
+        del iteration, trials, info
+        assert self.limit is not None
+        self.limit.change(self.limit.running | {trial.trial_id})
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Collect what was told."""
@@ -108,6 +111,8 @@ class Ends(ray_tune.Callback):
     def hand_on(self, trial: Any, reason: str) -> None:
         """Hand on a trial."""
         assert self.note is not None
+        assert self.limit is not None
+        self.limit.change(self.limit.running - {trial.trial_id})
         self.note(trial.config, self.told.pop(trial.trial_id, []), reason)
 
 
@@ -147,11 +152,14 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
             stop=tuning.limit,
             progress_reporter=reporter,
             verbose=1,
-            callbacks=[Ends(tuning.note), *callbacks(tuning.loggers)],
+            callbacks=[Ends(tuning.note, tuning.limit), *callbacks(tuning.loggers)],
         ),
     )
-    with tuning.limit.counting():
+    try:
         tuner.fit()
+    finally:
+        tuning.limit.change(set())
+        tuning.limit.keep()
 
 
 def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:

@@ -164,6 +164,7 @@ def test_a_set_named_later_is_tested_without_fine_tuning_again(
 ) -> None:
     run = RunDirectory(str(tmp_path))
     first = run.read_table(carry_out(run, trial, "cpu")).to_pylist()
+    assert 0 < run.read_json(trial.cost)["device_hours"] < 0.1
     more = replace(trial, tests=(trial.train, ready(run, draw(tmp_path / "other", seed=1), "later", split_seed=None)))
     with monkeypatch.context() as patch:
         patch.setattr(learned, "finetune", None)

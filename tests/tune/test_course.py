@@ -175,6 +175,41 @@ def test_the_forecast_of_optuna_counts_the_draws_that_are_left(course: Make, tol
     assert "2 subsets to train" in told(course("ab", **drawing, config={"max_trials": 3}))  # b and one draw
 
 
+def test_a_study_is_of_what_a_draw_is_worth(course: Make) -> None:
+    space = {"search": "optuna", "samples": 4}
+
+    def name(**changes: dict[str, Any]) -> str:
+        return course("", **{"space": space} | changes).studied[2]
+
+    assert name() == name(question={"more_alphas": (0.5,), "margin": 0.01})
+    assert name() == name(space=space | {"samples": 9, "baseline": ("random",)})
+    assert name() != name(question={"alpha": 0.5})
+    assert name() != name(space=space | {"d": (0.5, 0.9)})
+    assert name(question={"question": "pareto"}) == name(question={"question": "pareto", "alpha": 0.5})
+
+
+@pytest.mark.parametrize("halving", [{}, HALVING])
+def test_baselines_of_the_front_follow_what_is_searched(
+    course: Make, monkeypatch: pytest.MonkeyPatch, halving: dict[str, int]
+) -> None:
+    def chosen(_: Course, point: Point) -> Candidate:
+        return Named(point, 10, 0.1, "R/subsets/x", point.name)
+
+    fitted: list[list[str]] = []
+
+    def fit(self: Course, wanted: list[Candidate], *, halve: bool = False) -> None:
+        assert halve == bool(halving and not fitted)
+        fitted.append(sorted(one.name for one in wanted))
+        finish(self, "b")
+
+    monkeypatch.setattr(Course, "chosen", chosen)
+    monkeypatch.setattr(Course, "fit", fit)
+    swept = course("ab", space={"search": "random", "samples": 2, "baseline": ("random", "full")}, halving=halving)
+    swept.candidates["full"] = Named(Point(baseline="full"), 100, 1.0, "R/subsets/full", "full")
+    swept.search()
+    assert fitted == [["a", "b", "full"], ["baseline-random-budget10"]]
+
+
 def test_searched_candidates_are_shuffled_alike_for_one_seed() -> None:
     ordered = [Candidate(Point(d=place / 100)) for place in range(1, 30)]
     mixed = shuffled(ordered, 3)

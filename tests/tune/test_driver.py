@@ -1,17 +1,67 @@
-"""What a trial tells, by hand."""
+"""What a trial tells, and where its rungs are trained, by hand."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from curation.encoder import CARD
+from curation.store import RunDirectory
 from training import results
+from training.checkpoint import last, name_of
 from training.normdel import normdel
+from training.pretrain import halt_folder
 from tune.course import Sweep
-from tune.driver import measured, told_of
+from tune.driver import at_rung, measured, recorded, told_of
 from tune.resources import Shares
 from tune.space import Candidate, Point
 from tune.sweep import job_of
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Folder and last update of what was pre-trained, each with a checkpoint there, an encoder and its card."""
+    made: list[tuple[str, int]] = []
+
+    def pretrain(settings: Any, until: int) -> None:
+        run = RunDirectory(settings.what.output)
+        assert last(run) <= until
+        run.write_bytes(f"checkpoints/{name_of(until)}/checkpoint.pt", b"")
+        RunDirectory(halt_folder(settings.what.output, until)).write_json(CARD, {})
+        made.append((settings.what.output.rpartition("/")[2], until))
+
+    monkeypatch.setattr("tune.driver.pretrain", pretrain)
+    return made
+
+
+def test_a_rung_is_trained_once_and_beside_what_went_further(
+    asked: Callable[..., Sweep], trained: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    recipe = asked().recipe
+    settings = replace(recipe, what=replace(recipe.what, output=str(tmp_path / "one")))
+    for until in (60, 50, 50, 11, 60, 100):
+        assert RunDirectory(at_rung(settings, until)).exists(CARD)
+    assert trained == [("one", 60), ("one-rungs", 50), ("one-rungs-rungs", 11), ("one", 100)]
+
+
+def test_a_record_has_the_cost_of_all_calls(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    recipe = SimpleNamespace(what=SimpleNamespace(output=str(tmp_path / "seed")))
+    cost = {"updates": 8, "flops": 2.0, "device_hours": 0.5}
+    RunDirectory(recipe.what.output).write_json(CARD, {"cost": cost})
+    tried = [SimpleNamespace(path=f"{name}.parquet", cost=f"costs/{name}.json") for name in "ab"]
+    for one, hours in zip(tried, (0.25, 0.125), strict=True):
+        run.write_json(one.cost, {"device_hours": hours})
+    assert recorded(run, cast(Any, [recipe, recipe]), cast(Any, tried)) == {
+        "results": ["a.parquet", "b.parquet"],
+        "updates": 16,
+        "flops": 4.0,
+        "pretrain_hours": 1.0,
+        "evaluate_hours": 0.375,
+    }
 
 
 def test_the_mean_and_its_standard_error_over_seeds(asked: Callable[..., Sweep]) -> None:

@@ -107,6 +107,15 @@ def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: p
     assert values == sorted(values, reverse=True)
 
 
+def test_a_sweep_that_tried_nothing_yet_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = RunDirectory(str(tmp_path))
+    output.write_table("results.parquet", table_of([]))
+    output.write_json("sweep.json", {"question": vars(Question()), "results": {}})
+    assert report.conclude(output).best is None
+    assert "No configuration was finished" in capsys.readouterr().out
+    assert "No configuration was finished" in output.read_bytes("summary.html").decode()
+
+
 def test_the_page_needs_no_other_file(swept: RunDirectory) -> None:
     report.conclude(swept)
     text = swept.read_bytes("summary.html").decode()

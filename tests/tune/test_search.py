@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from tune.search import distributions, drawn, opened, point_of, study
+from tune.search import distributions, drawn, opened, point_of, spent, study
 from tune.space import Point, SpaceConfig
 
 SPACE = SpaceConfig(search="optuna", epsilon=(0.5, 0.9), d=(0.6, 0.95), rule=("any", "greedy"), samples=4)
@@ -41,7 +41,9 @@ def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_pa
     first.on_trial_complete("a", {"normdel": 0.6})
     first.on_trial_complete("b", {"normdel": 0.5})
     assert drawn(opened("normdel", journal, "one")) == [point_of(values) for values in suggested[:2]]
+    assert spent(known) == 2
     again = study(SPACE, "normdel", journal, "one", 0)
+    assert spent(known) == 2
     assert drawn(known) == [point_of(values) for values in suggested[:2]]
     assert [trial.state for trial in known.get_trials()] == [
         TrialState.COMPLETE,
@@ -53,9 +55,22 @@ def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_pa
     assert again.suggest("d") == suggested[2]
     assert drawn(known) == [point_of(values) for values in suggested[:2]]  # it is under way again
     assert again.suggest("e") not in suggested
+    assert spent(known) == 2
     again.on_trial_complete("d", error=True)
+    assert spent(known) == 3
     assert drawn(known) == [point_of(values) for values in suggested]
     assert drawn(opened("normdel", journal, "another")) == []
+
+
+def test_equal_draws_count_each(tmp_path: Path) -> None:
+    few = SpaceConfig(search="optuna", select=("random",), budget=(50.0, 51.0), samples=5)
+    search = study(few, "normdel", str(tmp_path / "optuna.log"), "few", 0)
+    for name in "abcde":
+        search.suggest(name)
+        search.on_trial_complete(name, {"normdel": 0.5})
+    known = opened("normdel", str(tmp_path / "optuna.log"), "few")
+    assert len(drawn(known)) <= 2
+    assert spent(known) == 5
 
 
 def test_two_goals(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from curation.store import RunDirectory
 from tune.space import Point
 from tune.subsets import ORDER, Chooser, share
 
+SAME = 0.993
 KEPT = {0.7: range(1000), 0.8: range(1004), 0.9: range(1008), 0.5: range(500)}  # 0.7 and 0.9 are 0.992 alike
 
 
@@ -22,7 +23,7 @@ def chooser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Cho
     monkeypatch.setattr("curation.pipeline.select", lambda _: None)
     monkeypatch.setattr("tune.subsets.export", lambda _: None)
     monkeypatch.setattr(Chooser, "kept", lambda _, config: (np.array(KEPT[config.d]), 2000, False))
-    return lambda: Chooser(str(tmp_path / "run"), str(tmp_path / "out"), 0.993)
+    return lambda: Chooser(str(tmp_path / "run"), str(tmp_path / "out"), SAME)
 
 
 def owners(chooser: Chooser, *ds: float) -> dict[float, str]:
@@ -35,6 +36,14 @@ def test_what_is_trained_does_not_depend_on_the_order_of_a_rerun(chooser: Callab
     assert first == {0.7: "0.7", 0.8: "0.7", 0.9: "0.9", 0.5: "0.5"}  # 0.8 is also like 0.9, which came later
     assert owners(chooser(), 0.9, 0.8, 0.5, 0.7) == first
     assert owners(chooser(), 0.8) == {0.8: "0.7"}
+
+
+def test_equal_subsets_are_trained_once_whatever_counts_as_alike(
+    chooser: Callable[[], Chooser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SAME", 1.0)
+    monkeypatch.setitem(KEPT, 0.6, range(500))
+    assert owners(chooser(), 0.5, 0.6, 0.7, 0.8) == {0.5: "0.5", 0.6: "0.5", 0.7: "0.7", 0.8: "0.8"}
 
 
 def test_a_new_call_of_other_points_joins_what_was_trained(chooser: Callable[[], Chooser], tmp_path: Path) -> None:

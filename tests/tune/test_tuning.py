@@ -26,30 +26,43 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_the_budget_is_of_all_calls_together(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
-    first = Limit(2.0, 4, output)
-    with first.counting():
-        clock.now += 900  # a quarter of an hour on four devices
-        assert not first.stop_all()
+    first = Limit(2.0, 2, output)
+    first.change({"a", "b"})
+    clock.now += 900  # a quarter of an hour on two devices each
+    assert not first.stop_all()
+    first.change(set())
     clock.now += 5000  # nothing runs
     assert first.held == pytest.approx(1.0)
-    with first.counting():
-        clock.now += 450
-    assert not first.spent
+    first.change({"c"})
+    clock.now += 900
+    assert not first.stop_all()
     again = Limit(2.0, 4, output)
     assert again.held == pytest.approx(1.5)
-    with again.counting():
-        clock.now += 449
-        assert not again.stop_all()
-        clock.now += 2
-        assert again.stop_all()
+    again.change({"d"})
+    clock.now += 449
+    assert not again.stop_all()
+    clock.now += 2
+    assert again.stop_all()
     assert not Limit(None, 4, output).spent
+
+
+def test_devices_count_while_a_trial_has_its_process(clock: SimpleNamespace, tmp_path: Path) -> None:
+    limit = Limit(None, 2, RunDirectory(str(tmp_path)))
+    ends = Ends(lambda *_: None, limit)
+    for started in ("a", "b"):
+        ends.on_trial_start(0, [], trial(started))
+        clock.now += 1800
+    ends.on_trial_complete(0, [], trial("a"))
+    clock.now += 1800
+    ends.on_trial_error(0, [], trial("b", pickled_error_file=None, error_file=None))
+    clock.now += 1800
+    assert limit.held == pytest.approx(2 * (0.5 + 1.0 + 0.5))
 
 
 def test_a_killed_call_loses_seconds_of_the_count_at_most(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
     killed = Limit(None, 1, output)
-    never_left = killed.counting()
-    never_left.__enter__()
+    killed.change({"a"})
     for _ in range(3600):
         clock.now += 1
         killed.stop_all()
@@ -63,7 +76,7 @@ def trial(name: str, **more: Any) -> Any:
 
 def test_trials_are_handed_on_with_all_they_told_as_they_end(tmp_path: Path) -> None:
     ended: list[Any] = []
-    ends = Ends(lambda *each: ended.append(each))
+    ends = Ends(lambda *each: ended.append(each), Limit(None, 1, RunDirectory(str(tmp_path))))
     rung = {"miou": 0.5, "standard_error": None, "updates": 4, "normdel": 0.6, "time_total_s": 9.0}
     for name, unit in (("a", 1), ("b", 1), ("a", 2)):
         ends.on_trial_result(0, [], trial(name), rung | {"unit": unit})
