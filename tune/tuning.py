@@ -13,8 +13,10 @@ from typing import Any
 
 from ray import cloudpickle
 from ray import tune as ray_tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
+from curation import engine
 from curation.cli import cause_of
 from curation.store import RunDirectory
 from tune.config import HalvingConfig
@@ -25,6 +27,7 @@ COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel"
 COLUMNS |= {"unit": "rung", "updates": "updates"}
 REPORT_S = 30
 HELD, KEPT_S = "held.json", 5.0  # where device-hours are kept, and how often they are written
+LOGGERS: tuple[Any, ...] = (CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback)
 STATE_S = 3600  # Tune's own notes serve no rerun (records and study do), so they are seldom written
 
 Note = Callable[[Mapping[str, Any], Sequence[dict[str, Any]], str], None]
@@ -40,7 +43,7 @@ class Limit(ray_tune.Stopper):
     def __init__(self, hours: float | None, devices: int, output: RunDirectory) -> None:
         self.hours, self.devices, self.output = hours, devices, output
         self.before: float = output.read_json(HELD)["device_hours"] if output.exists(HELD) else 0.0
-        self.running: set[str] = set()
+        self.running = 0
         self.since = self.kept = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -62,10 +65,10 @@ class Limit(ray_tune.Stopper):
     @property
     def held(self) -> float:
         """Device-hours held in this call and all before it."""
-        return self.before + len(self.running) * self.devices * (time.monotonic() - self.since) / 3600
+        return self.before + self.running * self.devices * (time.monotonic() - self.since) / 3600
 
-    def change(self, running: set[str]) -> None:
-        """Count other trials from now on."""
+    def change(self, running: int) -> None:
+        """Count so many trials from now on."""
         self.before, self.since, self.running = self.held, time.monotonic(), running
 
     def keep(self) -> None:
@@ -77,12 +80,13 @@ class Limit(ray_tune.Stopper):
 class Ends(ray_tune.Callback):
     """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends.
 
-    `limit` is told which trials run.
+    `limit` is told how many trials run.
     """
 
     def __init__(self, note: Note | None, limit: Limit | None) -> None:
         self.note, self.limit = note, limit
         self.told: dict[str, list[dict[str, Any]]] = {}
+        self.running: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["Ends"], tuple[None, None]]:
         return Ends, (None, None)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
@@ -90,8 +94,8 @@ class Ends(ray_tune.Callback):
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial has its process."""
         del iteration, trials, info
-        assert self.limit is not None
-        self.limit.change(self.limit.running | {trial.trial_id})
+        self.running[trial.trial_id] = trial
+        self.count()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Collect what was told."""
@@ -111,9 +115,22 @@ class Ends(ray_tune.Callback):
     def hand_on(self, trial: Any, reason: str) -> None:
         """Hand on a trial."""
         assert self.note is not None
-        assert self.limit is not None
-        self.limit.change(self.limit.running - {trial.trial_id})
+        self.running.pop(trial.trial_id, None)
+        self.count()
         self.note(trial.config, self.told.pop(trial.trial_id, []), reason)
+
+    def count(self) -> None:
+        """Tell the budget how many trials run."""
+        assert self.limit is not None
+        self.limit.change(len(self.running))
+
+    def stop(self, loggers: Sequence[LoggerCallback]) -> None:
+        """Close what loggers hold open for trials that the budget ended: Ray Tune tells nobody of their end."""
+        for trial in self.running.values():
+            for logger in loggers:
+                logger.on_trial_error(0, [], trial)
+        self.running = {}
+        self.count()
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     reporter = ray_tune.CLIReporter(
         metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
+    ends, loggers = Ends(tuning.note, tuning.limit), callbacks(tuning.loggers)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(work, HEAD),
         param_space=space,
@@ -152,14 +170,17 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
             stop=tuning.limit,
             progress_reporter=reporter,
             verbose=1,
-            callbacks=[Ends(tuning.note, tuning.limit), *callbacks(tuning.loggers)],
+            callbacks=[ends, *loggers],
         ),
     )
+    groups = engine.placement_groups()
     try:
         tuner.fit()
     finally:
-        tuning.limit.change(set())
+        ends.stop(loggers)
         tuning.limit.keep()
+    if tuning.limit.spent:  # Ray Tune killed the trials, not what their trainings hold
+        engine.free_placement_groups(groups)
 
 
 def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:
@@ -194,9 +215,9 @@ def reason_of(error: BaseException) -> str:
     return lines[-1] if lines else type(cause).__name__
 
 
-def callbacks(names: Sequence[str]) -> list[Any]:
-    """Ray Tune's own callbacks for other trackers; TensorBoard's is always on."""
-    made: list[Any] = []
+def callbacks(names: Sequence[str]) -> list[LoggerCallback]:
+    """Ray Tune's own loggers, TensorBoard's among them, which are always on, and those of other trackers."""
+    made: list[LoggerCallback] = [logger() for logger in LOGGERS]
     if "mlflow" in names:
         from ray.air.integrations.mlflow import MLflowLoggerCallback  # noqa: PLC0415 - an optional package
 

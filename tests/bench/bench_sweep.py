@@ -6,8 +6,8 @@ white), three near-duplicates of each distinct frame, and copies. What is in it,
 `grid`: twelve pairs of thresholds, with random and SemDeDup subsets of each size and the full pool; every subset's
 share of the planted duplicates that it removes, and of invalid frames, is told beside its NormDEL. `halving`: the same
 pairs with ASHA and a k-NN probe as the early signal, by seed: which it ends with, the grid's NormDEL of that and of the
-grid's own best, and the share of the grid's updates it did. `overhead`: trials through a sweep against the same work by
-hand, one after another in one process with the same CPUs, in new folders, in turn. `real` needs ENDOSIEVE_DATA: the
+grid's own best, and the share of the grid's updates it did. `overhead`: the pairs through a sweep against the same work
+by hand, one after another in one process with the same CPUs, in new folders, in turn. `real` needs ENDOSIEVE_DATA: the
 paper's grid on the pool and the test sets of bench_benchmark.py, centred, as a user would give it.
 """
 
@@ -145,7 +145,7 @@ def distinct(table: pa.Table) -> list[dict[str, Any]]:
 
 def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of the same trials by hand and through a sweep, the first of them in turn; each from a copied run."""
-    few = {"epsilon": EPSILONS[1:], "d": DS[:3], "baseline": ("none",)}
+    none = {"baseline": ("none",)}
     ways: dict[str, Callable[[Sweep], Any]] = {"by hand": by_hand, "sweep": sweep}
     rows = []
     for number in range(given.repeats):
@@ -154,7 +154,7 @@ def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
             output = Path(f"{FOLDER}/overhead/{way.replace(' ', '-')}-{number}")
             shutil.rmtree(output, ignore_errors=True)
             copy = shutil.copytree(RUN, output / "run", ignore=shutil.ignore_patterns("subsets"))
-            what = settings(f"{output}/swept", given, space=few, run_dir=str(copy), cpus=engine.count("CPU"))
+            what = settings(f"{output}/swept", given, space=none, run_dir=str(copy), cpus=engine.count("CPU"))
             start = time.perf_counter()
             ways[way](what)
             spent[way] = time.perf_counter() - start

@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray import cloudpickle
+from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import TrialScheduler
 
 from curation.store import RunDirectory
@@ -27,18 +28,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_the_budget_is_of_all_calls_together(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
     first = Limit(2.0, 2, output)
-    first.change({"a", "b"})
+    first.change(2)
     clock.now += 900  # a quarter of an hour on two devices each
     assert not first.stop_all()
-    first.change(set())
+    first.change(0)
     clock.now += 5000  # nothing runs
     assert first.held == pytest.approx(1.0)
-    first.change({"c"})
+    first.change(1)
     clock.now += 900
     assert not first.stop_all()
     again = Limit(2.0, 4, output)
     assert again.held == pytest.approx(1.5)
-    again.change({"d"})
+    again.change(1)
     clock.now += 449
     assert not again.stop_all()
     clock.now += 2
@@ -59,10 +60,22 @@ def test_devices_count_while_a_trial_has_its_process(clock: SimpleNamespace, tmp
     assert limit.held == pytest.approx(2 * (0.5 + 1.0 + 0.5))
 
 
+def test_loggers_are_told_of_trials_that_the_budget_ends(tmp_path: Path) -> None:
+    ends, told = Ends(lambda *_: None, Limit(None, 1, RunDirectory(str(tmp_path)))), list[str]()
+    logger = cast(LoggerCallback, SimpleNamespace(on_trial_error=lambda _, __, one: told.append(one.trial_id)))
+    for started in ("a", "b", "c"):
+        ends.on_trial_start(0, [], trial(started))
+    ends.on_trial_complete(0, [], trial("b"))
+    ends.stop([logger])
+    assert told == ["a", "c"]
+    ends.stop([logger])
+    assert told == ["a", "c"]
+
+
 def test_a_killed_call_loses_seconds_of_the_count_at_most(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
     killed = Limit(None, 1, output)
-    killed.change({"a"})
+    killed.change(1)
     for _ in range(3600):
         clock.now += 1
         killed.stop_all()
@@ -134,7 +147,7 @@ def test_a_rerun_decides_as_one_call_would() -> None:
 
 
 def test_other_trackers_by_name() -> None:
-    assert callbacks(()) == []
+    own = ["CSVLoggerCallback", "JsonLoggerCallback", "TBXLoggerCallback"]
+    assert [type(one).__name__ for one in callbacks(())] == own
     pytest.importorskip("mlflow")
-    [made] = callbacks(("mlflow",))
-    assert type(made).__name__ == "MLflowLoggerCallback"
+    assert [type(one).__name__ for one in callbacks(("mlflow",))] == [*own, "MLflowLoggerCallback"]

@@ -1,6 +1,7 @@
 """Sweeps that stop and go on: failures, budgets, halving, random draws, Optuna, a kill."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -67,6 +68,12 @@ def test_a_spent_budget_stops_and_more_goes_on(
     assert "goes on" in capsys.readouterr().out
     one = sweep(make(run_dir, output, config={"max_trials": 1}))
     assert sorted(one["state"].to_pylist()) == ["finished", "unfinished", "unfinished"]
+    shutil.rmtree(output / "best")
+    held = RunDirectory(str(output)).read_json("held.json")["device_hours"]
+    assert sweep(make(run_dir, output, config={"max_gpu_hours": held + 4 / 3600})).equals(
+        one
+    )  # amid a training's start
+    assert (output / "best/kept.parquet").exists()
 
 
 @pytest.mark.slow

@@ -81,9 +81,17 @@ def test_the_same_command_again_trains_nothing(swept: tuple[Path, Sweep, pa.Tabl
 def test_a_plan_trains_nothing(
     make: Make, begun: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = sweep(make(begun("clusters"), tmp_path / "out", config={"plan_only": True}, space={"baseline": ()}))
+    run_dir, space = begun("clusters"), {"baseline": (), "clusters": (2,)}
+    table = sweep(make(run_dir, tmp_path / "out", config={"plan_only": True}, space=space))
     told = capsys.readouterr().out
     assert set(table["state"].to_pylist()) == {"unfinished"}
     assert not (tmp_path / "out/pretrain").exists()
     assert "baseline-random-budget" in told
     assert "device-hours" in told
+    folders = {row["name"]: row["folder"] for row in table.to_pylist() if row["baseline"] is None}
+    assert len(folders) == 2
+    clustered = tmp_path / "out/clusters-2"
+    assert folders == {name: f"{clustered}/subsets/sweep-{name}" for name in folders}
+    steps = [json.loads((each / "run.json").read_text())["steps"] for each in (clustered, run_dir)]
+    asked, own = (each["clusters"]["config"]["clusters"] for each in steps)
+    assert asked == 2 != own
