@@ -120,7 +120,7 @@ def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> T
 def turn(path: str) -> Iterator[None]:
     """Wait until no other trial holds `path`: two configurations may be trained as one. All drivers run on one node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
