@@ -113,7 +113,7 @@ class Ends(ray_tune.Callback):
         self.hand_on(trial, reason_in(trial.pickled_error_file, trial.error_file))
 
     def hand_on(self, trial: Any, reason: str) -> None:
-        """Hand on a trial."""
+        """Hand on a trial, which holds nothing any more."""
         assert self.note is not None
         self.running.pop(trial.trial_id, None)
         self.count()

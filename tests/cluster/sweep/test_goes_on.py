@@ -70,9 +70,8 @@ def test_a_spent_budget_stops_and_more_goes_on(
     assert sorted(one["state"].to_pylist()) == ["finished", "unfinished", "unfinished"]
     shutil.rmtree(output / "best")
     held = RunDirectory(str(output)).read_json("held.json")["device_hours"]
-    assert sweep(make(run_dir, output, config={"max_gpu_hours": held + 4 / 3600})).equals(
-        one
-    )  # amid a training's start
+    soon = held + 4 / 3600  # amid a training's start
+    assert sweep(make(run_dir, output, config={"max_gpu_hours": soon})).equals(one)
     assert (output / "best/kept.parquet").exists()
 
 
