@@ -80,11 +80,11 @@ class Limit(ray_tune.Stopper):
 class Ends(ray_tune.Callback):
     """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends.
 
-    `limit` is told how many trials run.
+    `limit` is told how many trials run, `loggers` of those that the budget ends.
     """
 
-    def __init__(self, note: Note | None, limit: Limit | None) -> None:
-        self.note, self.limit = note, limit
+    def __init__(self, note: Note | None, limit: Limit | None, loggers: Sequence[LoggerCallback] = ()) -> None:
+        self.note, self.limit, self.loggers = note, limit, loggers
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.running: dict[str, Any] = {}
 
@@ -124,10 +124,15 @@ class Ends(ray_tune.Callback):
         assert self.limit is not None
         self.limit.change(len(self.running))
 
-    def stop(self, loggers: Sequence[LoggerCallback]) -> None:
+    def on_experiment_end(self, trials: Any, **info: Any) -> None:
+        """Called before the loggers are; that of W&B would wait half an hour for a trial it was not told the end of."""
+        del trials, info
+        self.stop()
+
+    def stop(self) -> None:
         """Close what loggers hold open for trials that the budget ended: Ray Tune tells nobody of their end."""
         for trial in self.running.values():
-            for logger in loggers:
+            for logger in self.loggers:
                 logger.on_trial_error(0, [], trial)
         self.running = {}
         self.count()
@@ -159,7 +164,8 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     reporter = ray_tune.CLIReporter(
         metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
-    ends, loggers = Ends(tuning.note, tuning.limit), callbacks(tuning.loggers)
+    loggers = callbacks(tuning.loggers)
+    ends = Ends(tuning.note, tuning.limit, loggers)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(work, HEAD),
         param_space=space,
@@ -177,7 +183,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     try:
         tuner.fit()
     finally:
-        ends.stop(loggers)
+        ends.stop()
         tuning.limit.keep()
     if tuning.limit.spent:  # Ray Tune killed the trials, not what their trainings hold
         engine.free_placement_groups(groups)

@@ -61,14 +61,15 @@ def test_devices_count_while_a_trial_has_its_process(clock: SimpleNamespace, tmp
 
 
 def test_loggers_are_told_of_trials_that_the_budget_ends(tmp_path: Path) -> None:
-    ends, told = Ends(lambda *_: None, Limit(None, 1, RunDirectory(str(tmp_path)))), list[str]()
+    told = list[str]()
     logger = cast(LoggerCallback, SimpleNamespace(on_trial_error=lambda _, __, one: told.append(one.trial_id)))
+    ends = Ends(lambda *_: None, Limit(None, 1, RunDirectory(str(tmp_path))), [logger])
     for started in ("a", "b", "c"):
         ends.on_trial_start(0, [], trial(started))
     ends.on_trial_complete(0, [], trial("b"))
-    ends.stop([logger])
+    ends.on_experiment_end([])
     assert told == ["a", "c"]
-    ends.stop([logger])
+    ends.stop()
     assert told == ["a", "c"]
 
 
