@@ -62,6 +62,19 @@ def make(local_ray: None, polyps: Path) -> Callable[..., Sweep]:
 
 
 @pytest.fixture(scope="session")
+def spelled(flags: Callable[..., list[str]]) -> Callable[[Sweep], list[str]]:
+    """spelled(what): the command line that stands for a sweep."""
+
+    def spell(what: Sweep) -> list[str]:
+        _, *recipe = vars(what.recipe).values()
+        given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
+        names = ("epochs", "batch_size", "head_cells", "head_width", "patience", "layer_decay", "learning_rate")
+        return given + [f"--finetune-{name.replace('_', '-')}={getattr(what.finetune, name)}" for name in names]
+
+    return spell
+
+
+@pytest.fixture(scope="session")
 def stamps() -> Callable[[Path], dict[str, int]]:
     """stamps(output): when every checkpoint, encoder and result below an output was written."""
 

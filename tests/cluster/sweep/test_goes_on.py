@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,9 +27,9 @@ Stamps = Callable[[Path], dict[str, int]]
 Twice = Callable[[Sweep], pa.Table]
 
 
-def lengthened(what: Sweep, steps: int) -> Sweep:
+def lengthened(what: Sweep, steps: int, logger: tuple[Any, ...] = ()) -> Sweep:
     """A sweep of longer pre-trainings, with a checkpoint every ten updates."""
-    record = RecordConfig(picture_steps=0, checkpoint_steps=10, keep_checkpoints=1000)
+    record = RecordConfig(picture_steps=0, checkpoint_steps=10, keep_checkpoints=1000, logger=logger)
     length = LengthConfig(steps=steps, batch_size=8, draw_rows=8)
     return replace(what, recipe=replace(what.recipe, record=record, length=length))
 
@@ -97,6 +98,26 @@ def test_a_budget_that_ends_within_a_trial_keeps_its_checkpoints(
     further, more = until(held + hours)
     assert further > reached
     assert more >= held + hours
+
+
+@pytest.mark.slow
+def test_a_budget_that_ends_within_a_trial_does_not_wait_for_other_trackers(
+    make: Make,
+    begun: Callable[..., Path],
+    spelled: Callable[[Sweep], list[str]],
+    python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    config, space = {"max_gpu_hours": 40 / 3600}, {"d": (0.9,), "baseline": ("none",)}
+    what = make(begun("clusters"), tmp_path / "out", config=config, space=space)
+    given = spelled(lengthened(what, 10**6, ("mlflow", "wandb")))
+    where = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "MLFLOW_TRACKING_URI": f"{tmp_path.as_uri()}/mlruns"}
+    ended = python("-m", "tune", "sweep", *given, **where, MLFLOW_ALLOW_FILE_STORE="true")
+    assert ended.returncode == 0, ended.stderr
+    assert "budget is spent" in ended.stdout
+    names = [file.read_text() for file in tmp_path.glob("mlruns/*/*/tags/trial_name")]
+    [trial] = {name.removeprefix("trial_") for name in names}
+    assert list(tmp_path.glob(f"wandb/offline-run-*-{trial}/run-{trial}.wandb"))
 
 
 @pytest.mark.slow
@@ -189,24 +210,20 @@ def test_optuna_goes_on_with_its_study(
 def test_a_killed_sweep_goes_on(
     make: Make,
     begun: Callable[..., Path],
-    flags: Callable[..., list[str]],
+    spelled: Callable[[Sweep], list[str]],
     started: Callable[..., Any],
     tmp_path: Path,
     stamps: Stamps,
 ) -> None:
     run_dir, output = begun("clusters"), tmp_path / "out"
     what = lengthened(make(run_dir, output), 400)
-    _, *recipe = vars(what.recipe).values()
-    given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
-    names = ("epochs", "batch_size", "head_cells", "head_width", "patience", "layer_decay", "learning_rate")
-    given += [f"--finetune-{name.replace('_', '-')}={getattr(what.finetune, name)}" for name in names]
 
     def under_way() -> list[Path]:
         """Trainings with some checkpoints and no card yet."""
         begun = {file.parents[2] for file in output.glob("pretrain/*/checkpoints/update-*/checkpoint.pt")}
         return [folder for folder in begun if not (folder / "card.json").exists()]
 
-    with started(tmp_path / "log", "tune", "sweep", *given) as driver:
+    with started(tmp_path / "log", "tune", "sweep", *spelled(what)) as driver:
         deadline = time.monotonic() + 300
         while not (list(output.glob("trials/*.json")) and under_way()):
             assert driver.poll() is None
