@@ -144,12 +144,16 @@ def distinct(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of the same trials by hand and through a sweep, the first of them in turn; each from a copied run."""
+    """Seconds of the same trials by hand and through a sweep, the first of them in turn; each from a copied run.
+
+    Beside them the seconds of their updates, the same work in both: where those differ, the machine's pace does, so
+    `paced` is the ratio of seconds per second of updates.
+    """
     none = {"baseline": ("none",)}
     ways: dict[str, Callable[[Sweep], Any]] = {"by hand": by_hand, "sweep": sweep}
     rows = []
     for number in range(given.repeats):
-        spent = {}
+        spent, updates = {}, {}
         for way in sorted(ways, reverse=bool(number % 2)):
             output = Path(f"{FOLDER}/overhead/{way.replace(' ', '-')}-{number}")
             shutil.rmtree(output, ignore_errors=True)
@@ -158,8 +162,18 @@ def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
             start = time.perf_counter()
             ways[way](what)
             spent[way] = time.perf_counter() - start
-        rows.append(spent | {"ratio": spent["sweep"] / spent["by hand"]})
+            updates[way] = updating(output / "swept", what.recipe)
+        ratio = spent["sweep"] / spent["by hand"]
+        told = {f"{way}: updates": updates[way] for way in ways}
+        rows.append(spent | told | {"ratio": ratio, "paced": ratio * updates["by hand"] / updates["sweep"]})
     return rows
+
+
+def updating(output: Path, recipe: Settings) -> float:
+    """Seconds of all updates of the trainings below an output, by what they recorded."""
+    images = recipe.record.log_steps * recipe.length.batch_size
+    speeds = (pq.read_table(file)["images_per_second"] for file in output.glob("pretrain/*/metrics.parquet"))
+    return sum(images / speed for column in speeds for speed in column.to_pylist())
 
 
 def real(given: argparse.Namespace) -> list[dict[str, Any]]:
