@@ -109,7 +109,7 @@ class Wandb:
         place = run.root if run.filesystem.type_name == "local" else tempfile.mkdtemp()
         number = run.read_json("wandb.json")["id"]
         project = os.environ.get("WANDB_PROJECT", PROJECT)
-        self.service: Any = wandb
+        self.wandb: Any = wandb
         self.run: Any = wandb.init(project=project, dir=place, id=number, resume="allow", config=settings)
 
     def row(self, numbers: dict[str, float], update: int) -> None:
@@ -119,7 +119,7 @@ class Wandb:
     def close(self) -> None:
         """Send what is left, and wait for it: finish() returns before W&B's own process has written its file."""
         self.run.finish()
-        self.service.teardown()
+        self.wandb.teardown()
 
 
 LOGGERS: dict[str, type[Mlflow] | type[Wandb]] = {"mlflow": Mlflow, "wandb": Wandb}

@@ -183,7 +183,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     try:
         tuner.fit()
     finally:
-        ends.stop()
+        ends.stop()  # where fit() raised, nobody was told of the end
         tuning.limit.keep()
     if tuning.limit.spent:  # Ray Tune killed the trials, not what their trainings hold
         engine.free_placement_groups(groups)
