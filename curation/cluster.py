@@ -14,10 +14,11 @@ import pyarrow as pa
 import ray
 
 from curation import engine, kmeans, schema
-from curation.config import ClusterConfig, require
+from curation.config import ClusterConfig
 from curation.console import Stopwatch, progress
 from curation.markers import Step, marker_of
 from curation.nearest import Coded
+from curation.options import require
 from curation.store import File, RunDirectory
 from curation.vectors import Float32, Keys, Vectors, centered, keys_of, limit_threads, to_unit
 

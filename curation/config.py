@@ -1,49 +1,16 @@
-"""One frozen dataclass a step, from which the command line and the YAML are made. It knows no step's code.
+"""One frozen dataclass a step, from which the command line and the YAML are made. It knows no step's code."""
 
-A field's `hashed` says whether it shapes the result. Fields that only say where and how fast (run directory,
-workers, limits) are not hashed, so they may differ between two calls on one run directory.
-"""
-
-import dataclasses
-import hashlib
-import json
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
+
+from curation.options import check_common, check_name, option, require, run_dir_option
 
 Keep = Literal["nearest", "farthest", "random"]
 Rule = Literal["any", "greedy"]
 Method = Literal["meddel", "semdedup", "random", "prototypes-hard", "prototypes-easy", "cluster-balanced"]
 
 LINEAGE = ("center", "patient", "procedure")
-
-
-def option(text: str, default: Any = MISSING, *, hashed: bool = True) -> Any:
-    """A dataclass field with its help text; `hashed=False` for what does not shape the result."""
-    return dataclasses.field(default=default, metadata={"help": text, "hashed": hashed})
-
-
-def flags_of(name: str, config: Any, naming: Callable[[str], str | None]) -> type[Any]:
-    """Return a class with the fields of a config under other names, without those that `naming` has None for."""
-    hints = get_type_hints(config)
-    made = [
-        (called, hints[field.name], option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]))
-        for field in dataclasses.fields(config)
-        if (called := naming(field.name)) is not None
-    ]
-    return dataclasses.make_dataclass(name, made, frozen=True, kw_only=True)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with `message`, which says what was found, what was expected and what to do."""
-    if not condition:
-        raise ValueError(message)
-
-
-def run_dir_option() -> Any:
-    """The field every step has: where the run's tables are."""
-    return option("The run's directory: a local path or an object-storage URI.", hashed=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,21 +211,6 @@ class DemoConfig:
     seed: int = option("Seed of the drawing, the encoder and the clusters.", 0)
 
 
-def check_common(config: Any) -> None:
-    """Check the fields that several steps share: max_rejected, epsilon, d and seed."""
-    for name in ("max_rejected", "epsilon", "d", "seed"):
-        value = getattr(config, name, None)
-        limits = {"max_rejected": (0.0, 1.0), "epsilon": (0.0, 2.0), "d": (-1.0, 1.0), "seed": (0, 2**63 - 1)}
-        low, high = limits[name]
-        require(value is None or low <= value <= high, f"{name} is {value}; it must be between {low} and {high}")
-
-
-def check_name(name: str) -> None:
-    """Raise ValueError where a subset's name could not be a folder's."""
-    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
-    require(fits, f"name is {name!r}; it names a folder: letters, digits, '.', '_' and '-' only")
-
-
 def check_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a lineage pattern; ValueError where it is no pattern or names no group."""
     try:
@@ -270,15 +222,3 @@ def check_pattern(pattern: str) -> re.Pattern[str]:
         f"lineage_pattern {pattern!r} has no named group; write for example (?P<patient>p\\d+)",
     )
     return compiled
-
-
-def hashed_fields(config: Any) -> dict[str, Any]:
-    """The fields of `config` that shape the result, as JSON values."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["hashed"]}
-    result: dict[str, Any] = json.loads(json.dumps(values))
-    return result
-
-
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -14,12 +14,14 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation import engine, schema
-from curation.config import EmbedConfig, require
+from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, build, resolve_precision, resolved
+from curation.filesystems import filesystem_of
 from curation.markers import Step, check_rejected, marker_of
-from curation.store import File, RunDirectory, filesystem_of
+from curation.options import require
+from curation.store import File, RunDirectory
 from curation.vectors import limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]

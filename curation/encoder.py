@@ -16,8 +16,10 @@ from safetensors.torch import load as load_bytes
 from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from curation.config import EmbedConfig, require
-from curation.store import RunDirectory, filesystem_of
+from curation.config import EmbedConfig
+from curation.filesystems import filesystem_of
+from curation.options import require
+from curation.store import RunDirectory
 from curation.vectors import as_tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

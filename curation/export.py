@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import ray
 
 from curation import engine, images, schema
-from curation.config import ExportConfig, require
+from curation.config import ExportConfig
 from curation.console import Stopwatch, progress
+from curation.filesystems import filesystem_of
 from curation.frames import read_bytes
 from curation.markers import marker_of
-from curation.store import RunDirectory, filesystem_of
+from curation.options import require
+from curation.store import RunDirectory
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
 LINKS: dict[str, Callable[[str, str], None]] = {"hard": os.link, "symbolic": os.symlink}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from curation import images, sources
-from curation.store import filesystem_of
+from curation.filesystems import filesystem_of
 
 
 def read_bytes(uri: str) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from curation.config import digest, hashed_fields
+from curation.options import digest, hashed_fields
 from curation.store import File, RunDirectory
 
 SUCCESS = "_SUCCESS.json"

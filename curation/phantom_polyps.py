@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curation.config import require
+from curation.options import require
 
 PARTS = ("train", "test", "validation", "train", "train")  # of five patients, those with most polyps first
 

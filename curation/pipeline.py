@@ -5,19 +5,12 @@ from typing import Any
 
 from curation import select as selection
 from curation.cluster import cluster
-from curation.config import (
-    ClusterConfig,
-    EmbedConfig,
-    ExportConfig,
-    IngestConfig,
-    ScoreConfig,
-    SelectConfig,
-    require,
-)
+from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, ScoreConfig, SelectConfig
 from curation.embed import embed
 from curation.export import export
 from curation.ingest import ingest
 from curation.markers import SUCCESS
+from curation.options import require
 from curation.score import score
 from curation.store import RunDirectory
 

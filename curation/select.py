@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation import schema
-from curation.config import ScoreConfig, SelectConfig, digest, hashed_fields, require
+from curation.config import ScoreConfig, SelectConfig
 from curation.console import Stopwatch
 from curation.markers import Step, marker_of
+from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from curation.vectors import Float32, Keys, keys_of, scramble
 

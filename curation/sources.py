@@ -13,10 +13,11 @@ from itertools import islice
 import pyarrow.fs as pafs
 from wcmatch import glob
 
-from curation.config import LINEAGE, IngestConfig, check_pattern, digest, require
+from curation.config import LINEAGE, IngestConfig, check_pattern
+from curation.filesystems import filesystem_of
+from curation.options import digest, require
 from curation.pools import POOLS, Pool
 from curation.schema import FRAMES, IMAGE, SCORES
-from curation.store import filesystem_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curation.config import option, require
+from curation.options import option, require
 
 ATTEMPTS = 10  # boxes drawn for each image; the first that lies within it counts
 GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma

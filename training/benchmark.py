@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import engine
-from curation.config import digest, flags_of, option, require
+from curation.options import digest, flags_of, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
 from training.checkpoint import located

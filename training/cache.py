@@ -20,8 +20,8 @@ from ray.data import DataContext
 from torch import Tensor
 
 from curation import engine
-from curation.config import require
 from curation.console import progress
+from curation.options import require
 from curation.store import RunDirectory
 from training.draws import Draws, Rows
 from training.frames import Frames, Pixels

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from curation.config import option, require
+from curation.options import option, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curation.config import require
+from curation.options import require
 
 Rows = npt.NDArray[np.int64]
 

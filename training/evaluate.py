@@ -13,9 +13,9 @@ import pyarrow as pa
 import ray
 
 from curation import engine
-from curation.config import option, require
 from curation.console import progress
 from curation.encoder import resolve_precision
+from curation.options import option, require
 from curation.store import RunDirectory
 from curation.vectors import limit_threads
 from training import datasets, results, tables

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from curation.config import require
+from curation.options import require
 from curation.store import RunDirectory
 from training import results
 from training.results import Row

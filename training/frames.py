@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from curation.config import require
+from curation.options import require
 from training.draws import Draws, Rows
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from curation.config import require
+from curation.options import require
 
 Float64 = npt.NDArray[np.float64]
 Statistic = Callable[[Float64], Float64]

@@ -15,8 +15,9 @@ from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from curation.config import EmbedConfig, option, require
+from curation.config import EmbedConfig
 from curation.encoder import UNTRAINED, build
+from curation.options import option, require
 from training.augment import Augmentation, Statistics, normalise, random_crops, to_bytes
 
 EPSILON = 1e-6  # added to a patch's variance before it divides

@@ -20,8 +20,8 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from curation import images
-from curation.config import require
 from curation.images import Pixels
+from curation.options import require
 from training.datasets import Example
 
 THRESHOLD = 127

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curation.config import require
+from curation.options import require
 from training import results
 from training.figures import STYLE, in_order
 from training.results import Row

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curation.config import require
+from curation.options import require
 from training.intervals import Bootstrap, Estimate, Statistic, mean_of, resampled
 
 Float64 = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from curation.config import option, require
+from curation.options import option, require
 from curation.store import RunDirectory
 
 Float64 = npt.NDArray[np.float64]

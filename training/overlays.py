@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from curation.config import require
+from curation.options import require
 
 UInt8 = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.config import digest
+from curation.options import digest
 from curation.sources import content_hash
 from curation.store import RunDirectory
 from training import splits

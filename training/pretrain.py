@@ -15,9 +15,9 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from curation import engine
-from curation.config import digest, require
 from curation.console import progress
 from curation.encoder import resolve_precision
+from curation.options import digest, require
 from curation.store import RunDirectory
 from training import checkpoint
 from training.board import Board

@@ -18,8 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
-from curation.config import EmbedConfig, require
+from curation.config import EmbedConfig
 from curation.encoder import PRECISIONS, UNTRAINED, build
+from curation.options import require
 from curation.vectors import as_tensor
 from training.augment import Augmentation, normalise, random_crops
 from training.mae import build_encoder, pixel_statistics

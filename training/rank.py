@@ -18,7 +18,7 @@ from torch import nn
 
 from curation import engine
 from curation.cli import cause_of
-from curation.config import hashed_fields
+from curation.options import hashed_fields
 from curation.store import RunDirectory
 from curation.vectors import limit_threads
 from training import checkpoint

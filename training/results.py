@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.config import require
+from curation.options import require
 from training import metrics, published
 from training.intervals import Bootstrap
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from curation.config import require
+from curation.options import require
 
 BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
 STEM = re.compile(r"(?:encoder\.)?(?:cls_token|reg_token|pos_embed|patch_embed|norm_pre)\b")

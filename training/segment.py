@@ -20,8 +20,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curation.config import option, require
 from curation.encoder import resolve_precision
+from curation.options import option, require
 from curation.vectors import as_tensor
 from training.augment import Augmentation, random_boxes, random_crops
 from training.draws import Draws, Rows, draw_generator

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from curation.config import option, require
+from curation.options import option, require
 from training.augment import SimclrAugmentation, normalise, simclr_views, to_bytes
 from training.mae import build_encoder, initialise, pixel_statistics
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from curation.config import require
+from curation.options import require
 from curation.sources import content_hash
 from training.datasets import Dataset, Example
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation import images
-from curation.config import require
 from curation.frames import read_bytes
+from curation.options import require
 from curation.store import RunDirectory
 
 PART_ROWS = 256

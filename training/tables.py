@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from curation.config import require
+from curation.options import require
 from curation.store import RunDirectory
 from training import published, results
 from training.intervals import Bootstrap, estimate_values

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from curation.config import digest, hashed_fields, require
 from curation.console import Stopwatch
 from curation.encoder import UNTRAINED
+from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from training import learned, metrics, results
 from training.learned import Learned, Lesson

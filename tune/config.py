@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from curation.config import flags_of, option, require
+from curation.options import flags_of, option, require
 from training.config import PretrainConfig
 
 PER_TRIAL = ("subset", "output")  # of PretrainConfig: every trial has its own

@@ -9,8 +9,9 @@ import pyarrow as pa
 import ray
 from ray import tune as ray_tune
 
-from curation.config import ExportConfig, digest, hashed_fields, require
+from curation.config import ExportConfig
 from curation.export import export
+from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from training.evaluate import EvaluateConfig
 from training.rank import Settings

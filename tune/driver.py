@@ -16,8 +16,8 @@ import pyarrow as pa
 import ray
 from ray import tune as ray_tune
 
-from curation.config import digest, hashed_fields, require
 from curation.encoder import CARD
+from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from training import checkpoint
 from training.benchmark import let_go, pretrain_once, pretrainings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from curation.config import require
+from curation.options import require
 from curation.store import RunDirectory
 from training import tables
 from training.normdel import normdel

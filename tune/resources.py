@@ -7,7 +7,7 @@ only while GPUs and CPUs, those of decoding included, suffice for all of them.
 
 from dataclasses import dataclass
 
-from curation.config import require
+from curation.options import require
 
 DECODING_CPUS = 1.0  # of a trial on GPUs, beside the CPU of each rank
 

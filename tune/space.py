@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from curation.config import Keep, Method, Rule, SelectConfig, option, require
+from curation.config import Keep, Method, Rule, SelectConfig
+from curation.options import option, require
 
 PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
 AXES = ("select", "epsilon", "d", "budget", "keep", "rule", "clusters")

@@ -13,9 +13,10 @@ import numpy as np
 
 from curation import cluster, pipeline
 from curation import select as selection
-from curation.config import ClusterConfig, ExportConfig, SelectConfig, require
+from curation.config import ClusterConfig, ExportConfig, SelectConfig
 from curation.export import export
 from curation.markers import marker_of, read_record
+from curation.options import require
 from curation.store import TEMPORARY, RunDirectory
 from curation.vectors import Keys
 from tune.space import Candidate, Point

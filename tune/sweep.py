@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from curation import engine
-from curation.config import require
+from curation.options import require
 from curation.store import RunDirectory
 from training.checkpoint import located
 from training.evaluate import find_sources, prepare_all

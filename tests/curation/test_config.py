@@ -14,9 +14,8 @@ from curation.config import (
     IngestConfig,
     ScoreConfig,
     SelectConfig,
-    digest,
-    hashed_fields,
 )
+from curation.options import digest, hashed_fields
 
 ALL = (IngestConfig, EmbedConfig, ClusterConfig, ScoreConfig, SelectConfig, ExportConfig, DemoConfig)
 NEEDED: dict[type[Any], dict[str, Any]] = {IngestConfig: {"run_dir": "r", "source": ("s",)}, DemoConfig: {}}

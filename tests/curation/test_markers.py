@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from curation import store
-from curation.config import IngestConfig, digest, hashed_fields
+from curation.config import IngestConfig
 from curation.markers import SUCCESS, Step, check_rejected, marker_of
+from curation.options import digest, hashed_fields
 from curation.store import RunDirectory
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from curation import ingest, pools, sources
-from curation.config import LINEAGE, IngestConfig, check_pattern, digest, hashed_fields
+from curation.config import LINEAGE, IngestConfig, check_pattern
+from curation.options import digest, hashed_fields
 
 VIDEO = "11305ea5-389a-46c8-95f3-94a1af84247d"
 CAPSULE = "131368cc17e44240"

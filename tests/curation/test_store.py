@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import store
-from curation.store import RunDirectory, filesystem_of
+from curation.filesystems import filesystem_of
+from curation.store import RunDirectory
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
 Paths = Callable[[RunDirectory], list[str]]

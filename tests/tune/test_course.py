@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from curation.config import hashed_fields
+from curation.options import hashed_fields
 from training import results as trained
 from tune.course import Course, Sweep
 from tune.driver import Job, Told
