@@ -92,7 +92,7 @@ def test_other_tiffs(axes: str, tmp_path: Path) -> None:
 def test_samples_of_no_picture_are_an_error(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", np.ones((2, 4, 4), np.float64), photometric="minisblack")
     with pytest.raises(ValueError, match=r"x.tif cannot be read .* samples are float64; expected 8 or 16 bits"):
-        masks.read_image(str(tmp_path / "x.tif"))
+        masks.read_planes(str(tmp_path / "x.tif"))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16"])
