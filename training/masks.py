@@ -22,7 +22,7 @@ from curation.options import require
 from training.datasets import Example
 
 THRESHOLD = 127
-READING = 2  # raised whenever the same files would give other arrays
+READING = 3  # raised whenever the same files would give other arrays
 CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
 T = TypeVar("T")
