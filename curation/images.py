@@ -58,8 +58,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
             width, height = image.size
             further = getattr(image, "n_frames", 1) - 1
             marker = END_MARKERS.get(image.format or "")
-            late = image.format == "PNG" and "exif" not in image.info and b"eXIf" in data
-            if marker is None or marker not in data[-TAIL:] or late:
+            if marker is None or marker not in data[-TAIL:] or png.has_late_exif(image, data):
                 image.load()
             return Look(*_turned(width, height, pillow.orientation(image)), further)
 
@@ -124,8 +123,7 @@ def _picture(data: bytes, max_pixels: int, work: Callable[[Image.Image, int], Pi
             if png.is_deep(image, data):
                 deep = Image.fromarray(png.read(image, data).picture())
                 return work(deep, pillow.orientation(image))
-            late = image.format == "PNG" and b"eXIf" in data
-            if late:
+            if png.has_late_exif(image, data):
                 image.load()
             return work(image, pillow.orientation(image))
 

@@ -12,7 +12,8 @@ import ray
 from curation import engine, images, schema, sources
 from curation.config import IngestConfig
 from curation.console import Stopwatch, progress, warn
-from curation.frames import Further, frame_row, further_of, rejected_row
+from curation.frames import frame_row, rejected_row
+from curation.further import Further, further_of
 from curation.markers import Step, check_rejected
 from curation.store import File, RunDirectory
 

@@ -7,6 +7,7 @@ Legend: H, W height and width in pixels; C channels.
 """
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -60,17 +61,24 @@ def _bytes(image: Image.Image, rawmode: str) -> Samples:
     return np.asarray(image)
 
 
-def significant_bits(data: bytes) -> int:
-    """The most bits that an sBIT chunk names, 0 where there is none."""
+def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each chunk, as far as the file is whole; no more than 64 bytes of the content."""
     place = 8
     while place + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, place)
-        if kind == b"sBIT":
-            return max(data[place + 8 : place + 8 + size], default=0)
-        if kind in (b"IDAT", b"IEND"):
-            break
+        yield kind, data[place + 8 : place + 8 + min(size, 64)]
         place += 12 + size
-    return 0
+
+
+def significant_bits(data: bytes) -> int:
+    """The most bits that an sBIT chunk names, 0 where there is none."""
+    return next((max(content, default=0) for kind, content in chunks(data) if kind == b"sBIT"), 0)
+
+
+def has_late_exif(image: Image.Image, data: bytes) -> bool:
+    """Whether an opened image is a PNG whose EXIF stands behind its pixels: Pillow knows it after loading only."""
+    early = "exif" in image.info or image.format != "PNG"
+    return not early and any(kind == b"eXIf" for kind, _ in chunks(data))
 
 
 def scale_key(image: Image.Image, data: bytes) -> None:
