@@ -139,10 +139,19 @@ def packed_bits(bits: int, planes: int = 1) -> bytes:
     return struct.pack("<4sI", b"II*\0", 8 + len(content)) + content + struct.pack("<H", len(tags)) + ifd + bytes(4)
 
 
+def writable(packing: str) -> bool:
+    """Whether this Pillow's libtiff has a compression."""
+    try:
+        return bool(encoded(GRAY, "TIFF", compression=packing))
+    except OSError:
+        return False
+
+
 def compressions() -> dict[str, tuple[bytes, Array]]:
     """What libtiff writes, in every mode that it does."""
     found = {}
-    for packing in ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd"):
+    packings = ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd"]
+    for packing in filter(writable, packings):
         for mode in ("RGB", "L", "P", "1", "CMYK", "LA", "RGBA"):
             image = Image.fromarray(RGB).convert(mode)
             found[f"{packing} {mode}"] = (encoded(image, "TIFF", compression=packing), np.asarray(image.convert("RGB")))
@@ -348,6 +357,7 @@ def pages(kind: str, count: int, **options: Any) -> bytes:
 )
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_first_frame_is_read_and_the_others_are_counted(kind: str, options: dict[str, Any], count: int) -> None:
+    count = min(count, 2) if kind == "MPO" else count  # Pillow 11.0 writes no more than two of them right
     data = pages(kind, count, **options)
     assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, count - 1)
     assert np.abs(images.rgb(data, LIMIT).astype(float) - RGB).mean() <= (3 if kind == "MPO" else 0)
@@ -555,13 +565,13 @@ def test_damage_is_an_image_or_a_reason(name: str, capfd: pytest.CaptureFixture[
     reasons = set()
     for _ in range(15):
         broken = damaged(data, generator)
-        begun = time.perf_counter()
+        begun = time.process_time()
         for read in (images.inspect, lambda data, limit: images.decode(data, 16, limit), images.planes):
             try:
                 read(broken, LIMIT)
             except images.FrameError as error:
                 reasons.add(error.reason)
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
     assert reasons <= {"not an image", "too large", "truncated", "corrupt", "unsupported"}
     out, err = capfd.readouterr()  # libtiff itself writes of damaged strips, one line each
     assert out == ""
