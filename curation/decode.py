@@ -35,7 +35,7 @@ class DecodePart:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield a table of one row for each chunk; at least one, so that an empty part is finished too."""
         [part] = batch["part"].to_pylist()
-        columns = ["frame_id", "source", "uri", "path", "copy_of"]
+        columns = ["frame_id", "source", "uri", "path", "width", "height", "copy_of"]
         rows = self.run.read_table(self.run.parts("frames")[part], columns).to_pylist()
         originals = [row for row in rows if row["copy_of"] is None]
         step = self.config.chunk_rows
@@ -53,7 +53,7 @@ class DecodePart:
         rejected: list[dict[str, str]] = []
         for row in rows:
             try:
-                image = images.decode(read_bytes(row["uri"]), self.config.image_size)
+                image = images.decode(read_bytes(row["uri"]), self.config.image_size, row["width"] * row["height"])
             except images.FrameError as error:
                 rejected.append(rejected_row(row["source"], row["uri"], row["path"], "embed", error))
                 continue

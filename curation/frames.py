@@ -4,6 +4,7 @@ from typing import Any
 
 from curation import images, sources
 from curation.filesystems import filesystem_of
+from curation.further import FURTHER
 
 
 def read_bytes(uri: str) -> bytes:
@@ -18,9 +19,10 @@ def read_bytes(uri: str) -> bytes:
 
 
 def frame_row(entry: sources.Entry, lineage: sources.Lineage, max_pixels: int) -> dict[str, Any]:
-    """The row of schema.frames for one file. FrameError where it cannot be used."""
+    """The row of schema.frames for one file, and in FURTHER the frames it holds beside. FrameError where unusable."""
+    images.check_bytes(entry.size)
     data = read_bytes(entry.uri)
-    width, height = images.inspect(data, max_pixels)
+    width, height, further = images.inspect(data, max_pixels)
     place = {"source": entry.source, "uri": entry.uri, "path": entry.path}
     content = {
         "content_hash": sources.content_hash(data),
@@ -29,7 +31,7 @@ def frame_row(entry: sources.Entry, lineage: sources.Lineage, max_pixels: int) -
         "height": height,
     }
     identity = {"frame_id": sources.frame_id(entry.source, entry.path)}
-    return identity | place | content | lineage.of(entry.path)
+    return identity | place | content | lineage.of(entry.path) | {FURTHER: further}
 
 
 def rejected_row(source: str, uri: str, path: str, step: str, error: images.FrameError) -> dict[str, str]:

@@ -1,105 +1,179 @@
-"""Encoded bytes to RGB of the wanted size, and what can be measured on it. It knows no files and no engine.
+"""Encoded bytes to RGB: the one reader of pictures of the whole program. It knows no files and no engine.
 
-Legend: H, W height and width in pixels; S the side of the square a frame is scaled to.
+The rules, for frames, segmentation images and masks alike:
+- JPEG (MPO too), PNG, BMP, WebP and TIFF are read, told by their content, not by their name; else `not an image`.
+- The picture is upright: EXIF orientation is applied, also to width and height. Masks are turned by their own tag.
+- What is transparent is composited on black; a BMP whose alpha is 0 everywhere has none.
+- Samples of more than 8 bits are scaled by their real range, as curation/samples.py says, or rejected as `unsupported`.
+- Of several pages or animation frames the first is read, and `inspect` counts the others.
+- Color profiles are not applied.
+- Limits are checked before anything of that size is read or made: pixels, the longer side, the bytes of a file, and the
+  bytes of a TIFF's samples.
+
+Legend: H, W height and width in pixels; C channels; S the side of the square a frame is scaled to.
 """
 
-import io
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
-T = TypeVar("T")
+from curation import pillow, png, tiff
+from curation.quality import measure
+from curation.samples import FrameError, Limits, Pixels
 
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "FrameError", "Pixels", "check_bytes", "decode", "inspect", "measure"]
+__all__ += ["planes", "rgb"]
+
+MAX_PIXELS = 100_000_000  # unless a caller says otherwise
+MAX_SIDE = 1_000_000  # resampling takes 32 bytes for each pixel of a side
+MAX_BYTES = 512 << 20  # of an encoded file, and of the samples of a TIFF
 TAIL = 64 << 10  # bytes at the end of a file in which an end marker is looked for
-END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 
 
-class FrameError(ValueError):
-    """A frame that cannot be used: a short reason from a fixed list, and what went wrong."""
+class Look(NamedTuple):
+    """What `inspect` finds: the upright width and height, and how many further pages or animation frames there are."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
-        self.message = message
+    width: int
+    height: int
+    further: int = 0
 
 
-def inspect(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Width and height of an encoded image that is whole as far as a look without decoding can tell.
+def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
+    """Size and further frames of an encoded image that is whole as far as a look without decoding can tell.
 
     JPEG and PNG with their end marker are not decoded here (damage inside them is found on decoding, as far as a
-    decoder notices it); all others are. Raises FrameError: empty file, not an image, too large, truncated, corrupt.
+    decoder notices it); all others are. Raises FrameError: empty file, not an image, too large, truncated, corrupt,
+    unsupported.
     """
+    with _reading(data, max_pixels) as limits:
+        if data.startswith(tiff.MARKS):
+            raw, further = tiff.read(data, limits)
+            height, width = raw.picture().shape[:2]
+            return Look(*_turned(width, height, raw.orientation), further)
+        with _opened(data, limits) as image:
+            width, height = image.size
+            further = getattr(image, "n_frames", 1) - 1
+            marker = END_MARKERS.get(image.format or "")
+            if marker is None or marker not in data[-TAIL:] or png.has_late_exif(image, data):
+                image.load()
+            return Look(*_turned(width, height, pillow.orientation(image)), further)
 
-    def look(image: Image.Image) -> tuple[int, int]:
-        marker = END_MARKERS.get(image.format or "")
-        if marker is None or marker not in data[-TAIL:]:
-            image.load()
-        return image.size
 
-    return _with_image(data, max_pixels, look)
-
-
-def decode(data: bytes, size: int, max_pixels: int | None = None) -> Pixels:
+def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode to uint8 [S, S, 3], the whole frame squeezed to a square of `size`; JPEG is scaled while decoding.
 
     A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 or 1/1 scale that is no smaller than the target
     (libjpeg's DCT scaling), then resampled bicubically. Raises FrameError as `inspect` does.
     """
 
-    def scale(image: Image.Image) -> Pixels:
+    def squeeze(image: Image.Image, turn: int) -> Pixels:
         drafted = image.draft("RGB", (size, size))
-        box = drafted[1] if drafted else None  # a side that is no whole number of DCT blocks is padded
-        return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box))
+        if not drafted:
+            upright = pillow.upright(_flat(image), turn)
+            return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+        box = drafted[1]  # a side that is no whole number of DCT blocks is padded
+        return np.asarray(pillow.upright(_flat(image).resize((size, size), Image.Resampling.BICUBIC, box), turn))
 
-    return _with_image(data, max_pixels, scale)
+    return _picture(data, max_pixels, squeeze)
 
 
-def _with_image(data: bytes, max_pixels: int | None, work: Callable[[Image.Image], T]) -> T:
+def rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode to uint8 [H, W, 3] at the file's own size, upright. Raises FrameError as `inspect` does."""
+    return _picture(data, max_pixels, lambda image, turn: np.asarray(pillow.upright(_flat(image), turn)))
+
+
+def planes(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode a mask to uint8 [H, W, C], upright, with its values as they are: integers of up to 255 are not scaled.
+
+    C is 1 or 3, and as many for each further page of a TIFF that is as large as the first. Palettes are resolved and
+    transparency is left out. Raises FrameError as `inspect` does.
+    """
+    with _reading(data, max_pixels) as limits:
+        if data.startswith(tiff.MARKS):
+            pages = tiff.read_pages(data, limits)
+            return np.concatenate([_turn(raw.planes(), raw.orientation) for raw in pages], axis=2)
+        with _opened(data, limits) as image:
+            if png.is_deep(image, data):
+                planes_HWC = png.read(image, data).planes()
+            elif image.mode in ("1", "L", "LA"):
+                planes_HWC = np.asarray(image.convert("L"))[:, :, None]
+            else:
+                clear = image.mode == "P" and "transparency" in image.info
+                planes_HWC = np.asarray((image.convert("RGBA") if clear else image).convert("RGB"))
+            return _turn(planes_HWC, pillow.orientation(image))
+
+
+def check_bytes(count: int) -> None:
+    """Raise FrameError `too large` for a file of more bytes than are read; call it before reading one."""
+    if count > MAX_BYTES:
+        raise FrameError("too large", f"{count} bytes, more than {MAX_BYTES}")
+
+
+def _picture(data: bytes, max_pixels: int, work: Callable[[Image.Image, int], Pixels]) -> Pixels:
+    """What `work` makes of the picture, given with its orientation, which is not applied yet."""
+    with _reading(data, max_pixels) as limits:
+        if data.startswith(tiff.MARKS):
+            raw, _ = tiff.read(data, limits)
+            return work(Image.fromarray(raw.picture()), raw.orientation)
+        with _opened(data, limits) as image:
+            if png.is_deep(image, data):
+                deep = Image.fromarray(png.read(image, data).picture())
+                return work(deep, pillow.orientation(image))
+            if png.has_late_exif(image, data):
+                image.load()
+            return work(image, pillow.orientation(image))
+
+
+@contextmanager
+def _reading(data: bytes, max_pixels: int) -> Iterator[Limits]:
+    """The limits to read under; whatever a decoder raises inside becomes a FrameError."""
     if not data:
         raise FrameError("empty file", "the file has no bytes")
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns; ours, below, rejects
+    check_bytes(len(data))
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if max_pixels is not None and width * height > max_pixels:
-                raise FrameError("too large", f"{width} x {height} pixels, more than {max_pixels}")
-            return work(image)
+        with pillow.QUIET:
+            yield Limits(max_pixels, MAX_SIDE, MAX_BYTES)
     except FrameError:
         raise
-    except UnidentifiedImageError:
-        raise FrameError("not an image", f"no image format is known for bytes {data[:8]!r}") from None
     except Exception as error:  # whatever a decoder raises on a bad file rejects that one frame
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        text = str(error).lower()
+        reason = "truncated" if "truncated" in text else "too large" if "too large" in text else "corrupt"
         raise FrameError(reason, f"{type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow would clip it at 255
-        return Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+@contextmanager
+def _opened(data: bytes, limits: Limits) -> Iterator[Image.Image]:
+    with pillow.opened(data) as image:
+        limits.check(*image.size)
+        if image.format == "PNG":
+            png.scale_key(image, data)
+        yield image
 
 
-def measure(image_SS3: Pixels) -> tuple[float, float, float, float, float, float]:
-    """Brightness, contrast, saturation, sharpness, dark share and bright share, as in schema.MEASURES.
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB on black."""
+    image.load()
+    if not (image.has_transparency_data or image.mode in ("RGBA", "LA", "PA")):
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    if image.format == "BMP" and alpha.getextrema() == (0, 0):
+        return rgba.convert("RGB")
+    flat = Image.new("RGB", rgba.size)
+    flat.paste(rgba.convert("RGB"), mask=alpha)
+    return flat
 
-    On luma in [0, 1]: mean; standard deviation; mean HSV saturation; variance of the 4-neighbour Laplacian
-    (0 for a frame below 3 pixels); share of pixels below 0.06; share above 0.94.
-    """
-    rgb = image_SS3.astype(np.float32) / 255
-    luma = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    high, low = rgb.max(axis=2), rgb.min(axis=2)
-    saturation = (high - low) / np.maximum(high, 1e-6)
-    inner = luma[1:-1, 1:-1]
-    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
-    return (
-        float(luma.mean()),
-        float(luma.std()),
-        float(saturation.mean()),
-        float(laplacian.var()) if laplacian.size else 0.0,
-        float((luma < 0.06).mean()),
-        float((luma > 0.94).mean()),
-    )
+
+def _turned(width: int, height: int, turn: int) -> tuple[int, int]:
+    return (height, width) if turn >= 5 else (width, height)
+
+
+def _turn(planes_HWC: Pixels, turn: int) -> Pixels:
+    if turn not in pillow.TURNS:
+        return planes_HWC
+    turned = [np.asarray(pillow.upright(Image.fromarray(plane), turn)) for plane in np.moveaxis(planes_HWC, 2, 0)]
+    return np.stack(turned, axis=2)

@@ -13,10 +13,12 @@ from curation import engine, images, schema, sources
 from curation.config import IngestConfig
 from curation.console import Stopwatch, progress, warn
 from curation.frames import frame_row, rejected_row
+from curation.further import Further, further_of
 from curation.markers import Step, check_rejected
 from curation.store import File, RunDirectory
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
+BESIDE = b"endosieve.further"  # and what its files hold beside the frames
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Done:
     files: list[File]
     frames: int
     rejected: int
+    further: Further
 
 
 def ingest(config: IngestConfig) -> dict[str, Any]:
@@ -59,9 +62,12 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     frames, rejected = (sum(getattr(result, name) for result in done) for name in ("frames", "rejected"))
     assert frames + rejected == listing.listed, "a listed file is neither a frame nor rejected"
     check_rejected("ingest", rejected, listing.listed, config.max_rejected)
+    done.sort(key=lambda result: result.files[0].path)
+    if further := sum((result.further for result in done), Further()).describe():
+        warn(f"{further}; only the first of a file is a frame: split such files to have them all")
     counts = {"rows_in": listing.listed, "rows_out": frames, "rejected": rejected, "copies": copies}
     note = f"{copies} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
-    note += listing.describe_pools()
+    note += listing.describe_pools() + (f"; {further}" if further else "")
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, list(files.values()))
 
 
@@ -72,11 +78,13 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
     """
     path, rejected_path = part_paths(part.number)
     if exists:
-        if (run.read_schema(path).metadata or {}).get(DIGEST, b"").decode() != part.digest:
+        metadata = run.read_schema(path).metadata or {}
+        if metadata.get(DIGEST, b"").decode() != part.digest:
             raise ValueError(
                 f"the sources changed since {run.uri} was begun (first seen in {path}); "
                 "put them back as they were, or use another --run-dir"
             )
+        further = Further.from_bytes(metadata[BESIDE]) if BESIDE in metadata else Further()
         written = [run.describe(name) for name in (path, rejected_path) if run.exists(name)]
     else:
         lineages = sources.Lineages(config)
@@ -87,9 +95,11 @@ def ingest_part(run: RunDirectory, config: IngestConfig, part: sources.Part, exi
             except images.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
         written = [run.write_table(rejected_path, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
-        columns = schema.frames(lineages.metadata).with_metadata({DIGEST: part.digest.encode()})
+        further = further_of(good)
+        metadata = {DIGEST: part.digest.encode(), BESIDE: further.to_bytes()}
+        columns = schema.frames(lineages.metadata).with_metadata(metadata)
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
-    return Done(written, written[0].rows, sum(file.rows for file in written[1:]))
+    return Done(written, written[0].rows, sum(file.rows for file in written[1:]), further)
 
 
 def part_paths(number: int) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from curation.options import digest, require
 from curation.pools import POOLS, Pool
 from curation.schema import FRAMES, IMAGE, SCORES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jpe", ".jfif")
 GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB
 
 

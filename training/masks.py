@@ -1,4 +1,4 @@
-"""Image and mask files to arrays: the usual formats, TIFFs that Pillow refuses, masks of any colour. No set is known.
+"""Image and mask files to arrays, through the one reader (curation/images.py): masks of any colour. No set is known.
 
 A mask's pixel is foreground where its brightest channel (or plane) is above 127, so the seams of anti-aliased and
 JPEG masks go and colours are joined. A lossless file may number classes instead, and then all but 0, or black, is
@@ -8,15 +8,12 @@ gray among them. Masks are resized by area: a pixel is foreground where half or 
 Legend: N examples; H, W height and width in pixels; C channels; S side of the square that both are squeezed to.
 """
 
-import io
-import struct
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from curation import images
@@ -25,12 +22,11 @@ from curation.options import require
 from training.datasets import Example
 
 THRESHOLD = 127
-READING = 2  # raised whenever the same files would give other arrays
+READING = 3  # raised whenever the same files would give other arrays
 CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
-TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+T = TypeVar("T")
 LOSSY = (".jpg", ".jpeg", ".webp")
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 def arrays(examples: Sequence[Example], size: int) -> tuple[Pixels, Pixels]:
@@ -47,21 +43,13 @@ def arrays(examples: Sequence[Example], size: int) -> tuple[Pixels, Pixels]:
 
 
 def read_image(path: str) -> Pixels:
-    """One image, uint8 [H, W, 3]. ValueError, naming the file, where it cannot be read."""
-    planes_HWC = read_planes(path)
-    if planes_HWC.shape[2] < 3:
-        return np.repeat(planes_HWC[:, :, :1], 3, axis=2)
-    return np.ascontiguousarray(planes_HWC[:, :, :3])
+    """One image, uint8 [H, W, 3], upright. ValueError, naming the file, where it cannot be read."""
+    return read_with(images.rgb, path)
 
 
 def square_image(path: str, size: int) -> Pixels:
     """One image squeezed to uint8 [S, S, 3], decoded as frames for pre-training are. ValueError as `read_image`."""
-    data = read_bytes(path)
-    try:
-        return images.decode(data, size)
-    except images.FrameError as error:
-        require(data.startswith(TIFF_MARKS), f"{path} cannot be read: {error.reason}, {error.message}")
-    return np.asarray(Image.fromarray(read_image(path)).resize((size, size), Image.Resampling.BICUBIC))
+    return read_with(partial(images.decode, size=size), path)
 
 
 def read_mask(example: Example, size: int | None = None) -> Pixels:
@@ -120,75 +108,24 @@ def resize_mask(mask_HW: Pixels, target: tuple[int, int]) -> Pixels:
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image, from its header where Pillow knows it."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UnidentifiedImageError:
-        height, width = read_image(path).shape[:2]
-        return width, height
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def read_bytes(path: str) -> bytes:
-    """All bytes of a file. ValueError, naming it, where the system refuses."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    """Width and height of an image, upright, from its header where that is enough. ValueError as `read_image`."""
+    width, height, _ = read_with(images.inspect, path)
+    return width, height
 
 
 def read_planes(path: str) -> Pixels:
-    """What a file holds, uint8 [H, W, C]. ValueError, naming it, where it cannot be read."""
-    data = read_bytes(path)
+    """What a file holds, uint8 [H, W, C], as `images.planes`. ValueError, naming it, where it cannot be read."""
+    return read_with(images.planes, path)
+
+
+def read_with(reader: Callable[[bytes], T], path: str) -> T:
+    """What a reader of curation.images makes of a file. ValueError, naming it, where it cannot be read."""
     try:
-        if data.startswith(TIFF_MARKS):
-            return tiff_planes(data)
-        with Image.open(io.BytesIO(data)) as image:
-            return pillow_planes(image)
-    except UNREADABLE as error:
+        images.check_bytes(Path(path).stat().st_size)
+        return reader(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except images.FrameError as error:
         raise ValueError(
-            f"{path} cannot be read as an image: {type(error).__name__}: {error}; fetch it again, or leave it out"
+            f"{path} cannot be read as an image: {error.reason}, {error.message}; fetch it again, or leave it out"
         ) from error
-
-
-def tiff_planes(data: bytes) -> Pixels:
-    """A TIFF through Pillow, or through tifffile where it has several pages or Pillow does not know its layout.
-
-    CVC-ClinicDB's are planar RGB tagged as gray, EAD2019's masks have a page for each class.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if getattr(image, "n_frames", 1) == 1:
-                return pillow_planes(image)
-    except UnidentifiedImageError:
-        pass  # tifffile's error is the one to tell
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        series = file.series[0]
-        array, axes = series.asarray(), series.axes
-    array = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (0, 1))
-    return eight_bits(array.reshape(*array.shape[:2], -1))
-
-
-def pillow_planes(image: Image.Image) -> Pixels:
-    """A Pillow image as uint8 [H, W, C] with C 1 or 3: palettes resolved, alpha dropped, 16 bits scaled to 8."""
-    if image.mode.startswith("I;16"):
-        return eight_bits(np.asarray(image, np.uint16)[:, :, None])
-    if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"))[:, :, None]
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
-
-
-def eight_bits(array: npt.NDArray[np.generic]) -> Pixels:
-    """Truth values, 8-bit or 16-bit samples as uint8; 16 bits that use 8 at most stay. ValueError for others."""
-    if array.dtype == np.uint8:
-        return array.astype(np.uint8)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        scaled = array if array.max(initial=0) <= 255 else array // 257
-        return scaled.astype(np.uint8)
-    raise ValueError(f"samples are {array.dtype}; expected 8 or 16 bits")

@@ -45,7 +45,7 @@ def read_subset(path: str) -> Subset:
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
-    wanted = ("frame_id", "uri", "image", "byte_size")
+    wanted = ("frame_id", "uri", "image", "byte_size", "width", "height")
     names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
     table = folder.read_table("kept.parquet", names)
     require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
@@ -57,7 +57,8 @@ def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple
     pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
     for row in subset.table.take(pa.array(rows)).to_pylist():
         try:
-            pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), side)[None])
+            limit = row["width"] * row["height"] if "width" in row and "height" in row else images.MAX_PIXELS
+            pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), side, limit)[None])
         except images.FrameError as error:
             failed.append(f"{row['uri']}: {error.reason}, {error.message}")
     return np.concatenate(pixels), failed

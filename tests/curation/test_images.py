@@ -58,7 +58,7 @@ LOSSLESS = [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "ti
 def test_lossless_formats_decode_to_the_resized_picture(kind: str, settings: dict[str, Any]) -> None:
     picture = scene(96, 64)
     data = encoded(picture, kind, **settings)
-    assert images.inspect(data, LIMIT) == (96, 64)
+    assert images.inspect(data, LIMIT) == (96, 64, 0)
     pixels = images.decode(data, 48)
     assert (pixels.dtype, pixels.shape) == (np.uint8, (48, 48, 3))
     assert np.array_equal(pixels, np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC)))
@@ -68,7 +68,7 @@ def test_lossless_formats_decode_to_the_resized_picture(kind: str, settings: dic
 def test_lossy_formats_decode_close_to_the_picture(kind: str, settings: dict[str, Any]) -> None:
     picture = scene(96, 64)
     data = encoded(picture, kind, **settings)
-    assert images.inspect(data, LIMIT) == (96, 64)
+    assert images.inspect(data, LIMIT) == (96, 64, 0)
     pixels = images.decode(data, 48)
     assert pixels.shape == (48, 48, 3)
     assert mean_difference(pixels, picture.resize((48, 48), Image.Resampling.BICUBIC)) < 2
@@ -169,7 +169,7 @@ def test_a_png_damaged_inside_is_corrupt_on_decoding(at: float) -> None:
     data = bytearray(encoded(scene(320, 256), "PNG"))
     start = int(at * len(data))
     data[start : start + 200] = bytes(200)
-    assert images.inspect(bytes(data), LIMIT) == (320, 256)  # whole, as far as a look without decoding can tell
+    assert images.inspect(bytes(data), LIMIT) == (320, 256, 0)  # whole, as far as a look without decoding can tell
     assert reason_of(bytes(data), decode=True) in ("corrupt", "truncated")
 
 
@@ -194,7 +194,7 @@ def test_a_decompression_bomb_is_rejected_unread(monkeypatch: pytest.MonkeyPatch
 
 def test_the_limit_of_pixels_is_inclusive() -> None:
     data = encoded(scene(40, 30), "PNG")
-    assert images.inspect(data, 1200) == (40, 30)
+    assert images.inspect(data, 1200) == (40, 30, 0)
     assert images.decode(data, 8, 1200).shape == (8, 8, 3)
     assert reason_of(data, limit=1199) == "too large"
     assert reason_of(data, decode=True, limit=1199) == "too large"

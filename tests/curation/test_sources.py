@@ -11,6 +11,7 @@ from PIL import Image
 
 from curation import frames, images, schema, sources
 from curation.config import LINEAGE, IngestConfig
+from curation.further import FURTHER
 
 TREE = (
     "a/images/1.jpg",
@@ -237,6 +238,7 @@ def picture(tmp_path: Path) -> sources.Entry:
 def test_a_frames_row(picture: sources.Entry) -> None:
     row = frames.frame_row(picture, sources.Lineage(r"(?P<patient>p\d)/(?P<name>\w+)"), 1200)
     data = Path(picture.uri).read_bytes()
+    assert row.pop(FURTHER) == 0
     assert row == {
         "frame_id": sources.frame_id("s", "p1/x.png"),
         "source": "s",

@@ -92,7 +92,7 @@ def test_other_tiffs(axes: str, tmp_path: Path) -> None:
 def test_samples_of_no_picture_are_an_error(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", np.ones((2, 4, 4), np.float64), photometric="minisblack")
     with pytest.raises(ValueError, match=r"x.tif cannot be read .* samples are float64; expected 8 or 16 bits"):
-        masks.read_image(str(tmp_path / "x.tif"))
+        masks.read_planes(str(tmp_path / "x.tif"))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16"])
@@ -283,3 +283,25 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         masks.read_mask(example(tmp_path, str(tmp_path / "gone.png")))
     with pytest.raises(ValueError, match=r"image.png has no mask; leave it out or draw one"):
         masks.read_mask(example(tmp_path))
+
+
+@pytest.mark.parametrize("turned", ["image", "mask", "both"])
+@pytest.mark.parametrize("shape", [(48, 64), (64, 64)])
+def test_images_and_masks_are_turned_each_by_its_own_tag(turned: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    """A square one would not tell by its shape."""
+    exif = Image.Exif()
+    exif[274] = 6
+    shown = {"image": Image.fromarray(picture(*shape)), "mask": Image.fromarray(disc(*shape) * np.uint8(255))}
+    for name, image in shown.items():
+        if turned in (name, "both"):
+            image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{name}.png", exif=exif)
+        else:
+            image.save(tmp_path / f"{name}.png")
+    one = Example("x", str(tmp_path / "image.png"), (str(tmp_path / "mask.png"),))
+    assert masks.image_size(one.image) == shape[::-1]
+    assert np.array_equal(masks.read_image(one.image), picture(*shape))
+    assert np.array_equal(masks.read_mask(one), disc(*shape))
+    images, lesions = masks.arrays([one], 32)
+    squeezed = shown["image"].resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(images[0], np.asarray(squeezed))
+    assert np.array_equal(lesions[0], masks.resize_mask(disc(*shape), (32, 32)))
