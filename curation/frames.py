@@ -134,7 +134,7 @@ def frame_row(entry: sources.Entry, lineage: sources.Lineage, max_pixels: int) -
 def rejected_row(source: str, uri: str, path: str, step: str, error: images.FrameError) -> dict[str, Any]:
     """The row of schema.REJECTED for a frame that failed in `step`."""
     row = {"frame_id": sources.frame_id(source, path), "source": source, "uri": uri, "path": path}
-    return row | {"step": step, "reason": error.reason, "message": error.message}
+    return row | {"step": step, "reason": error.reason, "message": error.message, "replaced_by": None}
 
 
 def forget_unread(run: RunDirectory, step: str, folder: str) -> None:

@@ -266,6 +266,7 @@ def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> Non
         "step": "ingest",
         "reason": "too large",
         "message": "40 x 30 pixels, more than 1199",
+        "replaced_by": None,
     }
     assert list(row) == schema.REJECTED.names
 
