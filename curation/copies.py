@@ -113,7 +113,7 @@ def members(run: RunDirectory, content_hash: str) -> Iterator[dict[str, Any]]:
     if not run.exists(INDEX):
         return
     with run.open(INDEX) as file:
-        found = pq.read_table(file, ["part", "row"], filters=[("content_hash", "=", content_hash)])
+        found = pq.read_table(file, columns=["part", "row"], filters=[("content_hash", "=", content_hash)])
     part_N, row_N = found["part"].to_numpy(), found["row"].to_numpy()
     parts = run.parts("frames")
     for number in np.unique(part_N).tolist():

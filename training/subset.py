@@ -46,7 +46,7 @@ class Subset:
         folder = RunDirectory(self.path)
         if folder.exists(COPIES):
             with folder.open(COPIES) as file:
-                table = pq.read_table(file, ["uri"], filters=[("content_hash", "=", content_hash)])
+                table = pq.read_table(file, columns=["uri"], filters=[("content_hash", "=", content_hash)])
             yield from table["uri"].to_pylist()
 
 
