@@ -276,7 +276,8 @@ class Course:
         if best is not None:
             source, _, name = best["folder"].rpartition("/subsets/")
             target = RunDirectory(f"{self.job.output}/best")
-            discard(target, RunDirectory(best["folder"]).read_json("subset.json")["digest"])  # the best of an earlier call
+            digest = RunDirectory(best["folder"]).read_json("subset.json")["digest"]
+            discard(target, digest)  # what was best in an earlier call
             export(ExportConfig(run_dir=source, name=name, output=target.address, with_images=True))
         if self.limit.spent:
             print("The budget is spent. The same command with a larger --max-gpu-hours goes on.")

@@ -13,7 +13,9 @@ from curation import folder
 from curation.store import RunDirectory
 
 NASTY = st.sampled_from(["..", ".", "", "/", "//", "\\", "\0", "%", "%2E", "%2E%2E", ".tmp-", "~", "a.png", "é", " "])
-PATHS = st.lists(st.one_of(NASTY, st.text(max_size=6), st.sampled_from(["x" * 250, "ü" * 200])), max_size=8).map("".join)
+PATHS = st.lists(st.one_of(NASTY, st.text(max_size=6), st.sampled_from(["x" * 250, "ü" * 200])), max_size=8).map(
+    "".join
+)
 PATHS |= st.lists(st.one_of(NASTY, st.text(max_size=6)), max_size=6).map("/".join)
 PLACES = st.tuples(PATHS, PATHS, st.none() | PATHS, st.none() | st.integers(0, 10**6))
 

@@ -24,7 +24,7 @@ class Flaky(pafs.FileSystemHandler):
     def __init__(self, error: Exception, failures: int, data: bytes = DATA) -> None:
         self.error, self.failures, self.data, self.opened = error, failures, data, 0
 
-    def open_input_file(self, path: str) -> pa.NativeFile:
+    def open_input_file(self, _: str) -> pa.NativeFile:
         self.opened += 1
         if self.opened <= self.failures:
             raise self.error
@@ -34,8 +34,8 @@ class Flaky(pafs.FileSystemHandler):
         return [pafs.FileInfo(path, pafs.FileType.File, size=len(self.data)) for path in paths]
 
 
-for name in pafs.FileSystemHandler.__abstractmethods__ - set(vars(Flaky)):
-    setattr(Flaky, name, lambda self, *arguments, **named: "flaky")
+for unused in pafs.FileSystemHandler.__abstractmethods__ - set(vars(Flaky)):
+    setattr(Flaky, unused, lambda *_: "flaky")
 Flaky.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
