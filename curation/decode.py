@@ -4,14 +4,15 @@ PyTorch stays out so that a decoding process starts in a fraction of a second an
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from curation import images, schema
+from curation import copies, images, schema
 from curation.config import EmbedConfig
-from curation.frames import read_bytes, rejected_row
+from curation.frames import read_unchanged, rejected_row
 from curation.store import RunDirectory
 
 CHUNK = [
@@ -26,7 +27,11 @@ DECODED = pa.schema([*CHUNK, pa.field("pixels", pa.large_binary())])  # uint8 [N
 
 
 class DecodePart:
-    """A row {part} to its chunks (rows of DECODED); frames that cannot be decoded become rejected rows."""
+    """A row {part} to its chunks (rows of DECODED); frames that cannot be decoded become rejected rows.
+
+    A copy takes the place of an original that cannot be read or that changed (see `copies`), whatever part it is in.
+    ReadError where a file cannot be read for a reason that may pass.
+    """
 
     def __init__(self, run: RunDirectory, config: EmbedConfig) -> None:
         self.run = run
@@ -35,7 +40,7 @@ class DecodePart:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield a table of one row for each chunk; at least one, so that an empty part is finished too."""
         [part] = batch["part"].to_pylist()
-        columns = ["frame_id", "source", "uri", "path", "width", "height", "copy_of"]
+        columns = [*copies.ROW, "content_hash", "width", "height", "copy_of"]
         rows = self.run.read_table(self.run.parts("frames")[part], columns).to_pylist()
         originals = [row for row in rows if row["copy_of"] is None]
         step = self.config.chunk_rows
@@ -50,15 +55,45 @@ class DecodePart:
         pixels: list[images.Pixels] = []
         ids: list[str] = []
         measures: list[float] = []
-        rejected: list[dict[str, str]] = []
+        rejected: list[dict[str, Any]] = []
         for row in rows:
-            try:
-                image = images.decode(read_bytes(row["uri"]), self.config.image_size, row["width"] * row["height"])
-            except images.FrameError as error:
-                rejected.append(rejected_row(row["source"], row["uri"], row["path"], "embed", error))
+            frame, image, unusable = self.first_usable(row)
+            rejected += unusable
+            if frame is None or image is None:
                 continue
             pixels.append(image)
-            ids.append(row["frame_id"])
+            ids.append(frame)
             measures.extend(images.measure(image))
         content = np.stack(pixels).tobytes() if pixels else b""
         return {"frame_ids": ids, "measures": measures, "rejected": rejected, "pixels": content}
+
+    def first_usable(self, original: dict[str, Any]) -> tuple[str | None, images.Pixels | None, list[dict[str, Any]]]:
+        """Id and pixels of the first of an original and its copies that can be used, and rejected rows of those before.
+
+        Without one, the rejected rows are those of all.
+        """
+        content, failed = original["content_hash"], list[tuple[dict[str, Any], images.FrameError]]()
+        others = (row for row in copies.members(self.run, content) if row["frame_id"] != original["frame_id"])
+        candidates = chain([original], others)
+        limit = original["width"] * original["height"]  # what ingest let through
+        for row in candidates:
+            try:
+                data = read_unchanged(row["uri"], content)
+            except images.FrameError as error:
+                failed.append((row, error))
+                continue
+            try:
+                image = images.decode(data, self.config.image_size, limit)
+                return row["frame_id"], image, refused(failed, row["frame_id"])
+            except images.FrameError as error:  # and so with all that have the same bytes
+                failed += [(one, error) for one in chain([row], candidates)]
+        return None, None, refused(failed, None)
+
+
+def refused(failed: list[tuple[dict[str, Any], images.FrameError]], by: str | None) -> list[dict[str, Any]]:
+    """The rejected rows of frames that could not be used, and which frame was used in their place."""
+    return [
+        rejected_row(row["source"], row["uri"], row["path"], "embed", error)
+        | {"frame_id": row["frame_id"], "replaced_by": by}
+        for row, error in failed
+    ]

@@ -13,12 +13,13 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation import engine, schema
+from curation import copies, engine, schema
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, build, resolve_precision, resolved
 from curation.filesystems import filesystem_of
+from curation.frames import forget_unread
 from curation.markers import Step, check_rejected, marker_of
 from curation.options import require
 from curation.store import File, RunDirectory
@@ -30,7 +31,9 @@ ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32
 def embed(config: EmbedConfig) -> dict[str, Any]:
     """Embed every frame but exact copies into embeddings/ and return the step's marker; do only what is missing.
 
-    ValueError: frames/ unfinished, an encoder or weights that do not fit, more than max_rejected rejected.
+    What is missing includes, until the step is finished, the parts with frames that could not be read. ValueError:
+    frames/ unfinished, an encoder or weights that do not fit, more than max_rejected rejected. ReadError: a file could
+    not be read for a reason that may pass.
     """
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "frames", "ingest")
@@ -45,6 +48,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
     step.begin()
     watch = Stopwatch()
+    forget_unread(run, "embed", "embeddings")
     run.clear_rejected("embed", run.parts("embeddings"))
     missing, written = missing_parts(run)
     originals = before["rows_out"] - before["copies"]
@@ -54,9 +58,12 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
             written += write_part(run, part, embeddings, rejected)
     embedded = sum(file.rows for file in written if file.path.startswith("embeddings/"))
     rejections = sum(file.rows for file in written) - embedded
-    assert originals == embedded + rejections, f"{originals} frames in, {embedded} out and {rejections} rejected"
-    check_rejected("embed", rejections, originals, config.max_rejected)
-    counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": before["copies"]}
+    left = before["rows_out"] - embedded - rejections  # copies of what was embedded
+    found = f"{before['rows_out']} frames in, {embedded} out, {rejections} rejected, {left} copies"
+    assert embedded <= originals <= embedded + rejections, found
+    assert 0 <= left <= before["copies"], found
+    check_rejected("embed", rejections, before["rows_out"], config.max_rejected)
+    counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": left}
     note = f"{config.encoder}, {dimensions} dimensions, {precision}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
@@ -168,6 +175,7 @@ def embeddings_table(rows: list[dict[str, Any]], dimensions: int, storage: str) 
 def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> list[File]:
     """Write one part and return its files: the rejected frames first, since the embeddings commit it."""
     embeddings_path, rejected_path = part_paths(part)
+    rejected = copies.with_their_copies(run, part, rejected)
     written = [run.write_table(rejected_path, rejected)] if rejected.num_rows else []
     return [*written, run.write_table(embeddings_path, embeddings)]
 

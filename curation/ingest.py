@@ -1,18 +1,15 @@
 """Sources to frames: Ray tasks read, check and hash each file once; exact copies are marked in a second pass."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from curation import engine, images, schema, sources
+from curation import copies, engine, images, schema, sources
 from curation.config import IngestConfig
 from curation.console import Stopwatch, progress, warn
-from curation.frames import frame_row, rejected_row
+from curation.frames import forget_unread, frame_row, rejected_row
 from curation.further import Further, further_of
 from curation.markers import Step, check_rejected
 from curation.store import File, RunDirectory
@@ -47,6 +44,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     step.begin()
     engine.connect()
     watch = Stopwatch()
+    forget_unread(run, "ingest", "frames")
     existing = run.parts("frames")
     run.clear_rejected("ingest", existing)
     listing = sources.Listing(config)
@@ -57,7 +55,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             done.append(result)
             bar.update(result.frames + result.rejected)
     files = {file.path: file for result in done for file in result.files}
-    copies, rewritten = mark_copies(run)
+    marked, rewritten = mark_copies(run)
     files |= {file.path: file for file in rewritten}
     frames, rejected = (sum(getattr(result, name) for result in done) for name in ("frames", "rejected"))
     assert frames + rejected == listing.listed, "a listed file is neither a frame nor rejected"
@@ -65,8 +63,8 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     done.sort(key=lambda result: result.files[0].path)
     if further := sum((result.further for result in done), Further()).describe():
         warn(f"{further}; only the first of a file is a frame: split such files to have them all")
-    counts = {"rows_in": listing.listed, "rows_out": frames, "rejected": rejected, "copies": copies}
-    note = f"{copies} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
+    counts = {"rows_in": listing.listed, "rows_out": frames, "rejected": rejected, "copies": marked}
+    note = f"{marked} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
     note += listing.describe_pools() + (f"; {further}" if further else "")
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, list(files.values()))
 
@@ -108,54 +106,18 @@ def part_paths(number: int) -> tuple[str, str]:
 
 
 def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
-    """Set copy_of on every frame whose content an earlier frame (in the tables' order) has.
+    """Set copy_of on every frame whose content an earlier frame (in the tables' order) has, and list them by content.
 
     Holds 8 bytes a frame here, and all of a row only for frames whose 64-bit hash prefix repeats. Returns the
-    number of copies and the parts written anew.
+    number of copies and the files written.
     """
-    parts = list(run.parts("frames").values())
-    prefixes = list(engine.stream(ray.remote(hash_prefixes), ((run, path) for path in parts)))
-    values, counts = np.unique(np.concatenate([prefix for _, prefix in prefixes]), return_counts=True)
-    repeated = ray.put(values[counts > 1])
-    if not (counts > 1).any():
-        return 0, []
-    found = dict(engine.stream(ray.remote(repeated_rows), ((run, path, repeated) for path in parts)))
-    originals: dict[str, str] = {}
-    copies: dict[str, dict[str, str]] = {}
-    for path in parts:  # ascending, so that the first of equal frames is the original
-        for content, frame in found[path]:
-            original = originals.setdefault(content, frame)
-            if original != frame:
-                copies.setdefault(path, {})[frame] = original
-    calls = ((run, path, marks) for path, marks in copies.items())
-    return sum(map(len, copies.values())), list(engine.stream(ray.remote(write_copies), calls))
-
-
-def hash_prefixes(run: RunDirectory, path: str) -> tuple[str, npt.NDArray[np.uint64]]:
-    """The part and the first 64 bits of each of its content hashes, uint64 [rows]."""
-    hashes = run.read_table(path, ["content_hash"])["content_hash"].to_pylist()
-    return path, _prefixes(hashes)
-
-
-def _prefixes(hashes: list[str]) -> npt.NDArray[np.uint64]:
-    return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
-
-
-def repeated_rows(run: RunDirectory, path: str, repeated: npt.NDArray[np.uint64]) -> tuple[str, list[tuple[str, str]]]:
-    """The part and, for its rows whose prefix is among the sorted `repeated`, content hash and frame id."""
-
-    def rows() -> Iterator[tuple[str, str]]:
-        table = run.read_table(path, ["content_hash", "frame_id"])
-        hashes, ids = table["content_hash"].to_pylist(), table["frame_id"].to_pylist()
-        for row in np.flatnonzero(np.isin(_prefixes(hashes), repeated)):
-            yield hashes[row], ids[row]
-
-    return path, list(rows())
-
-
-def write_copies(run: RunDirectory, path: str, copy_of: dict[str, str]) -> File:
-    """Write the part anew with copy_of set for the frames in `copy_of`."""
-    table = run.read_table(path)
-    values = pa.array([copy_of.get(frame) for frame in table["frame_id"].to_pylist()], pa.string())
-    field = schema.FRAMES.field("copy_of")
-    return run.write_table(path, table.set_column(table.schema.get_field_index("copy_of"), field, values))
+    parts = run.parts("frames")
+    calls: list[tuple[Any, ...]] = [(run, path) for path in parts.values()]
+    hashed = list(engine.stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
+    prefixes = ray.put(copies.repeated([prefix for prefix, _ in hashed]))
+    rows = engine.stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
+    marked = copies.marks(dict(zip(parts, rows, strict=True)))
+    changed = [number for number, (_, before) in zip(parts, hashed, strict=True) if before or number in marked.copy_of]
+    calls = [(run, parts[number], marked.copy_of.get(number, {})) for number in changed]
+    rewritten = list(engine.stream(ray.remote(copies.write_copies), calls))
+    return sum(map(len, marked.copy_of.values())), [*rewritten, *copies.write_index(run, marked.index)]

@@ -33,6 +33,23 @@ REJECTED = pa.schema(
         pa.field("step", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
+        pa.field("replaced_by", pa.string()),  # frame_id of the exact copy that was embedded in its place
+    ]
+)
+
+COPIES = pa.schema(
+    [
+        pa.field("content_hash", pa.string(), nullable=False),  # ascending
+        pa.field("part", pa.int32(), nullable=False),  # of frames
+        pa.field("row", pa.int32(), nullable=False),  # in that part
+        FRAME_ID,
+    ]
+)
+
+COPY_FILES = pa.schema(  # beside an exported table
+    [
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),  # of a file with the same bytes as the kept frame's
     ]
 )
 

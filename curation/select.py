@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import schema
+from curation import copies, schema
 from curation.config import ScoreConfig, SelectConfig
 from curation.console import Stopwatch
 from curation.markers import Step, marker_of
@@ -257,10 +257,10 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
             table["centroid_distance"],
             table["cluster"],
         )
+    fates = copies.read_fates(run)
     for path in run.parts("frames").values():
-        table = run.read_table(path, ["frame_id", "copy_of"])
-        table = table.filter(pc.is_valid(table["copy_of"]))
-        yield decided(table["frame_id"], "exact copy", table["copy_of"], 1.0)
+        table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), fates)
+        yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)
     for name in run.names("rejected"):
         yield decided(run.read_table(f"rejected/{name}", ["frame_id"])["frame_id"], "rejected")
 

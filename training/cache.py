@@ -51,7 +51,8 @@ class Feed:
 def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> Feed:
     """Decode every frame to uint8 [S, S, 3] and keep it where that fits; do only what is missing.
 
-    ValueError, naming some, where frames cannot be read or decoded any more.
+    ValueError, naming some, where frames cannot be read or decoded any more, or changed since they were ingested.
+    ReadError where a file cannot be read for a reason that may pass; what was kept by then is found by a rerun.
     """
     local = run.filesystem.type_name == "local"
     size = len(subset.table) * side**2 * 3
@@ -109,7 +110,7 @@ def check(subset: Subset, failed: list[str]) -> None:
     require(
         not failed,
         f"{len(failed)} of {len(subset.table)} frames of {subset.path} cannot be used any more: "
-        f"{'; '.join(failed[:3])}; put them back, or select and export again",
+        f"{'; '.join(failed[:3])}; put the files back as they were, or make a run of what is there and its subset",
     )
 
 

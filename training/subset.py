@@ -4,19 +4,23 @@ Legend: B frames asked for; S side of the decoded frames in pixels.
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation import images
-from curation.frames import read_bytes
+from curation.frames import read_first, unchanged
 from curation.options import require
 from curation.store import RunDirectory
 
 PART_ROWS = 256
+COPIES = "copies.parquet"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,14 @@ class Subset:
         """Bytes of all encoded frames."""
         return int(np.sum(self.table["byte_size"].to_numpy()))
 
+    def copies(self, content_hash: str) -> Iterator[str]:
+        """Yield the addresses of other files with the same bytes, as the export lists them; looked up when asked."""
+        folder = RunDirectory(self.path)
+        if folder.exists(COPIES):
+            with folder.open(COPIES) as file:
+                table = pq.read_table(file, columns=["uri"], filters=[("content_hash", "=", content_hash)])
+            yield from table["uri"].to_pylist()
+
 
 def read_subset(path: str) -> Subset:
     """Read a subset's folder. ValueError where it has no kept.parquet, or no frame."""
@@ -45,7 +57,7 @@ def read_subset(path: str) -> Subset:
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
-    wanted = ("frame_id", "uri", "image", "byte_size", "width", "height")
+    wanted = ("frame_id", "uri", "image", "byte_size", "content_hash", "width", "height")
     names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
     table = folder.read_table("kept.parquet", names)
     require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
@@ -53,15 +65,28 @@ def read_subset(path: str) -> Subset:
 
 
 def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Decode frames of a subset: uint8 [B, S, S, 3] of those that can be, and what is wrong with the others."""
+    """Decode frames of a subset: uint8 [B, S, S, 3] of those that can be, and what is wrong with the others.
+
+    A frame whose file is missing or has other bytes than when it was ingested is read from an exact copy. ReadError
+    where a file cannot be read for a reason that may pass.
+    """
     pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
     for row in subset.table.take(pa.array(rows)).to_pylist():
         try:
             limit = row["width"] * row["height"] if "width" in row and "height" in row else images.MAX_PIXELS
-            pixels.append(images.decode(row.get("image") or read_bytes(row["uri"]), side, limit)[None])
+            pixels.append(images.decode(encoded(subset, row), side, limit)[None])
         except images.FrameError as error:
-            failed.append(f"{row['uri']}: {error.reason}, {error.message}")
+            failed.append(f"frame {row['frame_id']}, {row['uri']}: {error.reason}, {error.message}")
     return np.concatenate(pixels), failed
+
+
+def encoded(subset: Subset, row: dict[str, Any]) -> bytes:
+    """The encoded bytes of a frame: from the table, else from its file or an exact copy. FrameError without them."""
+    content = row["content_hash"]
+    if row.get("image") is not None:
+        return unchanged(row["image"], content)
+    _, data = read_first(chain([row["uri"]], subset.copies(content)), content)
+    return data
 
 
 def part_name(start: int) -> str:

@@ -105,8 +105,9 @@ class Trial:
 
     def picture(self, test: PreparedSet) -> str:
         """Where the best and worst predictions on a set are kept below the output."""
-        names = (self.subject.about["subset"], self.train.name, test.name, f"seed{self.config.seed}", self.digest[:8])
-        return f"overlays/{re.sub(r'[^A-Za-z0-9._-]+', '_', '-'.join(names))}.png"
+        names = (self.subject.about["subset"], self.train.name, test.name, f"seed{self.config.seed}")
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(names))[:200]  # names may be long, and alike in this
+        return f"overlays/{readable}-{digest([self.digest, test.name])[:8]}.png"
 
 
 def subject_of(source: str, name: str | None) -> Subject:

@@ -10,7 +10,7 @@ import ray
 from ray import tune as ray_tune
 
 from curation.config import ExportConfig
-from curation.export import export
+from curation.export import discard, export
 from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from training.evaluate import EvaluateConfig
@@ -275,7 +275,10 @@ class Course:
         best = report.conclude(self.output).best
         if best is not None:
             source, _, name = best["folder"].rpartition("/subsets/")
-            export(ExportConfig(run_dir=source, name=name, output=f"{self.job.output}/best", with_images=True))
+            target = RunDirectory(f"{self.job.output}/best")
+            digest = RunDirectory(best["folder"]).read_json("subset.json")["digest"]
+            discard(target, digest)  # what was best in an earlier call
+            export(ExportConfig(run_dir=source, name=name, output=target.address, with_images=True))
         if self.limit.spent:
             print("The budget is spent. The same command with a larger --max-gpu-hours goes on.")
         return table

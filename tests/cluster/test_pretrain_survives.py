@@ -147,7 +147,7 @@ def test_frames_that_have_gone_are_named(
     assert main(flags(damaged, tmp_path / "o", steps=40, cache_gb=cache_gb)) == 2
     told = capsys.readouterr().err
     assert "cannot be used any more" in told
-    assert "gone.jpg: unreadable" in told
+    assert "gone.jpg: missing" in told
     assert not (tmp_path / "o" / "encoder.safetensors").exists()
 
 

@@ -268,13 +268,14 @@ def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> Non
         "step": "ingest",
         "reason": "too large",
         "message": "40 x 30 pixels, more than 1199",
+        "replaced_by": None,
     }
     assert list(row) == schema.REJECTED.names
 
 
-def test_a_file_that_has_gone_is_unreadable(picture: sources.Entry) -> None:
+def test_a_file_that_has_gone_is_missing(picture: sources.Entry) -> None:
     Path(picture.uri).unlink()
     with pytest.raises(images.FrameError) as caught:
         frames.frame_row(picture, sources.Lineage(None), 1200)
-    assert caught.value.reason == "unreadable"
+    assert caught.value.reason == "missing"
     assert picture.uri in caught.value.message

@@ -1,5 +1,6 @@
 """A set made ready and a trial on it: what names a trial's file, what is left out of a test, and a GPU as a CPU."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +178,11 @@ def test_a_set_named_later_is_tested_without_fine_tuning_again(
 
 def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:
     named = replace(trial, subject=replace(trial.subject, about=trial.subject.about | {"subset": "hub:a/b c"}))
-    assert named.picture(trial.train) == f"overlays/hub_a_b_c-squares-squares-seed0-{named.digest[:8]}.png"
+    assert re.fullmatch(r"overlays/hub_a_b_c-squares-squares-seed0-[0-9a-f]{8}\.png", named.picture(trial.train))
+    alike = [replace(trial.train, name=name) for name in ("a b", "a_b", "a/b", "../a_b", "x" * 300, "x" * 301)]
+    pictures = {named.picture(test) for test in alike}
+    assert len(pictures) == len(alike)
+    assert all(re.fullmatch(r"overlays/[A-Za-z0-9._-]{1,251}\.png", picture) for picture in pictures)
 
 
 def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: Trial, tmp_path: Path) -> None:
