@@ -9,7 +9,7 @@ from curation import engine
 from curation.options import require
 from curation.store import RunDirectory
 from training.checkpoint import located
-from training.evaluate import find_sources, prepare_all
+from training.evaluate import chosen_precision, find_sources, prepare_all, record_precision
 from training.prepared import PreparedSet
 from tune import results
 from tune.course import Course, Sweep
@@ -38,7 +38,9 @@ def sweep(what: Sweep) -> pa.Table:
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
         run.clear_temporary(FOLDER)
-        course = Course(what, job_of(what, share, sets), share.trials, chooser)
+        job = job_of(what, share, sets)
+        record_precision(run, job.finetune.precision)
+        course = Course(what, job, share.trials, chooser)
         course.choose()
         course.forecast()
         if what.config.plan_only:
@@ -49,10 +51,18 @@ def sweep(what: Sweep) -> pa.Table:
 
 def job_of(what: Sweep, share: Shares, sets: Sequence[PreparedSet]) -> Job:
     """What all trials share. Its paths hold wherever a trial's process has its working directory."""
+    run = RunDirectory(what.evaluation.output)
     recipe = replace(
         what.recipe,
         what=replace(what.recipe.what, init=located(what.recipe.what.init)),
-        compute=replace(what.recipe.compute, workers=share.workers, cpus=share.cpus),
+        compute=replace(
+            what.recipe.compute,
+            workers=share.workers,
+            cpus=share.cpus,
+            precision=chosen_precision(run, what.recipe.compute.precision),
+        ),
     )
-    output, devices = RunDirectory(what.evaluation.output).address, max(1, share.gpus)
-    return Job(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
+    finetune = replace(what.finetune, precision=chosen_precision(run, what.finetune.precision))
+    return Job(
+        run.address, recipe, what.evaluation, finetune, tuple(sets), what.halving, what.question, max(1, share.gpus)
+    )
