@@ -35,7 +35,7 @@ class Command:
 
 
 def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 and 143 for Ctrl-C and SIGTERM."""
+    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 for Ctrl-C, 143 for SIGTERM."""
     name = command_named(package, commands, arguments)
     if isinstance(name, int):
         return name
@@ -47,13 +47,21 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
         print(STOPPED, file=sys.stderr)
         return INTERRUPTED
     except SystemExit as end:
-        if end.code != signal.SIGTERM:  # that is how Ray answers it
+        if end.code != signal.SIGTERM:  # see engine.leave
             raise
         print(STOPPED, file=sys.stderr)
         return TERMINATED
     except Exception as error:
+        if interrupted(error):
+            print(STOPPED, file=sys.stderr)
+            return INTERRUPTED
         return complain(error)
     return 0
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python 3.11 wraps it where it meets the body of a class, as in an import."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or interrupted(error.__cause__))
 
 
 def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:

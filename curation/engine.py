@@ -4,8 +4,10 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,10 +33,17 @@ def connect() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it announces that it is on
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.WARNING)
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
-    with held_back_stderr():  # and the level announces itself
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
+        with held_back_stderr():  # and the level announces itself
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)  # instead of Ray's C++ code, which prints a stack and aborts
+
+
+def leave(number: int, _: Any) -> None:
+    """End the process as Python does, so that a local Ray ends with it."""
+    sys.exit(number)
 
 
 @contextlib.contextmanager

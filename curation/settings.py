@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import tyro
 import yaml
@@ -111,8 +111,7 @@ def value_of(node: yaml.Node, field: Field, repeated: bool) -> Any:
     name, hint, default = field
     kind = hint.__origin__
     if node.tag == NULL:
-        optional = type(None) in getattr(kind, "__args__", ())
-        return None if optional else dataclasses.MISSING
+        return None if type(None) in get_args(kind) else dataclasses.MISSING
     if kind is bool:
         if isinstance(node, yaml.ScalarNode) and node.tag == BOOLEAN:
             return BOOLEANS[node.value.lower()]
@@ -138,14 +137,14 @@ def texts_of(node: yaml.Node, kind: Any) -> list[str]:
     items = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not all(isinstance(item, yaml.ScalarNode) and item.tag != NULL for item in items):
         raise ValueError(words(kind))
-    if getattr(kind, "__origin__", None) is not tuple:
+    if get_origin(kind) is not tuple:
         raise ValueError(words(kind))
     return [item.value for item in items]
 
 
 def words(kind: Any) -> str:
     """A type as an error names it."""
-    origin, inner = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
+    origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
         several = "a list of " if inner[-1] is Ellipsis else f"a list of {len(inner)}: "
         return several + words(inner[0])

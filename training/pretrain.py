@@ -134,13 +134,20 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
     run.write_json(SETTINGS, wanted)
 
 
+class Trainer(TorchTrainer):
+    """Ray Train's trainer, without its answer to Ctrl-C: it would wait for its controller, and exit with 1."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave the interruption to the command line."""
+
+
 def fit(run: RunDirectory, job: Job) -> None:
     """Run the ranks to the end. ValueError for what the user has to mend."""
     wanted = POLL | (ALONE if len(engine.nodes()) == 1 else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_rank,
         train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
         scaling_config=scaling(job),
