@@ -34,21 +34,9 @@ NEEDED = {
     "NormdelConfig": {"miou": "0.5", "ratio": "0.5"},
     "SpaceConfig": {"d": "0.5"},
 }
-NOT_ALONE = set(  # what other fields decide, or its own check: refused alike from flags and from a file
-    [
-        "epsilon",
-        "d",
-        "steps",
-        "images_seen",
-        "equal_compute_to",
-        "rule",
-        "subset",
-        "low",
-        "high",
-        "budget",
-        "lineage_pattern",
-    ]
-)
+# What other fields decide, or a check of its own: refused alike from flags and from a file.
+NOT_ALONE = {"epsilon", "d", "steps", "images_seen", "equal_compute_to", "rule", "subset", "low", "high", "budget"}
+NOT_ALONE |= {"lineage_pattern"}
 
 
 @pytest.fixture
