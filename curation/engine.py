@@ -147,9 +147,9 @@ def chips_of(nodes: tuple[str, ...], gpu: bool) -> tuple["Chip", ...]:
     if len(nodes) == 1 and not gpu:
         return (chip(),)
     task: Any = ray.remote(chip)
-    task = task.options(num_cpus=0, runtime_env=SEES_GPUS)
     where = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
-    asked = [task.options(scheduling_strategy=each).remote("cuda" if gpu else "cpu") for each in where]
+    options = [{"num_cpus": 0, "runtime_env": SEES_GPUS, "scheduling_strategy": each} for each in where]
+    asked = [task.options(**each).remote("cuda" if gpu else "cpu") for each in options]
     return tuple(sorted(ray.get(asked)))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,17 +24,10 @@ SMALL = "--encoder=test_vit --image-size=32 --decoder-depth=1 --decoder-width=32
 SHORT = "--draw-rows=4 --steps=4 --checkpoint-steps=2 --picture-steps=0"
 
 
-@pytest.fixture
-def other_chip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "chips", lambda: OTHER)
-
-
 def test_finished_embeddings_are_used_on_any_chip(
-    reference: tuple[Path, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_dir = tmp_path / "run"
-    shutil.copytree(reference[0], run_dir)
-    shutil.rmtree(run_dir / "embeddings")
+    run_dir = begun("frames")
     files = [tmp_path / "here.safetensors", tmp_path / "moved/there.safetensors"]
     files[1].parent.mkdir()
     small = {"run_dir": str(run_dir), "encoder": "test_vit", "image_size": 32, "pooling": "mean"}
