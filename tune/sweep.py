@@ -31,6 +31,7 @@ def sweep(what: Sweep) -> pa.Table:
         f"output is {what.evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
     engine.connect()
+    what = settled(what, run)
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
     share = shares(engine.count("CPU"), engine.count("GPU"), *asked)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
@@ -38,9 +39,8 @@ def sweep(what: Sweep) -> pa.Table:
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
         run.clear_temporary(FOLDER)
-        job = job_of(what, share, sets)
-        record_precision(run, job.finetune.precision)
-        course = Course(what, job, share.trials, chooser)
+        record_precision(run, what.finetune.precision)
+        course = Course(what, job_of(what, share, sets), share.trials, chooser)
         course.choose()
         course.forecast()
         if what.config.plan_only:
@@ -49,20 +49,20 @@ def sweep(what: Sweep) -> pa.Table:
         return course.finish()
 
 
+def settled(what: Sweep, run: RunDirectory) -> Sweep:
+    """The sweep with its arithmetic named: one for all trials and calls."""
+    compute, finetune = what.recipe.compute, what.finetune
+    compute = replace(compute, precision=chosen_precision(run, compute.precision))
+    finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
+    return replace(what, recipe=replace(what.recipe, compute=compute), finetune=finetune)
+
+
 def job_of(what: Sweep, share: Shares, sets: Sequence[PreparedSet]) -> Job:
     """What all trials share. Its paths hold wherever a trial's process has its working directory."""
-    run = RunDirectory(what.evaluation.output)
     recipe = replace(
         what.recipe,
         what=replace(what.recipe.what, init=located(what.recipe.what.init)),
-        compute=replace(
-            what.recipe.compute,
-            workers=share.workers,
-            cpus=share.cpus,
-            precision=chosen_precision(run, what.recipe.compute.precision),
-        ),
+        compute=replace(what.recipe.compute, workers=share.workers, cpus=share.cpus),
     )
-    finetune = replace(what.finetune, precision=chosen_precision(run, what.finetune.precision))
-    return Job(
-        run.address, recipe, what.evaluation, finetune, tuple(sets), what.halving, what.question, max(1, share.gpus)
-    )
+    output, devices = RunDirectory(what.evaluation.output).address, max(1, share.gpus)
+    return Job(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
