@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -27,15 +26,6 @@ RUN = {
     "select": SelectConfig,
     "export": ExportConfig,
 }
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command is for, the configs its flags fill, and what it does with them."""
-
-    about: str
-    configs: tuple[type[Any], ...]
-    work: Callable[..., None]
 
 
 def step(name: str) -> Callable[..., Any]:
@@ -77,43 +67,6 @@ def run(*configs: Any) -> None:
         )
 
 
-COMMANDS = {
-    "ingest": Command(
-        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(step("ingest"))
-    ),
-    "embed": Command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embed"))),
-    "cluster": Command("Spherical k-means over the embeddings.", (ClusterConfig,), told(step("cluster"))),
-    "score": Command(
-        "Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(step("score"))
-    ),
-    "select": Command(
-        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
-    ),
-    "export": Command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("export"))),
-    "run": Command(
-        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
-    ),
-    "demo": Command(
-        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), step("demo")
-    ),
-}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
-    name = cli.command_named("curation", COMMANDS, arguments)
-    if isinstance(name, int):
-        return name
-    command = COMMANDS[name]
-    try:
-        configs = cli.parse(f"curation {name}", command.about, command.configs, arguments[1:])
-        with held(configs):
-            command.work(*configs)
-    except Exception as error:
-        return cli.complain(error)
-    return 0
-
-
 @contextmanager
 def held(configs: Sequence[Any]) -> Iterator[None]:
     """Keep other commands off the run directory; one that is not there yet is left for its step to make or refuse."""
@@ -121,6 +74,43 @@ def held(configs: Sequence[Any]) -> Iterator[None]:
     run = RunDirectory(run_dir) if run_dir else None
     with run.lock() if run and run.exists("") else nullcontext():
         yield
+
+
+def command(about: str, configs: cli.Configs, work: Callable[..., Any]) -> cli.Command:
+    """A command whose flags are always the same, and which holds its run directory while it works."""
+
+    def holding(*given: Any) -> None:
+        with held(given):
+            work(*given)
+
+    return cli.Command(about, lambda _: configs, holding)
+
+
+COMMANDS = {
+    "ingest": command(
+        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(step("ingest"))
+    ),
+    "embed": command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embed"))),
+    "cluster": command("Spherical k-means over the embeddings.", (ClusterConfig,), told(step("cluster"))),
+    "score": command(
+        "Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(step("score"))
+    ),
+    "select": command(
+        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
+    ),
+    "export": command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("export"))),
+    "run": command(
+        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
+    ),
+    "demo": command(
+        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), step("demo")
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, or 2 for what the user can put right."""
+    return cli.dispatch("curation", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

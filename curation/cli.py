@@ -5,6 +5,7 @@ It knows no step. tyro parses; what is ours is that several configs can share on
 
 import dataclasses
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import pyarrow as pa
 import ray
 import tyro
-import yaml
+
+from curation import settings
 
 Config = TypeVar("Config")
 Configs = tuple[type[Any], ...]
+Fields = Mapping[str, tuple[type[Any], dataclasses.Field[Any]]]  # by name, each with its config
 MISSPELT_CUTOFF = 0.5
-INTERRUPTED = 130  # exit code, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # exit codes, as shells have them
+STOPPED = "stopped; rerun the same command, and it resumes"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Command:
 
 
 def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, 2 for what the user can mend, 130 where the user stopped it."""
+    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 for Ctrl-C, 143 for SIGTERM."""
     name = command_named(package, commands, arguments)
     if isinstance(name, int):
         return name
@@ -40,11 +44,24 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
         configs = command.configs(arguments[1:])
         command.work(*parse(f"{package} {name}", command.about, configs, arguments[1:]))
     except KeyboardInterrupt:
-        print("stopped; the same command again goes on", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # see engine.leave
+            raise
+        print(STOPPED, file=sys.stderr)
+        return TERMINATED
     except Exception as error:
+        if interrupted(error):
+            print(STOPPED, file=sys.stderr)
+            return INTERRUPTED
         return complain(error)
     return 0
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python 3.11 wraps it where it meets the body of a class, as in an import."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or interrupted(error.__cause__))
 
 
 def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
@@ -55,12 +72,12 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     ValueError for a value that a config refuses.
     """
     fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
-    arguments = spread(arguments, {name for name, (_, field) in fields.items() if is_repeated(field)})
+    repeated = {name for name, (_, field) in fields.items() if is_repeated(field)}
+    arguments = spread(arguments, fields, repeated)
     check_flags(arguments, sorted(fields))
-    flags = with_yaml(list(arguments), sorted(fields))
-    flat = dataclasses.make_dataclass(
-        name.replace(" ", "_"), [flag_of(*fields[key]) for key in ordered(configs)], kw_only=True
-    )
+    known, flags = defaults(arguments, fields, repeated)
+    made = [flag_of(*fields[key], known.get(key, dataclasses.MISSING)) for key in ordered(configs)]
+    flat = dataclasses.make_dataclass(name.replace(" ", "_"), made, kw_only=True)
     values = vars(tyro.cli(flat, prog=f"python -m {name}", description=about, args=flags))
     return [config(**{f.name: values[f.name] for f in dataclasses.fields(config)}) for config in configs]
 
@@ -70,14 +87,18 @@ def ordered(configs: Sequence[type[Any]]) -> list[str]:
     return list(dict.fromkeys(field.name for config in configs for field in dataclasses.fields(config)))
 
 
-def flag_of(config: type[Any], field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
-    """Name, annotated type and default of a field as tyro reads them; a tuple becomes a repeatable flag."""
+def flag_of(config: type[Any], field: dataclasses.Field[Any], known: Any = dataclasses.MISSING) -> settings.Field:
+    """Name, annotated type and default of a field as tyro reads them; a tuple becomes a repeatable flag.
+
+    What is `known` of it takes the default's place.
+    """
     hint = get_type_hints(config)[field.name]
     repeated = (tyro.conf.UseAppendAction,) if is_repeated(field) else ()
     notes = (tyro.conf.arg(help=field.metadata["help"]), *repeated)
     annotated: Any = Annotated.__class_getitem__((hint, *notes))  # type: ignore[attr-defined]
-    default = dataclasses.field() if field.default is dataclasses.MISSING else dataclasses.field(default=field.default)
-    return field.name, annotated, default
+    default = field.default if known is dataclasses.MISSING else known
+    made: Any = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
+    return field.name, annotated, made
 
 
 def is_repeated(field: dataclasses.Field[Any]) -> bool:
@@ -85,16 +106,15 @@ def is_repeated(field: dataclasses.Field[Any]) -> bool:
     return field.default == () or field.name == "source"
 
 
-def spread(arguments: Sequence[str], repeated: Collection[str]) -> list[str]:
+def spread(arguments: Sequence[str], fields: Collection[str], repeated: Collection[str]) -> list[str]:
     """Write each value of the `repeated` flags, or of their plurals, behind a flag of its own."""
     made: list[str] = []
     flag, bare = "", False  # the repeated one whose values follow, and whether it still waits for its first
     for argument in arguments:
         if argument.startswith("--"):
             spelt, equals, value = argument.partition("=")
-            name = spelt.removeprefix("--").replace("-", "_")
-            single = name if name in repeated else name.removesuffix("s")
-            flag = f"--{single.replace('_', '-')}" if single in repeated else ""
+            name = single(spelt.removeprefix("--").replace("-", "_"), fields, repeated)
+            flag = f"--{name.replace('_', '-')}" if name is not None and name in repeated else ""
             bare = not equals
             made.append(f"{flag or spelt}{equals}{value}")
         else:
@@ -103,34 +123,40 @@ def spread(arguments: Sequence[str], repeated: Collection[str]) -> list[str]:
     return made
 
 
-def with_yaml(arguments: list[str], names: list[str]) -> list[str]:
-    """Put the settings of `--config FILE` before the other flags, which overrule them.
+def defaults(arguments: Sequence[str], fields: Fields, repeated: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a `--config` file puts in the place of defaults, for flags overrule it; and the arguments without it.
 
-    ValueError: no such file, no mapping in it, or a name that no flag has (with the nearest one that has).
+    ValueError: no such file, no mapping in it, a name that no flag has (with the nearest one that has) or that stands
+    there twice, or a value of another type.
     """
-    at = next((place for place, flag in enumerate(arguments) if flag.split("=")[0] == "--config"), None)
-    if at is None:
-        return arguments
-    _, equals, path = arguments[at].partition("=")
-    after = at + (1 if equals else 2)
-    if not equals:
-        if after > len(arguments):
-            raise ValueError("--config needs the name of a YAML file")
-        path = arguments[at + 1]
-    rest = arguments[:at] + arguments[after:]
-    given = {
-        flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
-        for flag in rest
-        if flag.startswith("--")
-    }
-    settings = {key: value for key, value in read_yaml(path, names).items() if key not in given}
-    return [flag for key, value in settings.items() for flag in flags_of(key, value)] + rest
+    path, rest = settings.config_path(arguments)
+    if path is None:
+        return {}, rest
+    found = settings.by_field(settings.read(path), path, lambda name: single(name, fields, repeated))
+    for name in found:
+        if name not in fields:
+            raise ValueError(f"--config {path} has an unknown name {name!r}; {nearest(name, sorted(fields))}")
+    given = {named(flag) for flag in rest if flag.startswith("--")}
+    wanted = {name: node for name, node in found.items() if name not in given}
+    return settings.values(wanted, {name: flag_of(*fields[name]) for name in wanted}, repeated, path), rest
+
+
+def named(flag: str) -> str:
+    """The field that a flag names."""
+    return flag.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
+
+
+def single(name: str, fields: Collection[str], repeated: Collection[str]) -> str | None:
+    """The field of a name, or of the plural of one that can be given several times; None where there is none."""
+    if name in fields:
+        return name
+    return name.removesuffix("s") if name.removesuffix("s") in repeated else None
 
 
 def check_flags(arguments: Sequence[str], names: list[str]) -> None:
     """ValueError, with the nearest flag there is, where one is given that no config has."""
     for flag in arguments:
-        key = flag.split("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
+        key = named(flag)
         if flag.startswith("--") and key not in (*names, "config", "help"):
             raise ValueError(f"there is no flag {flag.split('=')[0]}; {nearest(key, names, '--')}")
 
@@ -140,34 +166,6 @@ def nearest(key: str, names: list[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
     spelt = [prefix + (name.replace("_", "-") if prefix else name) for name in near or names]
     return f"did you mean {spelt[0]}?" if near else f"expected one of {', '.join(spelt)}"
-
-
-def read_yaml(path: str, names: list[str]) -> dict[str, Any]:
-    """The settings in a YAML file, by field name (dashes become underscores)."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"--config {path} holds a {type(content).__name__}, expected names with values")
-    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for key in settings:
-        if key not in names:
-            raise ValueError(f"--config {path} has an unknown name {key!r}; {nearest(key, names)}")
-    return settings
-
-
-def flags_of(key: str, value: Any) -> list[str]:
-    """The flags that stand for one setting of a YAML file."""
-    flag = f"--{key.replace('_', '-')}"
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{key.replace('_', '-')}"]
-    if isinstance(value, list):
-        return [f"{flag}={item}" for item in value]
-    return [f"{flag}={value}"]
 
 
 def command_named(package: str, commands: Mapping[str, Any], arguments: Sequence[str]) -> str | int:

@@ -63,6 +63,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
         "rejected": 0,
         "copies": 0,
         "seconds": watch.seconds,
+        "device": engine.device_names(),
         "note": note,
     }
     return step.finish(counts, files)

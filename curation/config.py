@@ -56,6 +56,7 @@ class EmbedConfig:
         "Weights: a safetensors or PyTorch checkpoint file, or `random` for an untrained encoder drawn from "
         "the seed. Default: the folder's, or timm's own, from the hub.",
         None,
+        hashed=False,  # their bytes' hash is an input of the step, wherever they are
     )
     image_size: int = option(
         "Side in pixels of the square that a frame is scaled to; 0: what a folder's encoder was trained at, else 224.",
@@ -63,7 +64,9 @@ class EmbedConfig:
     )
     pooling: Literal["cls", "mean"] = option("The vector: class token, or mean of the patch tokens.", "cls")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "Arithmetic of the encoder; auto: bfloat16 where the chip has it, else float32.", "auto"
+        "Arithmetic of the encoder; auto: what was begun with, else bfloat16 where every chip has it, else float32.",
+        "auto",
+        hashed=False,  # the arithmetic that it stands for is an input of the step
     )
     storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
     chunk_rows: int = option("Frames decoded together and handed to an encoder at once.", 64)

@@ -14,13 +14,14 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation import copies, engine, schema
+from curation.chips import resolve_precision
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
-from curation.encoder import UNTRAINED, Encoder, build, resolve_precision, resolved
+from curation.encoder import UNTRAINED, Encoder, build, resolved
 from curation.filesystems import filesystem_of
 from curation.frames import forget_unread
-from curation.markers import Step, check_rejected, marker_of
+from curation.markers import Step, check_rejected, marker_of, read_record
 from curation.options import require
 from curation.store import File, RunDirectory
 from curation.vectors import limit_threads
@@ -39,7 +40,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     before = marker_of(run, "frames", "ingest")
     config = resolved(config)
     engine.connect()
-    precision = resolve_precision(config.precision, gpu=engine.count("GPU") > 0)
+    precision = chosen_precision(run, config.precision)
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
         return marker | {"reused": True}
@@ -66,7 +67,16 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": left}
     note = f"{config.encoder}, {dimensions} dimensions, {precision}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
-    return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
+    timing = {"seconds": watch.seconds, "device": engine.device_names()}
+    return step.finish(counts | timing | {"note": note}, written)
+
+
+def chosen_precision(run: RunDirectory, wanted: str) -> str:
+    """The arithmetic of the step: for `auto` what it was begun with, on whatever chips, else what these chips have."""
+    begun = read_record(run)["steps"].get("embeddings")
+    if wanted == "auto" and begun is not None and run.holds_files("embeddings"):
+        return str(begun["inputs"]["precision"])
+    return resolve_precision(wanted, *engine.chips())
 
 
 def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
@@ -86,14 +96,14 @@ def counted(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]
 def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) -> dict[str, str]:
     """What the embeddings depend on beside the config: the frames, the arithmetic and the weights' bytes."""
     inputs = {"frames": before["output_hash"], "precision": precision}
-    if config.weights not in (None, UNTRAINED):
-        try:
-            system, path = filesystem_of(str(config.weights))
-            with system.open_input_stream(path) as file:
-                inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
-        except OSError as error:
-            raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
-    return inputs
+    if config.weights in (None, UNTRAINED):
+        return inputs | {"weights": config.weights or "timm"}
+    try:
+        system, path = filesystem_of(str(config.weights))
+        with system.open_input_stream(path) as file:
+            return inputs | {"weights": hashlib.sha256(file.read()).hexdigest()}
+    except OSError as error:
+        raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
 
 
 def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ Legend: N images, S their side in pixels, T tokens, D dimensions of an embedding
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,6 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 UNTRAINED = "random"
 WEIGHTS, CARD = "encoder.safetensors", "card.json"  # of an encoder that was trained here
 USUAL_SIZE = 224
-
-
-def resolve_precision(wanted: str, gpu: bool) -> Literal["float32", "bfloat16", "float16"]:
-    """The arithmetic that `auto` stands for: bfloat16 on a GPU or a CPU that has it, else float32."""
-    if wanted == "auto":
-        native = gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return "bfloat16" if native else "float32"
-    return cast(Literal["float32", "bfloat16", "float16"], wanted)
 
 
 def resolved(config: EmbedConfig) -> EmbedConfig:

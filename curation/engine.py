@@ -1,19 +1,27 @@
 """How a step meets Ray: connecting, what there is to run on, and a bounded stream of tasks."""
 
 import contextlib
+import functools
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+if TYPE_CHECKING:
+    from curation.chips import Chip
 
 QUIET_S = 5.0
+SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that holds no GPU sees its node's
 
 
 def connect() -> None:
@@ -25,10 +33,17 @@ def connect() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it announces that it is on
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.WARNING)
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
-    with held_back_stderr():  # and the level announces itself
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
+        with held_back_stderr():  # and the level announces itself
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)  # instead of Ray's C++ code, which prints a stack and aborts
+
+
+def leave(number: int, _: Any) -> None:
+    """End the process as Python does, so that a local Ray ends with it."""
+    sys.exit(number)
 
 
 @contextlib.contextmanager
@@ -105,6 +120,37 @@ def arithmetic_options() -> dict[str, Any]:
 def device() -> str:
     """The device granted to the task or actor that asks."""
     return "cuda" if ray.get_gpu_ids() else "cpu"
+
+
+def chips() -> list["Chip"]:
+    """What arithmetic tasks may run on: a GPU of each node that has some, else the CPU of each node; sorted.
+
+    A single machine without GPUs answers for itself. Elsewhere each node is asked once, by a task that holds nothing
+    and so waits for nothing.
+    """
+    kind = "GPU" if count("GPU") else "CPU"
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    able = [node["NodeID"] for node in known if node["Alive"] and node["Resources"].get(kind, 0) > 0]
+    return list(chips_of(tuple(sorted(able)), kind == "GPU"))
+
+
+def device_names() -> str:
+    """The names of the chips that arithmetic tasks may run on, as markers and cards record them."""
+    return "; ".join(dict.fromkeys(each.name for each in chips()))
+
+
+@functools.cache
+def chips_of(nodes: tuple[str, ...], gpu: bool) -> tuple["Chip", ...]:
+    """The chips of some nodes, by their ids."""
+    from curation.chips import chip  # noqa: PLC0415 (PyTorch, which ingest does without)
+
+    if len(nodes) == 1 and not gpu:
+        return (chip(),)
+    task: Any = ray.remote(chip)
+    where = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
+    options = [{"num_cpus": 0, "runtime_env": SEES_GPUS, "scheduling_strategy": each} for each in where]
+    asked = [task.options(**each).remote("cuda" if gpu else "cpu") for each in options]
+    return tuple(sorted(ray.get(asked)))
 
 
 def granted_cpus() -> int:

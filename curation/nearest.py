@@ -188,8 +188,12 @@ class Search:
         guess = products.argmax(axis=1)
         highest = products[np.arange(len(guess)), guess]
         rows, columns = np.divmod(np.flatnonzero(products >= (highest - ROUNDING)[:, None]), products.shape[1])
-        if len(rows) > TIES * len(products):  # masses of equal columns: any of them will do
-            rows, columns = np.arange(len(guess)), guess
+        if len(rows) > TIES * len(products):  # masses of equal columns: the first of them speaks for all
+            first = first_equal(exact_MD)
+            alone = first[columns] == columns
+            rows, columns = rows[alone], columns[alone]
+            if len(rows) > TIES * len(products):  # nor are they equal: any will do that is within rounding of the best
+                rows, columns = np.arange(len(guess)), first[guess]
         some = np.isfinite(highest[rows])
         self.improve(rows[some], columns[some], exact_MD, left)
 
@@ -197,3 +201,10 @@ class Search:
         """Take over, for rows named once each, what is better than what they have."""
         better = (values > self.best_N[rows]) | ((values == self.best_N[rows]) & (columns < self.index_N[rows]))
         self.best_N[rows[better]], self.index_N[rows[better]] = values[better], columns[better]
+
+
+def first_equal(vectors_MD: Float32) -> Indices:
+    """Return for each vector the index of the first that equals it bit for bit, int64 [M]."""
+    whole = np.ascontiguousarray(vectors_MD).view(np.dtype((np.void, vectors_MD.shape[1] * vectors_MD.itemsize)))
+    _, first, kind = np.unique(whole.ravel(), return_index=True, return_inverse=True)
+    return first.astype(np.int64)[kind]

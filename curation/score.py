@@ -88,6 +88,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
         "rejected": 0,
         "copies": 0,
         "seconds": watch.seconds,
+        "device": engine.device_names(),
         "note": note,
     }
     return step.finish(counts, list(files.values()))

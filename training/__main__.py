@@ -7,6 +7,7 @@ from typing import Any
 
 from curation import pools
 from curation.cli import Command, Configs, dispatch
+from curation.settings import flag_value
 
 
 def named(*paths: str) -> Callable[[Sequence[str]], Configs]:
@@ -25,20 +26,10 @@ def part(path: str) -> Any:
 
 
 def recipe_configs(arguments: Sequence[str]) -> Configs:
-    """The configs of pre-training, with those of the method that the flags name."""
-    kind = part("methods.METHODS")[method_in(arguments)]
+    """The configs of pre-training, with those of the method that the flags, or the YAML file, name."""
+    kind = part("methods.METHODS")["simclr" if flag_value(arguments, "method") == "simclr" else "mae"]
     general = ("PretrainConfig", "ComputeConfig", "RecordConfig", "LengthConfig", "OptimiserConfig")
     return (*(part(f"config.{name}") for name in general), kind.config, kind.augmentation)
-
-
-def method_in(arguments: Sequence[str]) -> str:
-    """The method that the flags name, since it decides which flags there are."""
-    for place, flag in enumerate(arguments):
-        name, equals, value = flag.partition("=")
-        if name == "--method":
-            chosen = value if equals else "".join(arguments[place + 1 : place + 2])
-            return chosen if chosen == "simclr" else "mae"
-    return "mae"
 
 
 def benchmark_configs(arguments: Sequence[str]) -> Configs:

@@ -18,7 +18,16 @@ from curation.store import RunDirectory
 from training import figures, results, tables
 from training.checkpoint import located
 from training.config import LENGTHS, LengthConfig
-from training.evaluate import EvaluateConfig, find_sources, prepare_all, report, trials, try_all
+from training.evaluate import (
+    EvaluateConfig,
+    chosen_precision,
+    find_sources,
+    prepare_all,
+    record_precision,
+    report,
+    trials,
+    try_all,
+)
 from training.matrix import matrix
 from training.prepared import PreparedSet
 from training.pretrain import plan_of, pretrain
@@ -89,10 +98,13 @@ def benchmark(
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
     engine.connect()
+    recipe = replace(recipe, compute=replace(recipe.compute, precision=chosen_precision(run, recipe.compute.precision)))
+    finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     lengths = lengths_of(recipe.length, config.more_lengths)
     planned = [one for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
     planned[0].method()  # a model that cannot be made is told before anything starts
     with run.lock():
+        record_precision(run, finetune.precision)
         sets = prepare_all(run, sources, evaluation)
         pretrain_all(planned, at_once(recipe.compute.workers))
         wanted = []

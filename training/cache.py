@@ -28,6 +28,7 @@ from training.frames import Frames, Pixels
 from training.subset import PART_ROWS, DecodeDraw, DecodePart, Subset, part_name
 
 DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
+KEPT = "cache.json"  # what was decided of decoded frames: beside cache/, which may be let go of
 WINDOW_DRAWS = 2048  # draws of one streaming execution of Ray Data
 
 
@@ -56,7 +57,11 @@ def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -
     """
     local = run.filesystem.type_name == "local"
     size = len(subset.table) * side**2 * 3
-    if size > room(run, local) if cache_gb is None else size > cache_gb * 1e9:
+    keep = fits(run, size, local, cache_gb)
+    run.write_json(KEPT, {"decoded_bytes": size if keep else 0})
+    if not keep:
+        if run.exists("cache"):  # of an earlier call that was allowed more
+            run.delete_folder("cache")
         return Feed(side)
     starts = range(0, len(subset.table), PART_ROWS)
     if not local:
@@ -68,12 +73,30 @@ def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -
     return Feed(side, files=tuple(f"{run.root}/cache/{part_name(start)}" for start in starts))
 
 
+def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> bool:
+    """Whether decoded frames of `size` bytes are kept: within `cache_gb`, or as the first call decided by the room.
+
+    Blocks in Ray's object store end with a call, so there each call decides by its own cluster.
+    """
+    if cache_gb is not None:
+        return size <= cache_gb * 1e9
+    if local and run.exists(KEPT):
+        return kept_bytes(run) > 0
+    return size <= room(run, local)
+
+
+def kept_bytes(run: RunDirectory) -> int:
+    """Bytes of decoded frames that the last call which trained has kept; 0 where it streamed."""
+    return int(run.read_json(KEPT)["decoded_bytes"]) if run.exists(KEPT) else 0
+
+
 def room(run: RunDirectory, local: bool) -> float:
-    """Bytes that decoded frames may take: half of what is free."""
+    """Bytes that decoded frames may take: half of what is free, or taken by such frames already."""
     if not local:
         return 0.5 * engine.resources().get("object_store_memory", 0.0)
     run.filesystem.create_dir(run.root, recursive=True)
-    return 0.5 * shutil.disk_usage(run.root).free
+    taken = sum(run.filesystem.get_file_info(f"{run.root}/cache/{name}").size for name in run.names("cache"))
+    return 0.5 * float(shutil.disk_usage(run.root).free + taken)
 
 
 def decoded(task: DecodePart, starts: Sequence[int]) -> ray.data.Dataset:

@@ -3,6 +3,8 @@
 A checkpoint is OUTPUT/checkpoints/update-00000500/checkpoint.pt, which appears whole or not at all.
 """
 
+import functools
+import hashlib
 import json
 import os
 import re
@@ -105,6 +107,19 @@ def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig)
         )
     fitting = {name: value for name, value in found.items() if name in wanted and value.shape == wanted[name].shape}
     method.module.load_state_dict(fitting, strict=False)
+
+
+def identity(init: str) -> str:
+    """What weights to begin with are, wherever they lie: a file's by the hash of its bytes, others by their name."""
+    path = Path(init)
+    return f"sha256:{file_hash(init, path.stat().st_mtime_ns)}" if path.is_file() else init
+
+
+@functools.lru_cache
+def file_hash(path: str, _modified: int) -> str:
+    """SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def located(init: str) -> str:

@@ -33,7 +33,7 @@ class ComputeConfig:
     )
     cpus: float = option("CPU cores for all ranks and decoding together; 0: all there are.", 0, hashed=False)
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "Arithmetic of forward and backward; auto: bfloat16 where the chip has it.", "auto"
+        "Arithmetic of forward and backward; auto: what was begun with, else bfloat16 where every chip has it.", "auto"
     )
     compile: bool = option("Compile the model with torch.compile (minutes at the start; needs a C++ compiler).", False)
     cache_margin: float = option("Frames are decoded once to the training size times this.", 1.25)

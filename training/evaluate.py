@@ -13,8 +13,8 @@ import pyarrow as pa
 import ray
 
 from curation import engine
+from curation.chips import resolve_precision
 from curation.console import progress
-from curation.encoder import resolve_precision
 from curation.options import option, require
 from curation.store import RunDirectory
 from curation.vectors import limit_threads
@@ -27,6 +27,7 @@ from training.segment import FinetuneConfig
 from training.summary import comparison_table, comparisons, measures, summary
 from training.trial import Subject, Trial, carry_out, subject_of
 
+ARITHMETIC = "arithmetic.json"
 IDENTITY = ("subset", "method", "pretrain_epochs")
 
 
@@ -107,7 +108,9 @@ def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: Finetune
     subjects = [subject_of(path, encoders.name) for path in encoders.encoder]
     check(subjects, finetune)
     engine.connect()
+    finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     with run.lock():
+        record_precision(run, finetune.precision)
         sets = prepare_all(run, sources, config)
         table = try_all(run, trials(subjects, sets, config, finetune))
         several = len(subjects) > 1
@@ -182,12 +185,24 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
     return sets
 
 
+def chosen_precision(run: RunDirectory, wanted: str) -> Any:
+    """The arithmetic of all results of an output: for `auto` what its first call chose, on whatever chips."""
+    if wanted == "auto" and run.exists(ARITHMETIC):
+        return run.read_json(ARITHMETIC)["precision"]
+    return resolve_precision(wanted, *engine.chips())
+
+
+def record_precision(run: RunDirectory, precision: str) -> None:
+    """Note what the first call of an output computes in, and on what."""
+    if not run.exists(ARITHMETIC):
+        run.write_json(ARITHMETIC, {"precision": precision, "device": engine.device_names()})
+
+
 def trials(
     subjects: Iterable[Subject], sets: Sequence[PreparedSet], config: EvaluateConfig, finetune: FinetuneConfig
 ) -> list[Trial]:
-    """Every trial of some encoders: each on each set to train on, with each seed."""
-    resolved: Any = resolve_precision(finetune.precision, gpu=engine.count("GPU") > 0)
-    finetune = replace(finetune, precision=resolved)
+    """Every trial of some encoders: each on each set to train on, with each seed; `finetune` names its arithmetic."""
+    assert finetune.precision != "auto"
     seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
     return [
         Trial(

@@ -15,19 +15,20 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from curation import engine
+from curation.chips import resolve_precision
 from curation.console import progress
-from curation.encoder import resolve_precision
 from curation.options import digest, require
 from curation.store import RunDirectory
 from training import checkpoint
 from training.board import Board
-from training.cache import DECODER_CPUS, feed
+from training.cache import DECODER_CPUS, feed, kept_bytes
 from training.cost import Cost, flops_per_image
 from training.loop import Plan, State
 from training.rank import Job, Settings, train_rank
 from training.schedule import equal_compute_epochs, total_steps
 from training.subset import Subset, read_subset
 
+SETTINGS = "settings.json"
 REFRESH_S = 1.0
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others go on
@@ -50,18 +51,18 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     places["init"] = checkpoint.located(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     engine.connect()
-    plan = dataclasses.replace(plan_of(settings, subset), until=until)
+    precision = chosen_precision(run, settings.compute.precision)
+    plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
     flops = flops_per_image(settings.method(), side)  # what cannot be built is told before anything starts
     with run.lock():
         claim(run, settings, plan, subset.about["digest"])
-        fed = feed(subset, run, side, settings.compute.cache_gb)
         checkpoint.prune(run, settings.record.keep_checkpoints)
         if checkpoint.last(run) < plan.last:
+            fed = feed(subset, run, side, settings.compute.cache_gb)
             fit(run, Job(settings, plan, fed, ray.remote(Board).options(num_cpus=0).remote()))
         state = checkpoint.load(run, plan.last)
         checkpoint.prune(run, settings.record.keep_checkpoints)
-        kept = len(subset.table) * side**2 * 3 if fed.files or fed.blocks else 0
         cost = Cost(
             updates=plan.last,
             images_seen=plan.last * settings.length.batch_size,
@@ -69,7 +70,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
             flops_per_image=flops,
             device_seconds=state["device_seconds"],
             encoded_bytes=subset.encoded_bytes,
-            decoded_bytes=kept,
+            decoded_bytes=kept_bytes(run),
         )
         card = card_of(settings, plan, subset, cost, state["history"])
         if plan.last == plan.total:
@@ -94,19 +95,32 @@ def plan_of(settings: Settings, subset: Subset) -> Plan:
     if length.equal_compute_to is not None:
         epochs = equal_compute_epochs(length.equal_compute_to, frames / subset.about["pool"])
     total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
-    precision = resolve_precision(settings.compute.precision, gpu=engine.count("GPU") > 0)
+    precision = resolve_precision(settings.compute.precision, *engine.chips())
     plan = Plan(total, settings.what.seed, length, settings.optimiser, precision)
     for ranks in range(settings.compute.min_workers or settings.compute.workers, settings.compute.workers + 1):
         plan.order(frames).check(ranks, even=settings.what.method == "simclr")
     return plan
 
 
+def chosen_precision(run: RunDirectory, wanted: str) -> str:
+    """The arithmetic of a training: for `auto` what it was begun with, on whatever chips, else what these have."""
+    if wanted == "auto" and run.exists(SETTINGS):
+        return str(run.read_json(SETTINGS)["arithmetic"])
+    return resolve_precision(wanted, *engine.chips())
+
+
+def shaping_of(settings: Settings, plan: Plan) -> dict[str, Any]:
+    """All that shapes the weights, the data aside: the arithmetic stands for how it was asked for."""
+    return {key: value for key, value in settings.shaping().items() if key != "precision"} | {
+        "arithmetic": plan.precision
+    }
+
+
 def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str) -> None:
     """Record the settings in settings.json; ValueError where the folder holds another training."""
-    shaping = settings.shaping() | {"subset_digest": subset_digest, "arithmetic": plan.precision}
-    wanted = json.loads(json.dumps(shaping))
-    if run.exists("settings.json"):
-        found = run.read_json("settings.json")
+    wanted = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
+    if run.exists(SETTINGS):
+        found = run.read_json(SETTINGS)
         changes = [
             f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
             for key in sorted(found.keys() | wanted.keys())
@@ -117,7 +131,14 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
                 f"{run.uri} holds a training with other settings: {'; '.join(changes)}. Use the old settings, or "
                 "another --output"
             )
-    run.write_json("settings.json", wanted)
+    run.write_json(SETTINGS, wanted)
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's trainer, without its answer to Ctrl-C: it would wait for its controller, and exit with 1."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave the interruption to the command line."""
 
 
 def fit(run: RunDirectory, job: Job) -> None:
@@ -126,7 +147,7 @@ def fit(run: RunDirectory, job: Job) -> None:
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_rank,
         train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
         scaling_config=scaling(job),
@@ -208,7 +229,7 @@ def card_of(
     settings: Settings, plan: Plan, subset: Subset, cost: Cost, history: list[dict[str, float]]
 ) -> dict[str, Any]:
     """The model card: data, recipe and cost."""
-    about, shaping = subset.about, settings.shaping()
+    about, shaping = subset.about, shaping_of(settings, plan)
     return {
         "data": {
             "subset": about["name"],
@@ -219,8 +240,9 @@ def card_of(
             "counts": about["counts"],
             "digest": about["digest"],
         },
-        "recipe": shaping | {"arithmetic": plan.precision},
+        "recipe": shaping,
         "recipe_hash": digest(shaping),
+        "device": engine.device_names(),
         "cost": cost.card(),
         "against_full_pool": cost.saved(about["pool"], about["pool_bytes"], settings.length.reference_epochs),
         "loss": history[-1]["loss"] if history else None,

@@ -9,7 +9,7 @@ outputs: background and the classes; M tokens in memory, Q asked about.
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
+from curation.chips import Precision
 from curation.config import EmbedConfig
 from curation.encoder import PRECISIONS, UNTRAINED, build
 from curation.options import require
@@ -26,7 +27,6 @@ from training.augment import Augmentation, normalise, random_crops
 from training.mae import build_encoder, pixel_statistics
 
 UInt8 = npt.NDArray[np.uint8]
-Precision = Literal["float32", "bfloat16", "float16"]
 LEVELLED_BY = 2000  # remembered tokens whose votes level those of others
 SIMILARITIES = 2**24  # held at once by the nearest-neighbour probe: 64 MiB
 

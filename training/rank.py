@@ -48,7 +48,8 @@ class Settings:
     def shaping(self) -> dict[str, Any]:
         """All settings that shape the weights, by name."""
         parts = (self.what, self.compute, self.length, self.optimiser, self.model, self.augmentation)
-        return {key: value for part in parts for key, value in hashed_fields(part).items()}
+        shaping = {key: value for part in parts for key, value in hashed_fields(part).items()}
+        return shaping | {"init": checkpoint.identity(self.what.init)}
 
     def method(self) -> Method:
         """Make the method with its first weights."""

@@ -20,14 +20,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curation.encoder import resolve_precision
+from curation.chips import Precision, chip, resolve_precision
 from curation.options import option, require
 from curation.vectors import as_tensor
 from training.augment import Augmentation, random_boxes, random_crops
 from training.draws import Draws, Rows, draw_generator
 from training.loop import NotFiniteError
 from training.mae import grid_of
-from training.probe import Precision, UInt8, encode, image_ious, input_size, patch_tokens, whole
+from training.probe import UInt8, encode, image_ious, input_size, patch_tokens, whole
 from training.schedule import learning_rate, parameter_groups, total_steps, warmup_steps
 
 PAPER_EPOCHS = {"paper-short": 200, "paper-long": 500}
@@ -52,7 +52,7 @@ class FinetuneConfig:
     head_width: int = option("Width of the head's hidden layer.", 256)
     head_cells: int = option("Logits a patch and side: the head's grid before upsampling.", 4)
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "Arithmetic of forward and backward; auto: bfloat16 where the chip has it.", "auto"
+        "Arithmetic of forward and backward; auto: what was begun with, else bfloat16 where every chip has it.", "auto"
     )
     seed: int = option("Seed of the head, the order, crops and flips.", 0)
 
@@ -118,7 +118,7 @@ class SegmentationModel(nn.Module):
     @property
     def precision(self) -> Precision:
         """The arithmetic on this device."""
-        return resolve_precision(self.config.precision, gpu=self.device.type == "cuda")
+        return resolve_precision(self.config.precision, chip(self.device.type))
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the model computes."""

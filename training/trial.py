@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from curation.chips import chip
 from curation.console import Stopwatch
 from curation.encoder import UNTRAINED
 from curation.options import digest, hashed_fields, require
@@ -177,7 +178,7 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
         ious, called = np.asarray(final["image_iou"]), [one.names[row] for row in rows]
         sheet = overlay_sheet(test.images, test.masks, masks, ious, BEST_AND_WORST, called)
         run.write_bytes(trial.picture(one), sheet)
-    run.write_json(trial.cost, {"device_hours": watch.seconds / 3600})  # on one device
+    run.write_json(trial.cost, {"device_hours": watch.seconds / 3600, "device": chip(device).name})
     run.write_table(trial.path, results.table(made))
     return trial.path
 

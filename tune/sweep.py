@@ -9,7 +9,7 @@ from curation import engine
 from curation.options import require
 from curation.store import RunDirectory
 from training.checkpoint import located
-from training.evaluate import find_sources, prepare_all
+from training.evaluate import chosen_precision, find_sources, prepare_all, record_precision
 from training.prepared import PreparedSet
 from tune import results
 from tune.course import Course, Sweep
@@ -31,6 +31,7 @@ def sweep(what: Sweep) -> pa.Table:
         f"output is {what.evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
     engine.connect()
+    what = settled(what, run)
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
     share = shares(engine.count("CPU"), engine.count("GPU"), *asked)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
@@ -38,6 +39,7 @@ def sweep(what: Sweep) -> pa.Table:
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
         run.clear_temporary(FOLDER)
+        record_precision(run, what.finetune.precision)
         course = Course(what, job_of(what, share, sets), share.trials, chooser)
         course.choose()
         course.forecast()
@@ -45,6 +47,14 @@ def sweep(what: Sweep) -> pa.Table:
             return results.table_of(course.rows())
         course.search()
         return course.finish()
+
+
+def settled(what: Sweep, run: RunDirectory) -> Sweep:
+    """The sweep with its arithmetic named: one for all trials and calls."""
+    compute, finetune = what.recipe.compute, what.finetune
+    compute = replace(compute, precision=chosen_precision(run, compute.precision))
+    finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
+    return replace(what, recipe=replace(what.recipe, compute=compute), finetune=finetune)
 
 
 def job_of(what: Sweep, share: Shares, sets: Sequence[PreparedSet]) -> Job:

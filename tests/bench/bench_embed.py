@@ -20,8 +20,9 @@ from harness import OUTPUT, report, seconds
 from torch.utils.data import DataLoader, Dataset
 
 from curation import embed, images, phantom
+from curation.chips import chip, resolve_precision
 from curation.config import EmbedConfig, IngestConfig
-from curation.encoder import PRECISIONS, Encoder, resolve_precision
+from curation.encoder import PRECISIONS, Encoder
 from curation.ingest import ingest
 from curation.store import RunDirectory
 
@@ -95,7 +96,7 @@ def main() -> None:
         chunk_rows=given.chunk_rows,
     )
     gpus = torch.cuda.device_count()
-    precision = resolve_precision("auto", gpu=gpus > 0)
+    precision = resolve_precision("auto", chip("cuda" if gpus else "cpu"))
     run = RunDirectory(run_dir)
     paths = [uri for path in run.parts("frames").values() for uri in run.read_table(path)["uri"].to_pylist()]
     settings = [(1, cores), (cores, cores), (cores, max(1, cores - 1))]

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from curation.encoder import resolve_precision
+from curation.chips import chip, resolve_precision
 from training.mae import pixel_statistics
 from training.probe import load_encoder
 from training.segment import FinetuneConfig, Pairs, finetune
@@ -93,7 +93,7 @@ class Loop:
         self.model, self.config, self.batch, self.device = Bare(encoder, config).to(device), config, batch, device
         fused = device != "cpu" or None
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.05, fused=fused)
-        self.bfloat16 = resolve_precision(config.precision, gpu=device != "cpu") == "bfloat16"
+        self.bfloat16 = resolve_precision(config.precision, chip(device)) == "bfloat16"
         mean, std = pixel_statistics(encoder)
         self.mean, self.std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
 
@@ -157,7 +157,7 @@ def main() -> None:
         {"way": name, "images/s": rate, "ours over it": median["ours"] / rate, "epochs": given.epochs}
         for name, rate in median.items()
     ]
-    precision = resolve_precision(config.precision, gpu=device != "cpu")
+    precision = resolve_precision(config.precision, chip(device))
     where = torch.cuda.get_device_name() if device == "cuda" else f"{given.threads} threads"
     report(
         "finetune",

@@ -24,8 +24,9 @@ import torch
 from harness import OUTPUT, report, seconds
 
 from curation import engine, phantom, pipeline
+from curation.chips import chip, resolve_precision
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.encoder import PRECISIONS, resolve_precision
+from curation.encoder import PRECISIONS
 from training.augment import Augmentation
 from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.cost import flops_per_image
@@ -184,7 +185,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--frames", type=int, default=1000)
     given = parser.parse_args()
-    precision = resolve_precision("auto", gpu=DEVICE == "cuda")
+    precision = resolve_precision("auto", chip(DEVICE))
     rows = in_process(given, precision) + trainings(given, precision)
     about = f"{given.encoder} and {given.loop_encoder} at 224 px, batch {given.batch}, {precision} on {DEVICE}"
     report("pretrain", rows, f"{about}; goals: loop 0.95, fed 0.90, step 3 (CPU) or 2 (GPU)")

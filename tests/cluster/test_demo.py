@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import demo, phantom
+from curation.chips import chip
 
 
 @pytest.mark.slow
@@ -23,13 +24,17 @@ def test_the_demonstration_trains_its_encoder_and_finds_more_with_it(
         kept = pq.read_table(tmp_path / run / "subsets/curated/kept.parquet")["path"].to_pylist()
         assert len(kept) == demo.KEPT
         found[run] = phantom.compare(truth, kept)
-    assert found["run"]["duplicates_found"] >= max(0.97, found["untrained"]["duplicates_found"])
-    assert found["run"]["distinct_kept"] >= max(0.97, found["untrained"]["distinct_kept"])
+    assert found["run"]["duplicates_found"] >= max(0.95, found["untrained"]["duplicates_found"] - 0.01)
+    assert found["run"]["distinct_kept"] >= max(0.95, found["untrained"]["distinct_kept"] - 0.01)
+    losses = pq.read_table(tmp_path / "encoder/metrics.parquet")["loss"].to_pylist()
+    assert losses[-1] < demo.CHANCE - 1
+    assert f"loss {losses[0]:.2f} at the start, {losses[-1]:.2f} at the end" in done.stdout
     for name in ("duplicates_found", "distinct_kept", "invalid_dropped"):
         before, after = (found[run][name] for run in ("untrained", "run"))
         assert f"{before:>15.1%}{after:>9.1%}" in done.stdout
     card = json.loads((tmp_path / "encoder/card.json").read_text())
     assert card["data"]["frames"] == 654
+    assert card["device"] == chip().name
     assert card["recipe"]["encoder"] == "vit_tiny_patch16_224"
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["steps"]["embeddings"]["config"]["image_size"] == 32

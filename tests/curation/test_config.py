@@ -143,7 +143,7 @@ def test_two_passes_never_share_a_folder() -> None:
 
 UNHASHED = {
     IngestConfig: {"run_dir", "max_rejected"},
-    EmbedConfig: {"run_dir", "max_rejected", "workers"},
+    EmbedConfig: {"run_dir", "max_rejected", "workers", "precision", "weights"},
     ClusterConfig: {"run_dir"},
     ScoreConfig: {"run_dir"},
     SelectConfig: {"run_dir", "name", "grid", "grid_epsilon", "grid_d"},
@@ -153,7 +153,7 @@ UNHASHED = {
 
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
-    EmbedConfig: {"seed": 1, "weights": "random", "storage": "float32", "chunk_rows": 7, "batch_size": 7},
+    EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7, "batch_size": 7},
     ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},

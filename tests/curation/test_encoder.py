@@ -104,14 +104,6 @@ def test_lower_precision_is_close(pictures: npt.NDArray[np.uint8]) -> None:
     assert np.abs(exact - rounded).max() > 0
 
 
-def test_precision_auto_follows_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
-    for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
-        assert encoder.resolve_precision("auto", gpu=False) == expected
-        assert encoder.resolve_precision("auto", gpu=True) == "bfloat16"
-        assert encoder.resolve_precision("float16", gpu=False) == "float16"
-
-
 @pytest.mark.parametrize("name", ["w.safetensors", "plain.pth", "model.pth", "state_dict.pth", "encoder.pth"])
 def test_saved_weights_give_equal_features(name: str, tmp_path: Path, pictures: npt.NDArray[np.uint8]) -> None:
     tensors, path = drawn_tensors(seed=5), tmp_path / name

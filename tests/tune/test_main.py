@@ -37,13 +37,13 @@ def test_what_cannot_be_is_refused_at_once(flags: list[str], told: str, capsys: 
     assert told in capsys.readouterr().err
 
 
-def test_an_interrupted_command_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_command_says_that_it_resumes(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     command = Command("Wait.", lambda _: (), interrupted)
     assert dispatch("tune", {"wait": command}, ["wait"]) == 130
-    assert capsys.readouterr().err == "stopped; the same command again goes on\n"
+    assert capsys.readouterr().err == "stopped; rerun the same command, and it resumes\n"
 
 
 def test_rungs_by_hand() -> None:
