@@ -20,7 +20,7 @@ from curation.markers import Step, marker_of
 from curation.nearest import Coded
 from curation.options import require
 from curation.store import File, RunDirectory
-from curation.vectors import Float32, Keys, Vectors, centered, keys_of, limit_threads, to_unit
+from curation.vectors import Float32, Keys, Vectors, centered, faults, keys_of, limit_threads, on_grid, to_unit
 
 FAN_IN = 8
 Shard = tuple[Keys, Coded]
@@ -101,11 +101,22 @@ def grouped(items: Iterable[Any], size: int, by: Callable[[Any], int]) -> Iterat
 
 
 def load_vectors(run: RunDirectory, path: str, mean: Float32 | None) -> tuple[list[str], Vectors]:
-    """Return the frame ids and vectors [N, D] of a part of embeddings, centred where a mean is given."""
+    """Return the frame ids and vectors [N, D] of a part of embeddings, centred where a mean is given.
+
+    ValueError, naming the part and a frame, where a vector is not finite or not of unit length, as in tables that
+    `embed` did not make.
+    """
     table = run.read_table(path, ["frame_id", "embedding"])
     column = table["embedding"].combine_chunks()
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
-    return table["frame_id"].to_pylist(), vectors if mean is None else centered(vectors, mean)
+    ids = table["frame_id"].to_pylist()
+    if len(bad := faults(vectors)):
+        length = float(np.linalg.norm(vectors[bad[0]].astype(np.float64)))
+        raise ValueError(
+            f"{run.uri}/{path}: the embedding of frame {ids[bad[0]]} has length {length:g}, expected 1 (so of "
+            f"{len(bad)} of {len(ids)} frames); embed again, or leave those frames out of the table"
+        )
+    return ids, on_grid(vectors) if mean is None else centered(vectors, mean)
 
 
 def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Shard:
@@ -137,10 +148,11 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
             number += 1
             reference = ray.put(centroids)
             total = ray.get(tree([partial.remote(shard, reference) for shard in shards]))
+            inertia = total.inertia(centroids)
             centroids, empty, shift = kmeans.update(total, centroids)
-            last = {"iteration": number, "inertia": total.inertia, "empty": empty, "shift": shift}
+            last = {"iteration": number, "inertia": inertia, "empty": empty, "shift": shift}
             keep_iteration(run, centroids, last)
-            bar.set_postfix_str(f"inertia {total.inertia:.6g}", refresh=False)
+            bar.set_postfix_str(f"inertia {inertia:.6g}", refresh=False)
             bar.update()
     return centroids
 

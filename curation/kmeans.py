@@ -1,9 +1,9 @@
 """Spherical k-means: seeding, assignment, partial sums, empty clusters. It knows neither files nor the engine.
 
-Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24). Such numbers add up without
-any rounding in float64, up to 2^29 vectors a cluster: so the sums, and with them the centroids, are the same to
-the last bit however the vectors are sharded and in whatever order they come. (But where very many
-lie equally near to two centroids, to float32's rounding, which of the two they go to may differ.)
+Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24), and so are centroids. Such numbers
+add up without any rounding in float64, up to 2^29 vectors a cluster, and so do their products (vectors.py): so the
+assignments, the sums and with them the centroids are the same to the last bit however the vectors are sharded and in
+whatever order they come.
 
 Legend: N vectors of D dimensions, K clusters.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curation.nearest import Coded, code, nearest, nearest_index
-from curation.vectors import Float32, Keys, Vectors, as_tensor, scramble, to_unit
+from curation import seeds
+from curation.nearest import ROUNDING, Coded, code, nearest, nearest_index, paired
+from curation.vectors import Float32, Keys, Vectors, as_tensor, on_grid, scramble, to_unit
 
-GRID = 2.0**24
 FARTHEST = 64  # vectors that a shard offers for empty clusters
 GPU_BLOCK = 1 << 16  # vectors assigned at once
 BLOCK = 4096  # vectors added up at once
@@ -38,18 +38,12 @@ def automatic_clusters(frames: int, center: bool = False) -> int:
 
 def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:
     """Return the sum of the rows, float64 [D], free of rounding."""
-    return on_grid(x_ND).sum(dim=0).numpy()
-
-
-def on_grid(x_ND: Vectors) -> torch.Tensor:
-    """Return the rows as float64; those of float32 are rounded to the grid on which sums are exact."""
-    if x_ND.dtype == np.float16:
-        return as_tensor(x_ND).double()
-    return (as_tensor(x_ND).double() * GRID).round() / GRID
+    return as_tensor(on_grid(x_ND)).double().sum(dim=0).numpy()
 
 
 def coded(x_ND: Vectors) -> Coded:
-    """Code a shard once for all iterations, around its mean."""
+    """Code a shard once for all iterations, around its mean; the vectors are put on the grid."""
+    x_ND = on_grid(x_ND)
     return code(x_ND, as_tensor(x_ND).double().mean(dim=0).float().numpy())
 
 
@@ -66,8 +60,19 @@ def assign(x_ND: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") ->
 
 
 def _assign_on_gpu(x_ND: Vectors, centroids_KD: Float32, device: str) -> tuple[npt.NDArray[np.int32], Float32]:
-    moved = as_tensor(centroids_KD).to(device).T
-    found = [(block.to(device).float() @ moved).max(dim=1) for block in torch.split(as_tensor(x_ND), GPU_BLOCK)]
+    """Compute all products in float32, and again in float64, exactly, where rounding could decide."""
+    moved = as_tensor(centroids_KD).to(device)
+    exact = moved.double()
+    found = []
+    for block in torch.split(as_tensor(on_grid(x_ND)), GPU_BLOCK):
+        rows = block.to(device).float()
+        products = rows @ moved.T
+        index = products.argmax(dim=1)
+        near = products >= products.gather(1, index[:, None]) - ROUNDING
+        doubtful = (near.sum(dim=1) > 1).nonzero()[:, 0]
+        for some in torch.split(doubtful, max(1, BLOCK * BLOCK // len(moved))):
+            index[some] = (rows[some].double() @ exact.T).float().argmax(dim=1)
+        found.append(((rows.double() * exact[index]).sum(dim=1).float(), index))
     values, indices = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
     return indices.astype(np.int32), values
 
@@ -78,10 +83,14 @@ class Sums:
 
     sums_KD: npt.NDArray[np.float64]
     counts_K: npt.NDArray[np.int64]
-    inertia: float  # sum of squared Euclidean distances, 2 - 2 cosine for unit vectors
     far_similarity: Float32  # of the FARTHEST worst-placed vectors, ascending
     far_keys: Keys
     far_vectors: Vectors
+
+    def inertia(self, centroids_KD: Float32) -> float:
+        """Return the sum of squared Euclidean distances to the centroids assigned to: 2 - 2 cosine for unit vectors."""
+        cosines = np.einsum("kd,kd->", self.sums_KD, centroids_KD, dtype=np.float64)
+        return float(2 * self.counts_K.sum() - 2 * cosines)
 
 
 def partial_sums(keys_N: Keys, shard: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> Sums:
@@ -97,12 +106,11 @@ def partial_sums(keys_N: Keys, shard: Vectors | Coded, centroids_KD: Float32, de
     sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
     clusters = torch.from_numpy(assignment)
     for start in range(0, len(x_ND), BLOCK):
-        sums.index_add_(0, clusters[start : start + BLOCK], on_grid(x_ND[start : start + BLOCK]))
+        sums.index_add_(0, clusters[start : start + BLOCK], as_tensor(x_ND[start : start + BLOCK]).double())
     far, far_similarity = farthest(keys_N, x_ND, centroids_KD, assignment, (similarity, error))
     return Sums(
         sums_KD=sums.numpy(),
         counts_K=np.bincount(assignment, minlength=len(centroids_KD)),
-        inertia=float(2 * len(x_ND) - 2 * np.einsum("kd,kd->", sums.numpy(), centroids_KD, dtype=np.float64)),
         far_similarity=far_similarity,
         far_keys=keys_N[far],
         far_vectors=x_ND[far],
@@ -125,7 +133,7 @@ def farthest(
     place = min(FARTHEST, len(product)) - 1
     highest = np.partition(product + error, place)[place] if len(product) else np.float32(0)
     near = np.flatnonzero(product - error <= highest)
-    exact = np.einsum("nd,nd->n", as_tensor(x_ND[near]).float().numpy(), centroids_KD[assignment_N[near]])
+    exact = paired(x_ND[near], centroids_KD[assignment_N[near]])
     order = np.lexsort((keys_N[near], exact))[:FARTHEST]
     return near[order], exact[order]
 
@@ -139,7 +147,6 @@ def merge(*parts: Sums) -> Sums:
     return Sums(
         sums_KD=np.add.reduce([part.sums_KD for part in parts]),
         counts_K=np.add.reduce([part.counts_K for part in parts]),
-        inertia=math.fsum(part.inertia for part in parts),
         far_similarity=similarity[far],
         far_keys=keys[far],
         far_vectors=vectors[far],
@@ -156,7 +163,7 @@ def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
     norms = np.linalg.norm(total.sums_KD, axis=1)
     moved = centroids_KD.copy()
     filled = norms > 0
-    moved[filled] = (total.sums_KD[filled] / norms[filled, None]).astype(np.float32)
+    moved[filled] = on_grid(total.sums_KD[filled] / norms[filled, None])
     empty = np.flatnonzero(total.counts_K == 0)
     offered = to_unit(total.far_vectors[: len(empty)])
     moved[empty[: len(offered)]] = offered
@@ -171,7 +178,7 @@ def sample_share(frames: int, clusters: int) -> float:
 def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Return which frames are in the sample of about `share`; it depends on key and seed alone."""
     limit = np.uint64(min(2**64 - 1, int(share * 2**64)))
-    return scramble(keys_N, seed) <= limit
+    return scramble(keys_N, seed, "sample that k-means is seeded from") <= limit
 
 
 def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Float32:
@@ -184,7 +191,7 @@ def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Flo
         raise ValueError(f"{clusters} clusters were asked for, but there are {len(x_ND)} vectors to seed them from")
     order = np.argsort(keys_N)
     x = to_unit(x_ND[order])
-    generator = np.random.default_rng([seed, clusters])
+    generator = seeds.generator(seed, "k-means++", clusters)
     centroids = np.empty((clusters, x.shape[1]), np.float32)
     squared = np.full(len(x), 4.0, np.float32)
     for cluster in range(clusters):

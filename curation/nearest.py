@@ -2,8 +2,11 @@
 
 Chips multiply 8-bit integers four times as fast as float32. So both sides are coded as int8 (less an origin, so that
 what they have in common costs no precision), the products are taken in integers, and only pairs that could still
-beat the best known one are computed in float32. What the codes miss of each vector is known, and by the
-Cauchy-Schwarz inequality bounds every product's error: the result is that of comparing all pairs in float32 (OURS).
+beat the best known one are computed exactly. What the codes miss of each vector is known, and by the
+Cauchy-Schwarz inequality bounds every product's error: the result is that of comparing all pairs (OURS).
+
+Products that decide are computed in float64, which is free of rounding for unit vectors on the grid (vectors.py), and
+then rounded to float32; of equal ones the first column is named. So neither blocks nor chip show in a result.
 
 Legend: N rows and M columns of D dimensions.
 """
@@ -20,9 +23,10 @@ from curation.vectors import Float32, Vectors, as_tensor
 Indices = npt.NDArray[np.int64]
 BLOCK = 1 << 20  # products at once: what a core's cache holds
 COLUMNS = 2048
+PAIRS = 4096  # single pairs computed at once
 FEW_COLUMNS = 256  # below which the codes do not pay
 DENSE_SHARE = 1 / 100  # of a block's pairs left to compute, above which computing all at once is faster
-TIES = 16  # columns a row, on average, that are compared once more after computing all
+TIES = 16  # columns a row, on average, above which all are computed in float64 at once
 ROUNDING = 4e-6  # of float32 arithmetic on unit vectors, with room to spare
 NOTHING = np.float32(-1)  # similarity of a row that no column may be compared with
 
@@ -69,6 +73,15 @@ def code(vectors_ND: Vectors, origin_D: Float32) -> Coded:
         length[rows] = torch.linalg.vector_norm(coded, dim=1).numpy()
         missed[rows] = torch.linalg.vector_norm(rest.sub_(coded), dim=1).numpy()
     return Coded(vectors_ND, codes, scale, length, missed, origin_D)
+
+
+def paired(x_PD: Vectors, y_PD: Vectors) -> Float32:
+    """Return the product of each row with the other's, float32 [P], computed in float64."""
+    products = np.empty(len(x_PD), np.float32)
+    for start in range(0, len(x_PD), PAIRS):
+        x, y = (as_tensor(side[start : start + PAIRS]).double() for side in (x_PD, y_PD))
+        products[start : start + PAIRS] = torch.linalg.vecdot(x, y).float().numpy()
+    return products
 
 
 def nearest(rows: Coded, columns: Coded, before: int | None = None) -> tuple[Float32, Indices]:
@@ -172,39 +185,31 @@ class Search:
         return products.numpy(), rows.missed_N * length + rows.length_N * missed + np.float32(ROUNDING)
 
     def improve(self, rows_P: Indices, columns_P: Indices, exact_MD: Float32, left: int) -> None:
-        """Compute some pairs in float32 and keep what is better, or equal with an earlier column."""
-        for start in range(0, len(rows_P), 4096):
-            rows, columns = rows_P[start : start + 4096], columns_P[start : start + 4096]
-            values = np.einsum("pd,pd->p", self.exact_ND[rows], exact_MD[columns])
+        """Compute some pairs exactly and keep what is better, or equal with an earlier column."""
+        for start in range(0, len(rows_P), PAIRS):
+            rows, columns = rows_P[start : start + PAIRS], columns_P[start : start + PAIRS]
+            values = paired(self.exact_ND[rows], exact_MD[columns])
             order = np.lexsort((columns, -values, rows))
             first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
             self.keep(rows[first], values[first], columns[first] + left)
 
     def compare_all(self, exact_MD: Float32, left: int, later: npt.NDArray[np.bool_] | None) -> None:
-        """Compute all pairs in float32; what is within rounding of the best is compared as single pairs are."""
+        """Compute all pairs in float32, and again what is within rounding of the best; all of it where that is much."""
         products = self.exact_ND @ exact_MD.T
         if later is not None:
             products[later] = -np.inf
-        guess = products.argmax(axis=1)
-        highest = products[np.arange(len(guess)), guess]
-        rows, columns = np.divmod(np.flatnonzero(products >= (highest - ROUNDING)[:, None]), products.shape[1])
-        if len(rows) > TIES * len(products):  # masses of equal columns: the first of them speaks for all
-            first = first_equal(exact_MD)
-            alone = first[columns] == columns
-            rows, columns = rows[alone], columns[alone]
-            if len(rows) > TIES * len(products):  # nor are they equal: any will do that is within rounding of the best
-                rows, columns = np.arange(len(guess)), first[guess]
-        some = np.isfinite(highest[rows])
-        self.improve(rows[some], columns[some], exact_MD, left)
+        highest = products.max(axis=1)
+        near = (products >= (highest - ROUNDING)[:, None]) & np.isfinite(highest)[:, None]
+        if np.count_nonzero(near) <= TIES * len(products):
+            self.improve(*np.divmod(np.flatnonzero(near), products.shape[1]), exact_MD, left)
+            return
+        products = (self.exact_ND.astype(np.float64) @ exact_MD.astype(np.float64).T).astype(np.float32)
+        if later is not None:
+            products[later] = -np.inf
+        rows, guess = np.flatnonzero(np.isfinite(highest)), products.argmax(axis=1)
+        self.keep(rows, products[rows, guess[rows]], guess[rows] + left)
 
     def keep(self, rows: Indices, values: Float32, columns: Indices) -> None:
         """Take over, for rows named once each, what is better than what they have."""
         better = (values > self.best_N[rows]) | ((values == self.best_N[rows]) & (columns < self.index_N[rows]))
         self.best_N[rows[better]], self.index_N[rows[better]] = values[better], columns[better]
-
-
-def first_equal(vectors_MD: Float32) -> Indices:
-    """Return for each vector the index of the first that equals it bit for bit, int64 [M]."""
-    whole = np.ascontiguousarray(vectors_MD).view(np.dtype((np.void, vectors_MD.shape[1] * vectors_MD.itemsize)))
-    _, first, kind = np.unique(whole.ravel(), return_index=True, return_inverse=True)
-    return first.astype(np.int64)[kind]

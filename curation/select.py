@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from curation import copies, schema
 from curation.config import ScoreConfig, SelectConfig
 from curation.console import Stopwatch
+from curation.dedup import RANDOM
 from curation.markers import Step, marker_of
 from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
@@ -109,17 +110,19 @@ def reasons(columns: Columns, config: SelectConfig, pool: int) -> tuple[Reasons,
 def ranking(columns: Columns, config: SelectConfig, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """Return the order in which a budget takes `rows`, by the method; ties go by key."""
     distance, similarity, keys = columns.distance[rows], columns.similarity[rows], columns.keys[rows]
-    drawn = scramble(keys, config.seed)
     if config.method in ("meddel", "semdedup"):
-        second: Any = {"nearest": distance, "farthest": -distance, "random": drawn}[config.order]
+        visited = {"nearest": distance, "farthest": -distance}
+        second: Any = visited.get(config.order, scramble(keys, config.seed, RANDOM))
         return np.lexsort((keys, second, similarity))
     if config.method == "prototypes-hard":
         return np.lexsort((keys, -distance))
     if config.method == "prototypes-easy":
         return np.lexsort((keys, distance))
+    drawn = scramble(keys, config.seed, config.method)
     if config.method == "random":
         return np.argsort(drawn, kind="stable")
-    return np.lexsort((drawn, rank_in_cluster(columns.cluster[rows], drawn)))
+    last_round = scramble(keys, config.seed, "last round of cluster-balanced")  # else large clusters would win it
+    return np.lexsort((last_round, rank_in_cluster(columns.cluster[rows], drawn)))
 
 
 def rank_in_cluster(cluster_N: npt.NDArray[np.int32], drawn_N: Keys) -> npt.NDArray[np.intp]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import pipeline, schema, vectors
+from curation import dedup, pipeline, schema, vectors
 from curation.__main__ import main
 from curation.cluster import cluster
 from curation.config import ScoreConfig, SelectConfig
@@ -74,7 +74,8 @@ def test_decisions_name_each_listed_frame_once_with_a_valid_reason(
 def wanted_by_brute_force(run_dir: Path, rows: Rows, config: SelectConfig) -> set[str]:
     """The paper's walk through each cluster, all pairs, one frame after the other, in float64."""
     units, scored = units64(run_dir, rows), rows(run_dir, "scores").to_pylist()
-    drawn = vectors.scramble(vectors.keys_of([row["frame_id"] for row in scored]), config.seed).tolist()
+    keys = vectors.keys_of([row["frame_id"] for row in scored])
+    drawn = vectors.scramble(keys, config.seed, dedup.RANDOM).tolist()
     place = dict(zip((row["frame_id"] for row in scored), drawn, strict=True))
     visit: dict[str, Callable[[dict[str, Any]], Any]] = {
         "nearest": lambda row: (row["centroid_distance"], row["frame_id"]),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import kmeans, vectors
+from curation import groups, kmeans, vectors
 from curation import score as scoring
 from curation.cluster import cluster
 from curation.config import ClusterConfig, ScoreConfig
@@ -91,7 +91,7 @@ def test_scores_equal_all_pairs_of_the_whole(
     group_rows: int,
 ) -> None:
     run_dir = Path(shutil.copytree(made_up, tmp_path / "run"))
-    monkeypatch.setattr(scoring, "SPLIT_ROWS", split_rows)
+    monkeypatch.setattr(groups, "SPLIT_ROWS", split_rows)
     if store is not None:
         monkeypatch.setattr(scoring, "STORE_SHARE", store_share_of(store))
     score(ScoreConfig(run_dir=str(run_dir), group_rows=group_rows))
@@ -111,7 +111,7 @@ def test_a_split_cluster_scores_as_a_whole_one_with_an_epsilon(
     found = []
     for name, split_rows in (("whole", 32_768), ("split", 50)):
         run_dir = Path(shutil.copytree(made_up, tmp_path / name))
-        monkeypatch.setattr(scoring, "SPLIT_ROWS", split_rows)
+        monkeypatch.setattr(groups, "SPLIT_ROWS", split_rows)
         config = ScoreConfig(run_dir=str(run_dir), keep=keep, epsilon=epsilon)
         score(config)
         found.append(by_id(rows(run_dir, config.folder)))

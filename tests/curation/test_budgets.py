@@ -85,7 +85,7 @@ def test_cluster_balanced_fills_every_cluster_alike(
     assert sum(taken.values()) == wanted
     most = max(taken.values())
     assert all(count >= most - 1 or count == sizes[number] for number, count in taken.items())
-    drawn = scramble(columns.keys, draw)
+    drawn = scramble(columns.keys, draw, "cluster-balanced")
     for number in sizes:  # inside a cluster: the first in the seeded order
         members = np.flatnonzero(cluster == number)
         first = members[np.argsort(drawn[members])][: taken[number]]

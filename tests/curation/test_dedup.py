@@ -57,7 +57,7 @@ def visited(distance: Exact, keys: Keys, keep: str, seed: int) -> list[int]:
     rank = {
         "nearest": lambda row: (float(distance[row]), int(keys[row])),
         "farthest": lambda row: (-float(distance[row]), int(keys[row])),
-        "random": lambda row: int(scramble(keys, seed)[row]),
+        "random": lambda row: int(scramble(keys, seed, dedup.RANDOM)[row]),
     }[keep]
     return sorted(range(len(keys)), key=rank)
 

@@ -78,7 +78,7 @@ def semdedup(pool: Pool, which_to_keep: str, eps: float, seed: int) -> set[int]:
         if which_to_keep == "hard":
             by_distance = sorted(members.tolist(), key=lambda row: (-columns.distance[row], columns.keys[row]))
         if which_to_keep == "random":
-            by_distance = members[np.argsort(scramble(columns.keys[members], seed))].tolist()
+            by_distance = members[np.argsort(scramble(columns.keys[members], seed, dedup.RANDOM))].tolist()
         exact = pool.units[by_distance].astype(np.float64)
         largest = np.triu(exact @ exact.T, k=1).max(axis=0)
         stays |= {row for row, m in zip(by_distance, largest, strict=True) if not m > 1 - eps}
@@ -137,7 +137,7 @@ def ranked(columns: select.Columns, chosen: SelectConfig) -> list[int]:
     """The order of a budget by Python's own sort, but for the random ones."""
     rows = range(len(columns.keys))
     distance, similarity, keys = (column.tolist() for column in (columns.distance, columns.similarity, columns.keys))
-    drawn = scramble(columns.keys, chosen.seed).tolist()
+    drawn = scramble(columns.keys, chosen.seed, dedup.RANDOM).tolist()
     second = {"nearest": distance, "farthest": [-value for value in distance], "random": drawn}
     rank = {
         "meddel": lambda row: (similarity[row], second[chosen.order][row], keys[row]),
