@@ -1,8 +1,7 @@
 """The command line: python -m curation COMMAND."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,7 +17,6 @@ from curation.config import (
     SelectConfig,
 )
 from curation.console import summary
-from curation.store import RunDirectory
 
 RUN = {
     "ingest": IngestConfig,
@@ -107,20 +105,10 @@ def main(arguments: Sequence[str]) -> int:
     command = COMMANDS[name]
     try:
         configs = cli.parse(f"curation {name}", command.about, command.configs, arguments[1:])
-        with held(configs):
-            command.work(*configs)
+        command.work(*configs)
     except Exception as error:
         return cli.complain(error)
     return 0
-
-
-@contextmanager
-def held(configs: Sequence[Any]) -> Iterator[None]:
-    """Keep other commands off the run directory; one that is not there yet is left for its step to make or refuse."""
-    run_dir = next((config.run_dir for config in configs if hasattr(config, "run_dir")), None)
-    run = RunDirectory(run_dir) if run_dir else None
-    with run.lock() if run and run.exists("") else nullcontext():
-        yield
 
 
 if __name__ == "__main__":

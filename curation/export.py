@@ -21,7 +21,7 @@ from curation.filesystems import filesystem_of
 from curation.frames import read_bytes
 from curation.markers import marker_of
 from curation.options import require
-from curation.store import RunDirectory
+from curation.store import RunDirectory, holding
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
 LINKS: dict[str, Callable[[str, str], None]] = {"hard": os.link, "symbolic": os.symlink}
@@ -35,6 +35,7 @@ class Kept:
     scores: pa.Table
 
 
+@holding
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a subset's kept.parquet (and, for format folder, its files) and return a summary like a step's marker.
 
@@ -45,7 +46,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     folder = f"subsets/{config.name}"
     marker = marker_of(run, folder, f"select --name {config.name}")
-    target = RunDirectory(config.output or f"{run.uri.rstrip('/')}/{folder}")
+    target = RunDirectory(config.output) if config.output else run.below(folder)
     frames = marker["rows_out"]
     content = run.read_json(f"{folder}/subset.json") | {"with_images": config.with_images}
     told = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
@@ -57,7 +58,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     kept = ray.put(read_kept(run, f"{folder}/decisions.parquet"))
     parts = list(run.parts("frames").values())
     if config.format == "folder":
-        files = RunDirectory(f"{target.uri.rstrip('/')}/images")
+        files = target.below("images")
         with progress("files", frames) as bar:
             for placed in engine.stream(ray.remote(place_files), ((run, p, kept, files, config.link) for p in parts)):
                 bar.update(placed)
@@ -81,7 +82,7 @@ def exported(target: RunDirectory) -> dict[str, Any] | None:
 
 def read_kept(run: RunDirectory, path: str) -> Kept:
     """Read the kept frames of a subset, 48 bytes each."""
-    table = run.read_table(path, ["frame_id", "kept", "cluster", "centroid_distance"])
+    table = run.read_table(run.listed(path), ["frame_id", "kept", "cluster", "centroid_distance"])
     table = table.filter(table["kept"]).sort_by("frame_id")
     return Kept(np.array(table["frame_id"].to_pylist(), dtype="S32"), table.select(["cluster", "centroid_distance"]))
 

@@ -14,7 +14,7 @@ from curation.config import IngestConfig
 from curation.console import Stopwatch, progress, warn
 from curation.frames import frame_row, rejected_row
 from curation.markers import Step, check_rejected
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, holding
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 
@@ -28,6 +28,7 @@ class Done:
     rejected: int
 
 
+@holding
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Read the sources into frames/ and rejected/ and return the step's marker; do only what is missing.
 

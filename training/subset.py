@@ -4,6 +4,7 @@ Legend: B frames asked for; S side of the decoded frames in pixels.
 """
 
 import io
+import json
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation import images
+from curation import chain, images
 from curation.frames import read_bytes
 from curation.options import require
-from curation.store import RunDirectory
+from curation.store import IntegrityError, RunDirectory
 
 PART_ROWS = 256
+SUBSET = b"endosieve.subset"  # key in kept.parquet's Arrow metadata, as `export` writes it
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,29 @@ class Subset:
 
 
 def read_subset(path: str) -> Subset:
-    """Read a subset's folder. ValueError where it has no kept.parquet, or no frame."""
+    """Read a subset's folder. ValueError where it has no kept.parquet, or no frame.
+
+    IntegrityError where it lies in a run and was made from what is not there any more, or where kept.parquet is not of
+    the subset that subset.json tells of.
+    """
     folder = RunDirectory(path)
+    chain.check_subset(folder)
     require(
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
     wanted = ("frame_id", "uri", "image", "byte_size")
     names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
+    about = folder.read_json("subset.json")
+    exported = json.loads((folder.read_schema("kept.parquet").metadata or {}).get(SUBSET, b"null"))
+    if exported is not None and exported["digest"] != about["digest"]:
+        raise IntegrityError(
+            f"{path}/kept.parquet is of another selection than subset.json beside it; delete kept.parquet, and export "
+            "the subset again"
+        )
     table = folder.read_table("kept.parquet", names)
     require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
-    return Subset(path, table, folder.read_json("subset.json"))
+    return Subset(path, table, about)
 
 
 def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
