@@ -1,8 +1,7 @@
 """The command line: python -m curation COMMAND."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +16,6 @@ from curation.config import (
     SelectConfig,
 )
 from curation.console import summary
-from curation.store import RunDirectory
 
 RUN = {
     "ingest": IngestConfig,
@@ -67,23 +65,9 @@ def run(*configs: Any) -> None:
         )
 
 
-@contextmanager
-def held(configs: Sequence[Any]) -> Iterator[None]:
-    """Keep other commands off the run directory; one that is not there yet is left for its step to make or refuse."""
-    run_dir = next((config.run_dir for config in configs if hasattr(config, "run_dir")), None)
-    run = RunDirectory(run_dir) if run_dir else None
-    with run.lock() if run and run.exists("") else nullcontext():
-        yield
-
-
 def command(about: str, configs: cli.Configs, work: Callable[..., Any]) -> cli.Command:
-    """A command whose flags are always the same, and which holds its run directory while it works."""
-
-    def holding(*given: Any) -> None:
-        with held(given):
-            work(*given)
-
-    return cli.Command(about, lambda _: configs, holding)
+    """A command whose flags are always the same."""
+    return cli.Command(about, lambda _: configs, work)
 
 
 COMMANDS = {

@@ -19,7 +19,7 @@ from curation.console import Stopwatch, progress
 from curation.markers import Step, marker_of
 from curation.nearest import Coded
 from curation.options import require
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, holding
 from curation.vectors import Float32, Keys, Vectors, centered, faults, keys_of, limit_threads, on_grid, to_unit
 
 FAN_IN = 8
@@ -27,6 +27,7 @@ Shard = tuple[Keys, Coded]
 HISTORY = b"endosieve.iteration"  # key in a centroid table's Arrow metadata: its row of schema.HISTORY
 
 
+@holding
 def cluster(config: ClusterConfig) -> dict[str, Any]:
     """Cluster the embeddings into clusters/ and return the step's marker; do only what is missing.
 

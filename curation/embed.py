@@ -23,12 +23,13 @@ from curation.filesystems import filesystem_of
 from curation.frames import forget_unread
 from curation.markers import Step, check_rejected, marker_of, read_record
 from curation.options import require
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, holding
 from curation.vectors import limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
 
+@holding
 def embed(config: EmbedConfig) -> dict[str, Any]:
     """Embed every frame but exact copies into embeddings/ and return the step's marker; do only what is missing.
 

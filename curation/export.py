@@ -24,7 +24,7 @@ from curation.frames import read_first
 from curation.images import FrameError
 from curation.markers import marker_of
 from curation.options import require
-from curation.store import TEMPORARY, RunDirectory
+from curation.store import TEMPORARY, RunDirectory, holding
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
 MANIFEST, TABLE, COPIES, ABOUT, IMAGES = "export.json", "kept.parquet", "copies.parquet", "subset.json", "images"
@@ -45,6 +45,7 @@ class Kept:
         return found, place[found]
 
 
+@holding
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a subset's kept.parquet (and, for format folder, its files) and return a summary like a step's marker.
 
@@ -58,7 +59,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     subset = f"subsets/{config.name}"
     marker = marker_of(run, subset, f"select --name {config.name}")
-    target = RunDirectory(config.output or f"{run.uri.rstrip('/')}/{subset}")
+    target = RunDirectory(config.output) if config.output else run.below(subset)
     about, frames = run.read_json(f"{subset}/{ABOUT}"), marker["rows_out"]
     content = about | {"with_images": config.with_images}
     manifest = manifest_of(target, config, about["digest"])
@@ -153,7 +154,7 @@ def exported(target: RunDirectory) -> dict[str, Any] | None:
 
 def read_kept(run: RunDirectory, path: str) -> Kept:
     """Read the kept frames of a subset, 48 bytes each."""
-    table = run.read_table(path, ["frame_id", "kept", "cluster", "centroid_distance"])
+    table = run.read_table(run.listed(path), ["frame_id", "kept", "cluster", "centroid_distance"])
     table = table.filter(table["kept"]).sort_by("frame_id")
     return Kept(np.array(table["frame_id"].to_pylist(), dtype="S32"), table.select(["cluster", "centroid_distance"]))
 

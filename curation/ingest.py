@@ -12,7 +12,7 @@ from curation.console import Stopwatch, progress, warn
 from curation.frames import forget_unread, frame_row, rejected_row
 from curation.further import Further, further_of
 from curation.markers import Step, check_rejected
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, holding
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 BESIDE = b"endosieve.further"  # and what its files hold beside the frames
@@ -28,6 +28,7 @@ class Done:
     further: Further
 
 
+@holding
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Read the sources into frames/ and rejected/ and return the step's marker; do only what is missing.
 

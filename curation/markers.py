@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from curation import chain
 from curation.options import digest, hashed_fields
-from curation.store import File, RunDirectory
-
-SUCCESS = "_SUCCESS.json"
+from curation.store import SUCCESS, File, IntegrityError, Listed, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,12 @@ class Step:
         """The step's marker when it is done already, else None.
 
         ValueError when its folder holds work done with another config or from other inputs, naming each difference
-        and what to do.
+        and every folder to delete: IntegrityError where what it was made from has changed, or cannot be known.
         """
-        found = read_record(self.run)["steps"].get(self.folder)
-        if found is not None and self.run.holds_files(self.folder):
-            self._compare(found)
-        marker = f"{self.folder}/{SUCCESS}"
-        return self.run.read_json(marker) if self.run.exists(marker) else None
+        marker = chain.read_marker(self.run, self.folder)
+        if chain.holds(self.run, self.folder):
+            self._compare(chain.recorded(self.run, self.folder), marker)
+        return marker
 
     def begin(self) -> None:
         """Record the step's config and inputs in run.json and clear what a killed call left half-written.
@@ -46,19 +44,33 @@ class Step:
         self.run.write_json("run.json", record)
         self.run.clear_temporary(self.folder)
 
-    def _compare(self, found: dict[str, Any]) -> None:
+    def _compare(self, found: dict[str, Any] | None, marker: dict[str, Any] | None) -> None:
         wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
+        if found is None:  # run.json was lost
+            if marker is None or marker["config_hash"] != digest(wanted["config"]):
+                raise IntegrityError(
+                    f"run.json in {self.run.uri} does not say with what settings {self.folder}/ was made: put it back, "
+                    f"or {self._deletion()}"
+                )
+            found = wanted | {"inputs": marker["inputs"]}
+        above = [name for name in chain.KINDS if found["inputs"].get(name) != self.inputs.get(name)]
         changes = [
             f"{name} was {found[part].get(name)!r}, now {wanted[part].get(name)!r}"
             for part in ("config", "inputs")
             for name in sorted(found[part].keys() | wanted[part].keys())
-            if found[part].get(name) != wanted[part].get(name)
+            if found[part].get(name) != wanted[part].get(name) and name not in above
         ]
         if changes:
             raise ValueError(
                 f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(changes)}. Use the old "
-                f"settings or another --run-dir; or delete {self.folder}/ there, and what was made from it."
+                f"settings or another --run-dir; or {self._deletion()}"
             )
+        if above:
+            made = f"{self.folder}/ was made from another {above[0]}/ than is there now"
+            raise IntegrityError(f"{made}: {self._deletion()}, and rerun the same command")
+
+    def _deletion(self) -> str:
+        return chain.deletion(self.run, chain.descendants(self.run, self.folder))
 
     def finish(self, counts: dict[str, Any], files: list[File]) -> dict[str, Any]:
         """Write the marker: counts and every file with its rows, size and checksum. Returns it."""
@@ -68,6 +80,7 @@ class Step:
             **counts,
             "config_hash": digest(hashed_fields(self.config)),
             "inputs": self.inputs,
+            "made_from": chain.made_from(self.run, self.folder, self.inputs),
             "output_hash": digest([[file["path"], file["sha256"]] for file in listed]),
             "files": listed,
         }
@@ -85,12 +98,16 @@ def read_record(run: RunDirectory) -> dict[str, Any]:
 
 
 def marker_of(run: RunDirectory, folder: str, made_by: str) -> dict[str, Any]:
-    """The marker of a finished step. ValueError, naming the command to run first, where it is not done."""
-    path = f"{folder}/{SUCCESS}"
-    if not run.exists(path):
+    """The marker of a finished step, its files' paths Listed, so that RunDirectory.read_table compares what it reads.
+
+    ValueError, naming the command to run first, where the step is not done. IntegrityError, naming every folder to
+    delete, where what it made does not fit what is there now: all that it descends from is compared.
+    """
+    marker = chain.read_marker(run, folder)
+    if marker is None:
         raise ValueError(f"{run.uri}/{folder} is missing or unfinished; run `python -m curation {made_by}` first")
-    marker: dict[str, Any] = run.read_json(path)
-    return marker
+    chain.check(run, folder)
+    return marker | {"files": [entry | {"path": Listed(File(**entry))} for entry in marker["files"]]}
 
 
 def check_rejected(step: str, rejected: int, rows: int, limit: float) -> None:

@@ -9,10 +9,10 @@ from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConf
 from curation.embed import embed
 from curation.export import export
 from curation.ingest import ingest
-from curation.markers import SUCCESS
+from curation.markers import marker_of
 from curation.options import require
 from curation.score import score
-from curation.store import RunDirectory
+from curation.store import SUCCESS, RunDirectory, holding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,15 @@ def run(config: RunConfig) -> list[dict[str, Any]]:
     chosen = config.select.d is not None or config.select.budget is not None
     if chosen:
         selection.check_request(config.select)
-    markers = [ingest(config.ingest), embed(config.embed), cluster(config.cluster)]
-    markers.append(ensure_scored(ScoreConfig(run_dir=config.ingest.run_dir)))
-    if chosen:
-        markers += [select(config.select), export(config.export)]
+    with RunDirectory(config.ingest.run_dir).lock():
+        markers = [ingest(config.ingest), embed(config.embed), cluster(config.cluster)]
+        markers.append(ensure_scored(ScoreConfig(run_dir=config.ingest.run_dir)))
+        if chosen:
+            markers += [select(config.select), export(config.export)]
     return markers
 
 
+@holding
 def select(config: SelectConfig) -> dict[str, Any]:
     """Select a subset, after the scoring pass it reads where that was not run yet; return its marker."""
     selection.check_request(config)
@@ -52,8 +54,13 @@ def select(config: SelectConfig) -> dict[str, Any]:
     return selection.select(config)
 
 
+@holding
 def ensure_scored(config: ScoreConfig) -> dict[str, Any]:
-    """Return the marker of a scoring pass, run now if it was not; one that is done may have other group_rows."""
-    marker = f"{config.folder}/{SUCCESS}"
-    directory = RunDirectory(config.run_dir)
-    return directory.read_json(marker) | {"reused": True} if directory.exists(marker) else score(config)
+    """Return the marker of a scoring pass, run now if it was not; one that is done may have other group_rows.
+
+    IntegrityError where that one was made from other clusters than are there now.
+    """
+    run = RunDirectory(config.run_dir)
+    if run.exists(f"{config.folder}/{SUCCESS}"):
+        return marker_of(run, config.folder, "score") | {"reused": True}
+    return score(config)

@@ -17,13 +17,14 @@ from curation.config import ScoreConfig
 from curation.console import Stopwatch, progress
 from curation.groups import Group, Piece, Scores
 from curation.markers import Step, marker_of
-from curation.store import File, RunDirectory
+from curation.store import File, RunDirectory, holding
 from curation.vectors import Float32, limit_threads
 
 STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
 MOST_GROUPS = 1024
 
 
+@holding
 def score(config: ScoreConfig) -> dict[str, Any]:
     """Score every embedded frame into scores/ (or a folder below it for another pass) and return the marker.
 
@@ -37,7 +38,12 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     step.begin()
     engine.connect()
     watch = Stopwatch()
-    parts = [file for file in marker_of(run, "embeddings", "embed")["files"] if "embeddings/" in file["path"]]
+    assigned: dict[str, str] = {path: path for path in run.listing("clusters")}
+    parts = [
+        file | {"assigned": assigned[assignment_path(file["path"])]}
+        for file in marker_of(run, "embeddings", "embed")["files"]
+        if "embeddings/" in file["path"]
+    ]
     frames = sum(map(rows_of, parts))
     planned = groups.cluster_groups(
         cluster_sizes(run, parts), max(config.group_rows, -(-frames // MOST_GROUPS)), groups.SPLIT_ROWS
@@ -66,15 +72,15 @@ def score(config: ScoreConfig) -> dict[str, Any]:
 
 def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray[np.int64]:
     """Return the number of frames of each cluster, int64 [K]."""
-    clusters = len(read_vectors(run, "clusters/centroids.parquet"))
-    calls = ((run, part["path"], clusters) for part in parts)
+    clusters = len(read_vectors(run, run.listed("clusters/centroids.parquet")))
+    calls = ((run, part["assigned"], clusters) for part in parts)
     total: npt.NDArray[np.int64] = np.sum(list(engine.stream(ray.remote(part_sizes), calls)), axis=0)
     return total
 
 
 def part_sizes(run: RunDirectory, path: str, clusters: int) -> npt.NDArray[np.int64]:
-    """Return how many frames of one part each cluster has, int64 [K]."""
-    column = run.read_table(assignment_path(path), ["cluster"])["cluster"]
+    """Return how many frames of one part of assignments each cluster has, int64 [K]."""
+    column = run.read_table(path, ["cluster"])["cluster"]
     sizes: npt.NDArray[np.int64] = np.bincount(column.to_numpy(), minlength=clusters)
     return sizes
 
@@ -92,11 +98,11 @@ def score_wave(
 ) -> Iterator[tuple[int, File]]:
     """Score some groups; yields number and file of each as it is written."""
     mean_path = "clusters/mean.parquet"
-    mean = read_vectors(run, mean_path)[0] if run.exists(mean_path) else None
+    mean = read_vectors(run, run.listed(mean_path))[0] if run.exists(mean_path) else None
     split = ray.remote(split_shard).options(num_returns=len(wave))
     pieces: list[Any] = []
     for shard in grouped(parts, 65_536, by=rows_of):
-        cut = split.remote(run, [part["path"] for part in shard], mean, list(wave.values()))
+        cut = split.remote(run, [(part["path"], part["assigned"]) for part in shard], mean, list(wave.values()))
         pieces.append([cut] if len(wave) == 1 else cut)
     pending = {
         submit(run, config, number, group, [cut[place] for cut in pieces]): number
@@ -107,13 +113,15 @@ def score_wave(
         yield pending.pop(done), ray.get(done)
 
 
-def split_shard(run: RunDirectory, paths: list[str], mean: Float32 | None, wave: list[Group]) -> list[Piece] | Piece:
-    """Return the frames of some parts of embeddings, cut by group; a single group's alone."""
+def split_shard(
+    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[Group]
+) -> list[Piece] | Piece:
+    """Return the frames of some parts of embeddings and their assignments, cut by group; a single group's alone."""
     ids: list[str] = []
     vectors, assigned = [], []
-    for path in paths:
+    for path, assigned_path in paths:
         part_ids, part_vectors = load_vectors(run, path, mean)
-        table = run.read_table(assignment_path(path))
+        table = run.read_table(assigned_path)
         assert table["frame_id"].to_pylist() == part_ids, f"{path} and its assignments do not match"
         ids.extend(part_ids)
         vectors.append(part_vectors)

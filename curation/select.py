@@ -24,7 +24,7 @@ from curation.console import Stopwatch
 from curation.dedup import RANDOM
 from curation.markers import Step, marker_of
 from curation.options import digest, hashed_fields, require
-from curation.store import RunDirectory
+from curation.store import RunDirectory, holding
 from curation.vectors import Float32, Keys, keys_of, scramble
 
 KEPT, OUTLIER, DUPLICATE, EXACT_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
@@ -189,6 +189,7 @@ def grid(config: SelectConfig) -> str:
     return "\n".join(lines)
 
 
+@holding
 def select(config: SelectConfig) -> dict[str, Any]:
     """Write subsets/NAME/ (decisions.parquet, subset.json) and return the step's marker.
 
@@ -264,8 +265,9 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
     for path in run.parts("frames").values():
         table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), fates)
         yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)
-    for name in run.names("rejected"):
-        yield decided(run.read_table(f"rejected/{name}", ["frame_id"])["frame_id"], "rejected")
+    for path in (*run.listing("frames"), *run.listing("embeddings")):
+        if path.startswith("rejected/"):
+            yield decided(run.read_table(path, ["frame_id"])["frame_id"], "rejected")
 
 
 def decided(

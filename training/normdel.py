@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from curation import chain
 from curation.options import option, require
 from curation.store import RunDirectory
 
@@ -133,6 +134,7 @@ def subset_ratio(subset: str, reading: Reading = "nominal") -> float:
         folder.exists("subset.json"),
         f"{subset} has no subset.json; name a subset's folder, as RUN/subsets/NAME, made with `python -m curation`",
     )
+    chain.check_subset(folder)
     content = folder.read_json("subset.json")
     actual = content.get("ratio") if isinstance(content, dict) else None
     require(

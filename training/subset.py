@@ -4,9 +4,10 @@ Legend: B frames asked for; S side of the decoded frames in pixels.
 """
 
 import io
+import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation import images
+from curation import chain, images
 from curation.frames import read_first, unchanged
 from curation.options import require
-from curation.store import RunDirectory
+from curation.store import IntegrityError, RunDirectory
 
 PART_ROWS = 256
 COPIES = "copies.parquet"
+SUBSET = b"endosieve.subset"  # key in kept.parquet's Arrow metadata, as `export` writes it
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,29 @@ class Subset:
 
 
 def read_subset(path: str) -> Subset:
-    """Read a subset's folder. ValueError where it has no kept.parquet, or no frame."""
+    """Read a subset's folder. ValueError where it has no kept.parquet, or no frame.
+
+    IntegrityError where it lies in a run and was made from what is not there any more, or where kept.parquet is not of
+    the subset that subset.json tells of.
+    """
     folder = RunDirectory(path)
+    chain.check_subset(folder)
     require(
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
     wanted = ("frame_id", "uri", "image", "byte_size", "content_hash", "width", "height")
     names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
+    about = folder.read_json("subset.json")
+    exported = json.loads((folder.read_schema("kept.parquet").metadata or {}).get(SUBSET, b"null"))
+    if exported is not None and exported["digest"] != about["digest"]:
+        raise IntegrityError(
+            f"{path}/kept.parquet is of another selection than subset.json beside it; delete kept.parquet, and export "
+            "the subset again"
+        )
     table = folder.read_table("kept.parquet", names)
     require(len(table) > 0, f"{path} keeps no frame; there is nothing to train on")
-    return Subset(path, table, folder.read_json("subset.json"))
+    return Subset(path, table, about)
 
 
 def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
@@ -85,7 +99,7 @@ def encoded(subset: Subset, row: dict[str, Any]) -> bytes:
     content = row["content_hash"]
     if row.get("image") is not None:
         return unchanged(row["image"], content)
-    _, data = read_first(chain([row["uri"]], subset.copies(content)), content)
+    _, data = read_first(itertools.chain([row["uri"]], subset.copies(content)), content)
     return data
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 from ray import tune as ray_tune
 
+from curation import leases
 from curation.config import ExportConfig
 from curation.export import discard, export
 from curation.options import digest, hashed_fields, require
@@ -72,7 +73,7 @@ class Course:
     def choose(self) -> None:
         """Bring what is known beforehand to subsets: the full pool first, so that others join it."""
         if self.what.space.search == "optuna":
-            given = (self.what.config.run_dir, self.job.output, self.what.space.same)
+            given = (self.what.config.run_dir, self.job.output, self.what.space.same, leases.current())
             self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
         if "full" in self.what.space.baselines:
             self.add([space.full()])

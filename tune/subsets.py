@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from curation import cluster, pipeline
+from curation import cluster, leases, pipeline
 from curation import select as selection
 from curation.config import ClusterConfig, ExportConfig, SelectConfig
 from curation.export import export
 from curation.markers import marker_of, read_record
 from curation.options import require
-from curation.store import TEMPORARY, RunDirectory
+from curation.store import TEMPORARY, IntegrityError, RunDirectory
 from curation.vectors import Keys
 from tune.space import Candidate, Point
 
@@ -32,8 +32,9 @@ class Chooser:
     subsets is trained for the others never changes, in whatever order they are asked for.
     """
 
-    def __init__(self, run_dir: str, output: str, same: float) -> None:
-        self.run_dir, self.output, self.same = RunDirectory(run_dir).address, output, same
+    def __init__(self, run_dir: str, output: str, same: float, held: frozenset[str] = frozenset()) -> None:
+        """Give `held`, what the sweep's process holds (leases.current()), to one in another process."""
+        self.run_dir, self.output, self.same, self.held = RunDirectory(run_dir).address, output, same, held
         self.decided: dict[Point, Candidate] = {}
         self.trained: list[tuple[Keys, Candidate]] = []
 
@@ -44,7 +45,15 @@ class Chooser:
         return selection.pool_size(run)
 
     def candidate(self, point: Point) -> Candidate:
-        """Select and export the point's subset, unless one with nearly the same frames is there already."""
+        """Select and export the point's subset, unless one with nearly the same frames is there already.
+
+        IntegrityError where the run is damaged, or holds what was not made from what is there now.
+        """
+        with leases.borrowed(self.held):
+            return self.remembered(point)
+
+    def remembered(self, point: Point) -> Candidate:
+        """Return the candidate of a point, decided now where it was not asked for before, and keep the order."""
         if not self.decided:
             self.recall()
         if point not in self.decided:
@@ -72,6 +81,8 @@ class Chooser:
                 return replace(found, folder=twin.folder, trained=twin.name, similarity=likest)
             pipeline.select(config)
             export(ExportConfig(run_dir=config.run_dir, name=config.name))
+        except IntegrityError:
+            raise
         except ValueError as error:
             return Candidate(point, reason=str(error))
         made = replace(found, folder=f"{config.run_dir}/subsets/{config.name}", trained=point.name)
@@ -96,10 +107,16 @@ class Chooser:
         """The run directory with the point's number of clusters: the run's own, or one below the output."""
         if point.clusters is None:
             return self.run_dir
-        target = RunDirectory(f"{self.output}/clusters-{point.clusters}")
-        own = read_record(RunDirectory(self.run_dir))["steps"]["clusters"]["config"]
+        run, target = RunDirectory(self.run_dir), RunDirectory(f"{self.output}/clusters-{point.clusters}")
+        own = read_record(run)["steps"]["clusters"]["config"]
         if not target.exists("run.json"):
-            share(RunDirectory(self.run_dir), target)
+            share(run, target)
+        found, expected = (marker_of(place, "embeddings", "embed")["output_hash"] for place in (target, run))
+        if found != expected:
+            raise IntegrityError(
+                f"{target.uri} was made from other embeddings than {run.uri} holds now: delete {target.uri}, and rerun "
+                "the same command"
+            )
         values: dict[str, Any] = own | {"clusters": point.clusters, "run_dir": target.address}
         cluster.cluster(ClusterConfig(**values))
         return target.address
