@@ -52,14 +52,22 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
         arriving = counted(chunks(run, config, missing, precision), bar)
         for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
             written += write_part(run, part, embeddings, rejected)
-    embedded = sum(file.rows for file in written if file.path.startswith("embeddings/"))
-    rejections = sum(file.rows for file in written) - embedded
+            rejections = rejected_in(written)
+            early = sum(file.rows for file in written) < originals
+            check_rejected("embed", rejections, originals, config.max_rejected, early=early)
+    rejections = rejected_in(written)
+    embedded = sum(file.rows for file in written) - rejections
     assert originals == embedded + rejections, f"{originals} frames in, {embedded} out and {rejections} rejected"
     check_rejected("embed", rejections, originals, config.max_rejected)
     counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": before["copies"]}
     note = f"{config.encoder}, {dimensions} dimensions, {precision}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
+
+
+def rejected_in(files: list[File]) -> int:
+    """How many rejected frames some of the step's files hold."""
+    return sum(file.rows for file in files if file.path.startswith("rejected/"))
 
 
 def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:

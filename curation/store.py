@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from curation.filesystems import filesystem_of
+from curation.filesystems import filesystem_of, without_credentials
 
 TEMPORARY = ".tmp-"
 ROW_GROUP_BYTES = 64 << 20
@@ -39,8 +39,8 @@ class RunDirectory:
     """Reads and writes below one directory; cheap to make, and to send to another process."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.filesystem, self.root = filesystem_of(uri)
+        self.uri = without_credentials(uri)
+        self.filesystem, self.root = filesystem_of(self.uri)
 
     def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
         return RunDirectory, (self.address,)
