@@ -110,21 +110,23 @@ def compare(
 ) -> Changes:
     """Compare the listings of some parts with the sources' entries now; all entries are drawn.
 
-    `whole` where the parts are all of a finished run; else what was not recorded yet is not missed, but a file that
-    came or went before a part is noticed by the place of those in it.
+    `whole` where the parts are all of a finished run; else what was not recorded yet is not missed (unless the last part
+    is a short one), but a file that came or went before a part is noticed by the place of those in it.
     """
     changes = Changes()
     past = recorded(run, numbers, part_rows, absent)
     known = next(past, None)
+    ended = whole  # whether all that was listed behind the last recorded file is known: nothing
     shift = 0  # files added less files removed, up to here
     for place, entry in enumerate(entries):
         key = entry.source, entry.path.split("/")
         while known is not None and known.key < key:
             changes.note("removed", "/".join(known.key[1]))
             shift -= 1
+            ended = whole or (known.place + 1) % part_rows > 0
             known = next(past, None)
         if known is None or key < known.key:
-            if whole if known is None else not known.gap:
+            if ended if known is None else not known.gap:
                 changes.note("added", entry.path)
                 shift += 1
             continue
@@ -132,6 +134,7 @@ def compare(
             changes.note("added" if unseen > 0 else "removed", count=abs(unseen))
             shift += unseen
         same_kind(changes, known, entry)
+        ended = whole or (known.place + 1) % part_rows > 0  # only the last part is a short one
         known = next(past, None)
     for left in [known, *past] if known is not None else []:
         changes.note("removed", "/".join(left.key[1]))

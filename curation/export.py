@@ -17,7 +17,7 @@ import ray
 from curation import engine, images, schema
 from curation.config import ExportConfig
 from curation.console import Stopwatch, progress
-from curation.filesystems import filesystem_of
+from curation.filesystems import below, filesystem_of
 from curation.frames import read_bytes
 from curation.markers import marker_of
 from curation.options import require
@@ -45,7 +45,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     folder = f"subsets/{config.name}"
     marker = marker_of(run, folder, f"select --name {config.name}")
-    target = RunDirectory(config.output or f"{run.uri.rstrip('/')}/{folder}")
+    target = RunDirectory(config.output or below(run.address, folder))
     frames = marker["rows_out"]
     content = run.read_json(f"{folder}/subset.json") | {"with_images": config.with_images}
     told = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
@@ -57,7 +57,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     kept = ray.put(read_kept(run, f"{folder}/decisions.parquet"))
     parts = list(run.parts("frames").values())
     if config.format == "folder":
-        files = RunDirectory(f"{target.uri.rstrip('/')}/images")
+        files = RunDirectory(below(target.address, "images"))
         with progress("files", frames) as bar:
             for placed in engine.stream(ray.remote(place_files), ((run, p, kept, files, config.link) for p in parts)):
                 bar.update(placed)

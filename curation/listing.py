@@ -158,9 +158,9 @@ class Listing:
         if self.passed.special:
             texts.append(f"passed over {counted(self.passed.special, 'special files')}")
         if self.passed.links:
-            texts.append(f"{self.passed.links} links to files that are listed themselves")
+            texts.append(f"links to files that are listed themselves: {self.passed.links}")
         if loops := self.passed.loops:
-            texts.append(f"{len(loops)} links to folders that they lie in ({', '.join(loops[:NAMED])})")
+            texts.append(f"links to folders that they lie in: {len(loops)} ({', '.join(loops[:NAMED])})")
         return "; ".join(texts)
 
     def describe_case(self) -> str:

@@ -15,7 +15,8 @@ from curation.filesystems import absolute, filesystem_of, scheme_of
 from curation.options import require
 from curation.pools import POOLS, Pool
 
-NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
+NAME = "[A-Za-z0-9._-]+"
+NAMED = re.compile(rf"({NAME})=(.+)", re.DOTALL)
 MOUNTS = ("/mnt", "/media", "/run/media", "/Volumes", "/net", "/autofs")
 
 
@@ -30,7 +31,7 @@ class Source:
     @property
     def text(self) -> str:
         """NAME=URI, or the URI alone where that is what tells the source: it gives this source again, anywhere."""
-        bare = self.pool is None and (self.name in POOLS or NAMED.fullmatch(f"{self.name}=x") is None)
+        bare = self.pool is None and (self.name in POOLS or re.fullmatch(NAME, self.name) is None)
         return self.uri if bare else f"{self.name}={self.uri}"
 
 

@@ -38,6 +38,7 @@ LEFT_FOLDERS = frozenset(
         ".documentrevisions-v100",
         "$recycle.bin",
         "recycler",
+        "system volume information",
         "@eadir",
         "#recycle",
         "#snapshot",

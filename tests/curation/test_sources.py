@@ -158,7 +158,7 @@ def test_nothing_found_says_what_was_there(tree: Path) -> None:
     message = (
         r"no image found in .*tree: 13 files excluded by the globs, skipped 2 files of other kinds \(1 .mp4, 1 .txt\)"
     )
-    with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .png"):
+    with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .jpe .jfif .png"):
         found.check_found()
     with pytest.raises(ValueError, match="no image found"):
         listing.survey(found_nothing)
