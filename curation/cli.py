@@ -5,6 +5,7 @@ It knows no step. tyro parses; what is ours is that several configs can share on
 
 import dataclasses
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +17,8 @@ import ray
 import tyro
 
 from curation import settings
+from curation.console import warn
+from curation.filesystems import without_credentials
 
 Config = TypeVar("Config")
 Configs = tuple[type[Any], ...]
@@ -71,6 +74,7 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     has its plural: --seeds 1, --dataset A --dataset B, --datasets A B. Exits with code 2 on a wrong command line;
     ValueError for a value that a config refuses.
     """
+    arguments = cleaned(arguments)
     fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
     repeated = {name for name, (_, field) in fields.items() if is_repeated(field)}
     arguments = spread(arguments, fields, repeated)
@@ -79,7 +83,22 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     made = [flag_of(*fields[key], known.get(key, dataclasses.MISSING)) for key in ordered(configs)]
     flat = dataclasses.make_dataclass(name.replace(" ", "_"), made, kw_only=True)
     values = vars(tyro.cli(flat, prog=f"python -m {name}", description=about, args=flags))
-    return [config(**{f.name: values[f.name] for f in dataclasses.fields(config)}) for config in configs]
+    return [config(**{f.name: cleaned(values[f.name]) for f in dataclasses.fields(config)}) for config in configs]
+
+
+def cleaned(value: Any) -> Any:
+    """A value, or each of several, without the credentials of an address in it; ValueError as `without_credentials`."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(cleaned, value))
+    if not isinstance(value, str):
+        return value
+    clean = without_credentials(value)
+    if clean != value and ("RAY_ADDRESS" in os.environ or ray.is_initialized()):
+        warn(
+            f"the credentials in the address of {clean} are now in the environment of this process; Ray's workers were "
+            "started before, so AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be in their environment too"
+        )
+    return clean
 
 
 def ordered(configs: Sequence[type[Any]]) -> list[str]:

@@ -58,8 +58,10 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
         arriving = counted(chunks(run, config, missing, precision), bar)
         for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
             written += write_part(run, part, embeddings, rejected)
-    embedded = sum(file.rows for file in written if file.path.startswith("embeddings/"))
-    rejections = sum(file.rows for file in written) - embedded
+            early = sum(file.rows for file in written) < originals
+            check_rejected("embed", rejected_in(written), before["rows_out"], config.max_rejected, early=early)
+    rejections = rejected_in(written)
+    embedded = sum(file.rows for file in written) - rejections
     left = before["rows_out"] - embedded - rejections  # copies of what was embedded
     found = f"{before['rows_out']} frames in, {embedded} out, {rejections} rejected, {left} copies"
     assert embedded <= originals <= embedded + rejections, found
@@ -78,6 +80,11 @@ def chosen_precision(run: RunDirectory, wanted: str) -> str:
     if wanted == "auto" and begun is not None and run.holds_files("embeddings"):
         return str(begun["inputs"]["precision"])
     return resolve_precision(wanted, *engine.chips())
+
+
+def rejected_in(files: list[File]) -> int:
+    """How many rejected frames some of the step's files hold."""
+    return sum(file.rows for file in files if file.path.startswith("rejected/"))
 
 
 def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:

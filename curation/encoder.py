@@ -17,7 +17,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from curation.config import EmbedConfig
-from curation.filesystems import filesystem_of
+from curation.filesystems import absolute, below, filesystem_of
 from curation.options import require
 from curation.store import RunDirectory
 from curation.vectors import as_tensor
@@ -29,11 +29,13 @@ USUAL_SIZE = 224
 
 
 def resolved(config: EmbedConfig) -> EmbedConfig:
-    """Put names for what the config leaves open: a folder's architecture, weights and image size.
+    """Put names for what the config leaves open: a folder's architecture, weights (absolute) and image size.
 
     ValueError: a folder that holds no finished training.
     """
-    if not (Path(config.encoder).is_dir() or "://" in config.encoder):
+    if config.weights not in (None, UNTRAINED):
+        config = dataclasses.replace(config, weights=absolute(str(config.weights)))
+    if not (Path(config.encoder).expanduser().is_dir() or "://" in config.encoder):
         return dataclasses.replace(config, image_size=config.image_size or USUAL_SIZE)
     folder = RunDirectory(config.encoder)
     require(
@@ -42,7 +44,7 @@ def resolved(config: EmbedConfig) -> EmbedConfig:
         "`python -m training pretrain`, or a timm name",
     )
     recipe = folder.read_json(CARD)["recipe"]
-    weights = config.weights or f"{folder.address}/{WEIGHTS}"
+    weights = config.weights or below(folder.address, WEIGHTS)
     size = config.image_size or recipe["image_size"]
     return dataclasses.replace(config, encoder=recipe["encoder"], weights=weights, image_size=size)
 

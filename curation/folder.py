@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow.fs as pafs
 
 from curation.filesystems import filesystem_of
+from curation.listing import IMAGE_SUFFIXES
 from curation.options import require
-from curation.sources import IMAGE_SUFFIXES
 from curation.store import TEMPORARY, RunDirectory
 
 LINKS: dict[str, Callable[[str, str], None]] = {

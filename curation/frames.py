@@ -19,6 +19,7 @@ import tenacity
 from curation import images, sources
 from curation.filesystems import filesystem_of
 from curation.further import FURTHER
+from curation.lineage import Lineage
 from curation.store import RunDirectory
 
 MISSING, UNREADABLE, CHANGED = "missing", "unreadable", "changed since ingest"
@@ -27,6 +28,18 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR)
 REFUSED = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 DENIED = re.compile("ACCESS_DENIED|InvalidObjectState")  # an object's own; S3 gives no errno
 ATTEMPTS, LONGEST_WAIT_S = 4, 8.0
+POINTER = "pointer to a file elsewhere"  # the reason
+POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "Git LFS: run `git lfs pull` in its repository",
+    b"/annex/objects/": "git-annex: run `git annex get` or `datalad get` on it",
+}
+
+
+def check_pointer(data: bytes) -> None:
+    """Raise FrameError where a file only names what Git LFS or git-annex has for it elsewhere."""
+    for start, todo in POINTERS.items():
+        if data.startswith(start):
+            raise images.FrameError(POINTER, f"the file is not the image but a pointer to it of {todo}")
 
 
 class ReadError(OSError):
@@ -117,10 +130,13 @@ def read_first(uris: Iterable[str], content_hash: str) -> tuple[str, bytes]:
     raise first
 
 
-def frame_row(entry: sources.Entry, lineage: sources.Lineage, max_pixels: int) -> dict[str, Any]:
+def frame_row(entry: sources.Entry, lineage: Lineage, max_pixels: int) -> dict[str, Any]:
     """The row of schema.frames for one file, and in FURTHER the frames it holds beside. FrameError where unusable."""
+    if entry.problem is not None:
+        raise images.FrameError(*entry.problem)
     images.check_bytes(entry.size)
     data = read_bytes(entry.uri, images.MAX_BYTES)
+    check_pointer(data)
     width, height, further = images.inspect(data, max_pixels)
     place = {"source": entry.source, "uri": entry.uri, "path": entry.path}
     content = {

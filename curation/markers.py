@@ -110,11 +110,13 @@ def marker_of(run: RunDirectory, folder: str, made_by: str) -> dict[str, Any]:
     return marker | {"files": [entry | {"path": Listed(File(**entry))} for entry in marker["files"]]}
 
 
-def check_rejected(step: str, rejected: int, rows: int, limit: float) -> None:
-    """ValueError when more than the share `limit` of `rows` was rejected."""
+def check_rejected(step: str, rejected: int, rows: int, limit: float, *, early: bool = False) -> None:
+    """ValueError when more than the share `limit` of `rows` was rejected; `early` where not all were read yet."""
     if rejected > limit * rows:
+        found = f"{rejected} of {rows} frames ({rejected / rows:.1%})"
+        stopped = f"{step} stopped early: it rejected {found} so far" if early else f"{step} rejected {found}"
         raise ValueError(
-            f"{step} rejected {rejected} of {rows} frames ({rejected / rows:.1%}), more than max_rejected "
-            f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, or "
+            f"{stopped}, more than max_rejected "
+            f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, and it resumes; or "
             "mend or exclude those files and begin another --run-dir"
         )

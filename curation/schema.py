@@ -53,6 +53,15 @@ COPY_FILES = pa.schema(  # beside an exported table
     ]
 )
 
+LISTING = pa.schema(  # what a part of frames was made from, rejected frames too
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64()),
+    ]
+)
+
 MEASURES = ("brightness", "contrast", "saturation", "sharpness", "dark_share", "bright_share")
 
 ASSIGNMENTS = pa.schema(

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation import atomic, leases
-from curation.filesystems import filesystem_of
+from curation.filesystems import below, filesystem_of, without_credentials
 
 SUCCESS = "_SUCCESS.json"
 TEMPORARY = atomic.TEMPORARY
@@ -60,8 +60,8 @@ class RunDirectory:
     """Reads and writes below one directory; cheap to make, and to send to another process."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.filesystem, self.root = filesystem_of(uri)
+        self.uri = without_credentials(uri)
+        self.filesystem, self.root = filesystem_of(self.uri)
 
     def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
         return RunDirectory, (self.address,)
@@ -76,7 +76,7 @@ class RunDirectory:
 
     def below(self, path: str) -> "RunDirectory":
         """The directory `path` in this one."""
-        return RunDirectory(joined(self.uri, path))
+        return RunDirectory(below(self.address, path))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in `folder`, sorted; none where the folder is missing."""
@@ -234,12 +234,6 @@ class RunDirectory:
         size, sha256 = self.checksum(path)
         with self.filesystem.open_input_file(self._full(path)) as source:
             return File(path, pq.ParquetFile(source).metadata.num_rows, size, sha256)
-
-
-def joined(uri: str, path: str) -> str:
-    """The path or URI of `path` below `uri`; the options of a URI stay at its end."""
-    base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
-    return f"{base.rstrip('/')}/{path}{mark}{options}"
 
 
 def holding(work: Callable[[Config], Result]) -> Callable[[Config], Result]:

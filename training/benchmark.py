@@ -4,7 +4,6 @@ Nothing is trained twice: pre-trainings and fine-tunings are kept below the outp
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import engine
+from curation.filesystems import absolute
 from curation.options import digest, flags_of, option, require
 from curation.store import RunDirectory
 from training import figures, results, tables
@@ -93,7 +93,7 @@ def benchmark(
         run.filesystem.type_name == "local",
         f"output is {evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
-    subsets = [read_subset(os.path.abspath(folder)) for folder in config.subset]
+    subsets = [read_subset(absolute(folder)) for folder in config.subset]
     names = [subset.about["name"] for subset in subsets]
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from curation.listing import IMAGE_SUFFIXES
 from curation.options import require
-from curation.sources import IMAGE_SUFFIXES
 from training.layouts import LAYOUTS
 from training.trees import Layout, Pair, Tree
 

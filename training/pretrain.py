@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 from curation import engine
 from curation.chips import resolve_precision
 from curation.console import progress
+from curation.filesystems import below
 from curation.options import digest, require
 from curation.store import RunDirectory
 from training import checkpoint
@@ -82,7 +83,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
 
 def halt_folder(output: str, update: int) -> str:
     """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
-    return f"{output}/halts/{checkpoint.name_of(update)}"
+    return below(output, f"halts/{checkpoint.name_of(update)}")
 
 
 def plan_of(settings: Settings, subset: Subset) -> Plan:

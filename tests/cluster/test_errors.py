@@ -52,6 +52,7 @@ def batch(python: Callable[..., Any], tmp_path: Path) -> Callable[[list[list[str
 
 def test_one_command_from_end_to_end(python: Callable[..., Any], tmp_path: Path) -> None:
     missing, run_dir = tmp_path / "nowhere", tmp_path / "run"
+    (tmp_path / "else").mkdir()
     done = python("-m", "curation", "run", "--run-dir", str(run_dir), "--source", str(missing), **NO_RAY)
     assert done.returncode == 2
     assert done.stderr == f"error: source {missing} does not exist\n"
@@ -73,7 +74,7 @@ def test_quick_errors_of_a_new_run(
         (["ingest", "--run-dir", f"{file}/run", "--source", frames], [f"{file}"]),
         (["ingest", "--run-dir", "/proc/nowhere/run", "--source", frames], ["/proc/nowhere"]),
         (["ingest", *new, f"{tmp_path}/none"], [f"source {tmp_path}/none does not exist"]),
-        (["ingest", *new, str(file)], [f"source {file} is no folder", "a source is a tree of image files"]),
+        (["ingest", *new, str(file)], [f"source {file} is not a folder", "a source is a tree of image files"]),
         (["ingest", *new, str(empty)], [f"no image found in {empty}", "skipped 0 files", "expected", ".jpg"]),
         (["ingest", *new, str(texts)], ["no image found", "skipped 2 files of other kinds (1 .mp4, 1 .txt)"]),
         (["ingest", *new, frames, "--include", "*.png"], ["no image found", "150 files excluded by the globs"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from curation import ingest, pools, sources
+from curation import ingest, lineage, listing, pools, sources
 from curation.config import LINEAGE, IngestConfig, check_pattern
 from curation.options import digest, hashed_fields
 
@@ -65,6 +65,10 @@ def config(*source: str, **values: Any) -> IngestConfig:
     return IngestConfig(run_dir="unused", source=source, **values)
 
 
+def lineages_of(settings: IngestConfig) -> lineage.Lineages:
+    return lineage.Lineages(sources.parse_sources(settings.source), settings.lineage_pattern)
+
+
 def test_every_pool_is_tested() -> None:
     assert set(TREES) == set(EXPECTED) == set(pools.POOLS)
 
@@ -72,9 +76,9 @@ def test_every_pool_is_tested() -> None:
 @pytest.mark.parametrize("name", TREES)
 def test_a_pool_brings_its_globs_and_lineage(name: str, tmp_path: Path) -> None:
     settings = config(f"{name}={plant(tmp_path, TREES[name])}")
-    lineage = sources.Lineages(settings)[name]
-    found = [(entry.path, lineage.of(entry.path)) for entry in sources.Listing(settings)]
-    empty: dict[str, str | None] = dict.fromkeys((*LINEAGE, *lineage.metadata))
+    read = lineages_of(settings)[name]
+    found = [(entry.path, read.of(entry.path)) for entry in listing.Listing(settings)]
+    empty: dict[str, str | None] = dict.fromkeys((*LINEAGE, *read.metadata))
     assert found == [(path, empty | fields) for path, fields in EXPECTED[name]]
 
 
@@ -89,8 +93,8 @@ def test_a_pool_brings_its_globs_and_lineage(name: str, tmp_path: Path) -> None:
 def test_the_pools_own_folder_does_as_well_as_the_one_above(name: str, below: str, tmp_path: Path) -> None:
     plant(tmp_path, TREES[name])
     settings = config(f"{name}={tmp_path / below}")
-    lineage = sources.Lineages(settings)[name]
-    found = [(f"{below}/{entry.path}", lineage.of(entry.path)) for entry in sources.Listing(settings)]
+    read = lineages_of(settings)[name]
+    found = [(f"{below}/{entry.path}", read.of(entry.path)) for entry in listing.Listing(settings)]
     assert [path for path, _ in found] == [path for path, _ in EXPECTED[name]]
     for (_, fields), (_, expected) in zip(found, EXPECTED[name], strict=True):
         assert {key: value for key, value in fields.items() if value is not None} == expected
@@ -99,9 +103,9 @@ def test_the_pools_own_folder_does_as_well_as_the_one_above(name: str, below: st
 def test_what_the_user_says_goes_first(tmp_path: Path) -> None:
     plant(tmp_path, TREES["gastrovision"])
     settings = config(f"gastrovision={tmp_path}", include=("*.JPG",), lineage_pattern=r"(?P<center>Colon)")
-    [entry] = sources.Listing(settings)
+    [entry] = listing.Listing(settings)
     assert entry.path == "Colon polyps/c.JPG"
-    assert sources.Lineages(settings)["gastrovision"].of(entry.path) == {
+    assert lineages_of(settings)["gastrovision"].of(entry.path) == {
         "center": "Colon",
         "patient": None,
         "procedure": None,
@@ -112,10 +116,10 @@ def test_a_folder_that_only_happens_to_have_a_pools_name_is_no_pool(tmp_path: Pa
     folder = plant(tmp_path / "kvasir-capsule", TREES["kvasir-capsule"])
     [source] = sources.parse_sources((str(folder),))
     assert (source.name, source.pool) == ("kvasir-capsule", None)
-    listing = sources.Listing(config(str(folder)))
-    assert len(list(listing)) == 3  # the banner too
-    assert listing.describe_pools() == ""
-    assert sources.Lineages(config(str(folder))).metadata == ()
+    found = listing.Listing(config(str(folder)))
+    assert len(list(found)) == 3  # the banner too
+    assert found.describe_pools() == ""
+    assert lineages_of(config(str(folder))).metadata == ()
 
 
 def test_pools_and_other_sources_side_by_side(tmp_path: Path) -> None:
@@ -123,13 +127,13 @@ def test_pools_and_other_sources_side_by_side(tmp_path: Path) -> None:
     one = plant(tmp_path / "one", TREES["kvasir-capsule"])
     two = plant(tmp_path / "two", ("banner.png", f"{CAPSULE}_1.jpg"))
     settings = config(f"kvasir-capsule={one}", f"mine={two}", f"gastrovision={tmp_path / 'two'}")
-    listing = sources.Listing(settings)
-    assert [(entry.source, entry.path) for entry in listing if entry.source != "gastrovision"] == [
+    found = listing.Listing(settings)
+    assert [(entry.source, entry.path) for entry in found if entry.source != "gastrovision"] == [
         *(("kvasir-capsule", path) for path, _ in EXPECTED["kvasir-capsule"]),
         ("mine", f"{CAPSULE}_1.jpg"),
         ("mine", "banner.png"),
     ]
-    lineages = sources.Lineages(settings)
+    lineages = lineages_of(settings)
     assert lineages.metadata == ("finding",)
     assert lineages["mine"].of(f"{CAPSULE}_1.jpg") == dict.fromkeys(LINEAGE)
 
@@ -139,14 +143,14 @@ def test_another_count_than_published_is_told_not_raised(tmp_path: Path, monkeyp
         f"gastrovision={plant(tmp_path / 'a', TREES['gastrovision'])}",
         f"hyper-kvasir-videos={plant(tmp_path / 'b', TREES['hyper-kvasir-videos'])}",
     )
-    listing = sources.Listing(settings)
-    list(listing)
-    assert listing.describe_pools() == "; gastrovision has 3 frames, expected 8000"
+    found = listing.Listing(settings)
+    list(found)
+    assert found.describe_pools() == "; gastrovision has 3 frames, expected 8000"
     whole = dataclasses.replace(pools.POOLS["gastrovision"], count=3)
     monkeypatch.setitem(pools.POOLS, "gastrovision", whole)
-    listing = sources.Listing(settings)
-    list(listing)
-    assert listing.describe_pools() == ""
+    found = listing.Listing(settings)
+    list(found)
+    assert found.describe_pools() == ""
 
 
 WRONG = {
@@ -165,17 +169,17 @@ def test_a_folder_without_any_frame_of_the_pool_is_an_error(name: str, tmp_path:
     other = plant(tmp_path / "other", ("1.jpg",))
     for given in (config(f"{name}={wrong}"), config(f"{name}={wrong}", f"other={other}")):
         with pytest.raises(ValueError, match=f"no frame of {name} in {wrong}: ") as caught:
-            sources.survey(given)
+            listing.survey(given)
         assert f"Expected {pools.POOLS[name].layout}. " in str(caught.value)
-    assert sources.survey(config(f"mine={wrong}")).listed == len([path for path in WRONG[name] if "jpg" in path])
+    assert listing.survey(config(f"mine={wrong}")).listed == len([path for path in WRONG[name] if "jpg" in path])
 
 
 def test_globs_and_lineage_of_the_user_make_any_folder_the_pool(tmp_path: Path) -> None:
     flat = plant(tmp_path, WRONG["hyper-kvasir-videos"])
-    assert sources.survey(config(f"hyper-kvasir-videos={flat}", include=("frames/*",))).listed == 1
-    assert sources.survey(config(f"hyper-kvasir-videos={flat}", lineage_pattern=r"(?P<frame>\d+)")).listed == 1
+    assert listing.survey(config(f"hyper-kvasir-videos={flat}", include=("frames/*",))).listed == 1
+    assert listing.survey(config(f"hyper-kvasir-videos={flat}", lineage_pattern=r"(?P<frame>\d+)")).listed == 1
     with pytest.raises(ValueError, match="no frame of hyper-kvasir-videos"):
-        sources.survey(config(f"hyper-kvasir-videos={flat}", include=("*.png",)))
+        listing.survey(config(f"hyper-kvasir-videos={flat}", include=("*.png",)))
 
 
 @pytest.mark.parametrize("name", ["gastrovision", "kvasir-capsule"])
@@ -192,7 +196,7 @@ def test_a_partial_pool_is_warned_of_before_it_is_read(
     assert told.startswith(f"warning: {name} has {found} frames, expected {pool.count}, in {folder}: ")
     assert f"Expected {pool.layout}. " in told
     monkeypatch.setitem(pools.POOLS, name, dataclasses.replace(pool, count=found))
-    assert sources.survey(settings).warnings() == []
+    assert listing.survey(settings).warnings() == []
 
 
 def test_the_settings_hash_of_a_run_without_a_pool_is_as_it_was() -> None:

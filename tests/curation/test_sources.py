@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation import frames, images, schema, sources
+from curation import frames, images, lineage, listing, schema, sources
 from curation.config import LINEAGE, IngestConfig
 from curation.further import FURTHER
 
@@ -40,16 +40,16 @@ def tree(tmp_path: Path) -> Path:
     return plant(tmp_path / "tree")
 
 
-def listing(*source: Any, **values: Any) -> sources.Listing:
-    return sources.Listing(IngestConfig(run_dir="unused", source=tuple(map(str, source)), **values))
+def listed(*source: Any, **values: Any) -> listing.Listing:
+    return listing.Listing(IngestConfig(run_dir="unused", source=tuple(map(str, source)), **values))
 
 
 def paths(*source: Any, **values: Any) -> list[str]:
-    return [entry.path for entry in listing(*source, **values)]
+    return [entry.path for entry in listed(*source, **values)]
 
 
 def test_a_tree_is_listed_by_path_components_with_the_rest_counted_by_kind(tree: Path) -> None:
-    found = listing(tree)
+    found = listed(tree)
     entries = list(found)
     assert [entry.path for entry in entries] == sorted(TREE, key=lambda path: path.split("/"))
     assert [entry.size for entry in entries] == [len(entry.path) for entry in entries]
@@ -74,19 +74,19 @@ def test_a_tree_is_listed_by_path_components_with_the_rest_counted_by_kind(tree:
     ],
 )
 def test_globs(tree: Path, globs: dict[str, tuple[str, ...]], expected: set[str]) -> None:
-    found = listing(tree, **globs)
+    found = listed(tree, **globs)
     assert {entry.path for entry in found} == expected
     assert found.listed + found.excluded + found.skipped.total() == len(TREE + OTHERS)
 
 
 def test_what_globs_exclude_is_not_counted_as_another_kind(tree: Path) -> None:
-    found = listing(tree, include=("**/images/*",))
+    found = listed(tree, include=("**/images/*",))
     assert len(list(found)) == 5
     assert (found.skipped.total(), found.excluded) == (0, 10)
 
 
 def identities(*source: Any) -> list[str]:
-    return [sources.frame_id(entry.source, entry.path) for entry in listing(*source)]
+    return [sources.frame_id(entry.source, entry.path) for entry in listed(*source)]
 
 
 def test_identity_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_identity_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
     assert not set(identities(here)) & set(identities(f"other={here}"))
     other = plant(tmp_path / "other", ("z.jpg",))
     assert identities(here, other) == identities(other, here)
-    assert [entry.source for entry in listing(other, here)] == ["frames"] * 9 + ["other"]
+    assert [entry.source for entry in listed(other, here)] == ["frames"] * 9 + ["other"]
 
 
 @given(
@@ -131,9 +131,9 @@ def test_sources_are_named_and_sorted(tree: Path, tmp_path: Path) -> None:
 
 def test_sources_that_cannot_be_read_are_refused(tree: Path) -> None:
     with pytest.raises(ValueError, match="source /nowhere/at/all does not exist"):
-        sources.parse_sources(("/nowhere/at/all",))
-    with pytest.raises(ValueError, match=r"b.txt is no folder"):
-        sources.parse_sources((f"{tree}/b.txt",))
+        sources.check_there(sources.parse_sources(("/nowhere/at/all",)))
+    with pytest.raises(ValueError, match=r"b.txt is not a folder"):
+        sources.check_there(sources.parse_sources((f"{tree}/b.txt",)))
     with pytest.raises(ValueError, match=r"two sources are named 'tree' .* tell them apart with NAME=PATH"):
         sources.parse_sources((str(tree), f"tree={tree}/a"))
     with pytest.raises(ValueError, match="no file system is known for zzz://"):
@@ -143,7 +143,7 @@ def test_sources_that_cannot_be_read_are_refused(tree: Path) -> None:
 def test_a_source_in_memory(tree: Path) -> None:
     system = fsspec.filesystem("memory")
     system.pipe({"/source/a/1.jpg": b"abc", "/source/0.png": b"abcd", "/source/t.txt": b""})
-    entries = list(listing("memory://source"))
+    entries = list(listed("memory://source"))
     assert [(entry.source, entry.path, entry.size) for entry in entries] == [
         ("source", "0.png", 4),
         ("source", "a/1.jpg", 3),
@@ -154,30 +154,30 @@ def test_a_source_in_memory(tree: Path) -> None:
 
 def test_nothing_found_says_what_was_there(tree: Path) -> None:
     found_nothing = IngestConfig(run_dir="unused", source=(str(tree),), include=("*.mp4", "*.txt"))
-    found = sources.Listing(found_nothing)
+    found = listing.Listing(found_nothing)
     assert list(found) == []
     message = (
         r"no image found in .*tree: 13 files excluded by the globs, skipped 2 files of other kinds \(1 .mp4, 1 .txt\)"
     )
-    with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .png"):
+    with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .jpe .jfif .png"):
         found.check_found()
     with pytest.raises(ValueError, match="no image found"):
-        sources.survey(found_nothing)
-    assert sources.survey(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))).listed == 3
+        listing.survey(found_nothing)
+    assert listing.survey(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))).listed == 3
 
 
 def test_parts_are_consecutive_and_their_digest_is_of_what_is_listed(tmp_path: Path) -> None:
     here, there = plant(tmp_path / "here" / "s"), plant(tmp_path / "there" / "s")
-    parts = list(listing(here).parts(4))
+    parts = list(listed(here).parts(4))
     assert [(part.number, len(part.entries)) for part in parts] == [(0, 4), (1, 4), (2, 1)]
-    assert [entry for part in parts for entry in part.entries] == list(listing(here))
+    assert [entry for part in parts for entry in part.entries] == list(listed(here))
     digests = [part.digest for part in parts]
-    assert [part.digest for part in listing(there).parts(4)] == digests
+    assert [part.digest for part in listed(there).parts(4)] == digests
     (there / "a-b/1.bmp").write_bytes(b"longer than before")  # the second of the second part
-    changed = [part.digest for part in listing(there).parts(4)]
+    changed = [part.digest for part in listed(there).parts(4)]
     assert [before == after for before, after in zip(digests, changed, strict=True)] == [True, False, True]
-    assert [part.digest for part in listing(f"t={here}").parts(4)] != digests
-    assert [part.number for part in listing(here).parts(9)] == [0]
+    assert [part.digest for part in listed(f"t={here}").parts(4)] != digests
+    assert [part.number for part in listed(here).parts(9)] == [0]
     assert len(set(digests)) == 3
 
 
@@ -185,44 +185,44 @@ def test_addresses_of_a_relative_source_hold_from_elsewhere(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    entry = next(iter(listing("tree")))
+    entry = next(iter(listed("tree")))
     monkeypatch.chdir(os.sep)
     assert frames.read_bytes(entry.uri) == b"x" * len(entry.path)
 
 
 def test_lineage_by_hand() -> None:
-    lineage = sources.Lineage(r"(?P<center>[A-Z]+)/(?P<patient>p\d+)/(?:(?P<view>retro|ante)_)?(?P<number>\d+)")
-    assert lineage.metadata == ("view", "number")
-    assert lineage.of("x/OSLO/p12/retro_7.jpg") == {
+    read = lineage.Lineage(r"(?P<center>[A-Z]+)/(?P<patient>p\d+)/(?:(?P<view>retro|ante)_)?(?P<number>\d+)")
+    assert read.metadata == ("view", "number")
+    assert read.of("x/OSLO/p12/retro_7.jpg") == {
         "center": "OSLO",
         "patient": "p12",
         "procedure": None,
         "view": "retro",
         "number": "7",
     }
-    assert lineage.of("OSLO/p12/7.jpg")["view"] is None
-    assert lineage.of("elsewhere.jpg") == dict.fromkeys([*LINEAGE, "view", "number"])
-    assert sources.Lineage(None).of("OSLO/p12/7.jpg") == dict.fromkeys(LINEAGE)
-    assert sources.Lineage(None).metadata == ()
+    assert read.of("OSLO/p12/7.jpg")["view"] is None
+    assert read.of("elsewhere.jpg") == dict.fromkeys([*LINEAGE, "view", "number"])
+    assert lineage.Lineage(None).of("OSLO/p12/7.jpg") == dict.fromkeys(LINEAGE)
+    assert lineage.Lineage(None).metadata == ()
 
 
 @pytest.mark.parametrize("taken", ["path", "frame_id", "width", "copy_of"])
 def test_lineage_refuses_the_names_of_our_columns(taken: str) -> None:
     with pytest.raises(ValueError, match=rf"named like columns of ours: \['{taken}'\]"):
-        sources.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
+        lineage.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
 
 
 @pytest.mark.parametrize("taken", ["cluster", "centroid_distance", "image"])
 def test_lineage_refuses_the_names_that_export_adds(taken: str) -> None:
     with pytest.raises(ValueError, match="named like columns of ours"):
-        sources.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
+        lineage.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
 
 
 def test_lineage_refuses_bad_patterns() -> None:
     with pytest.raises(ValueError, match=r"is no regular expression: .*position 0"):
-        sources.Lineage("(")
+        lineage.Lineage("(")
     with pytest.raises(ValueError, match="has no named group; write for example"):
-        sources.Lineage(r"p\d+")
+        lineage.Lineage(r"p\d+")
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def picture(tmp_path: Path) -> sources.Entry:
 
 
 def test_a_frames_row(picture: sources.Entry) -> None:
-    row = frames.frame_row(picture, sources.Lineage(r"(?P<patient>p\d)/(?P<name>\w+)"), 1200)
+    row = frames.frame_row(picture, lineage.Lineage(r"(?P<patient>p\d)/(?P<name>\w+)"), 1200)
     data = Path(picture.uri).read_bytes()
     assert row.pop(FURTHER) == 0
     assert row == {
@@ -258,7 +258,7 @@ def test_a_frames_row(picture: sources.Entry) -> None:
 
 def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> None:
     with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(picture, sources.Lineage(None), 1199)
+        frames.frame_row(picture, lineage.Lineage(None), 1199)
     row = frames.rejected_row(picture.source, picture.uri, picture.path, "ingest", caught.value)
     assert row == {
         "frame_id": sources.frame_id("s", "p1/x.png"),
@@ -276,6 +276,6 @@ def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> Non
 def test_a_file_that_has_gone_is_missing(picture: sources.Entry) -> None:
     Path(picture.uri).unlink()
     with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(picture, sources.Lineage(None), 1200)
+        frames.frame_row(picture, lineage.Lineage(None), 1200)
     assert caught.value.reason == "missing"
     assert picture.uri in caught.value.message
