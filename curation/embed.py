@@ -17,7 +17,7 @@ from curation import engine, schema
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
-from curation.encoder import UNTRAINED, Encoder, build, resolve_precision, resolved
+from curation.encoder import UNTRAINED, Encoder, about, build, resolve_precision, resolved
 from curation.filesystems import filesystem_of
 from curation.markers import Step, check_rejected, marker_of
 from curation.options import require
@@ -40,7 +40,8 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
         return marker | {"reused": True}
-    dimensions = build(config).num_features
+    model = build(config)
+    dimensions = model.num_features
     gpus = engine.count("GPU")
     require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
     step.begin()
@@ -57,7 +58,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     assert originals == embedded + rejections, f"{originals} frames in, {embedded} out and {rejections} rejected"
     check_rejected("embed", rejections, originals, config.max_rejected)
     counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": before["copies"]}
-    note = f"{config.encoder}, {dimensions} dimensions, {precision}"
+    note = f"{config.encoder}, {dimensions} dimensions, {precision}, {about(model)}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, written)
 

@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from curation import engine
 from curation.console import progress
-from curation.encoder import resolve_precision
+from curation.encoder import about, resolve_precision
 from curation.options import digest, require
 from curation.store import RunDirectory
 from training import checkpoint
@@ -52,7 +52,10 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     engine.connect()
     plan = dataclasses.replace(plan_of(settings, subset), until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
-    flops = flops_per_image(settings.method(), side)  # what cannot be built is told before anything starts
+    method = settings.method()
+    if settings.what.init != "scratch":
+        print(f"init {settings.what.init}: {about(method.encoder)}", flush=True)
+    flops = flops_per_image(method, side)  # what cannot be built is told before anything starts
     with run.lock():
         claim(run, settings, plan, subset.about["digest"])
         fed = feed(subset, run, side, settings.compute.cache_gb)
@@ -72,6 +75,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
             decoded_bytes=kept,
         )
         card = card_of(settings, plan, subset, cost, state["history"])
+        card["statistics"] = {"mean": method.mean, "std": method.std}
         if plan.last == plan.total:
             run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
         target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))
