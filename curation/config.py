@@ -63,6 +63,11 @@ class EmbedConfig:
         0,
     )
     pooling: Literal["cls", "mean"] = option("The vector: class token, or mean of the patch tokens.", "cls")
+    statistics: Literal["auto", "timm", "imagenet", "half", "clip"] = option(
+        "Mean and deviation of the colours that the encoder expects. auto: those that come with the weights (recorded "
+        "in the file, or the ones of its kind: MAE, DINO, MoCo, CLIP), else timm's for its name.",
+        "auto",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "Arithmetic of the encoder; auto: what was begun with, else bfloat16 where every chip has it, else float32.",
         "auto",

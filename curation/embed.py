@@ -18,7 +18,7 @@ from curation.chips import resolve_precision
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
-from curation.encoder import UNTRAINED, Encoder, build, resolved
+from curation.encoder import UNTRAINED, Encoder, about, build, resolved
 from curation.filesystems import filesystem_of
 from curation.frames import forget_unread
 from curation.markers import Step, check_rejected, marker_of, read_record
@@ -45,7 +45,8 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
         return marker | {"reused": True}
-    dimensions = build(config).num_features
+    model = build(config)
+    dimensions = model.num_features
     gpus = engine.count("GPU")
     require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
     step.begin()
@@ -68,7 +69,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     assert 0 <= left <= before["copies"], found
     check_rejected("embed", rejections, before["rows_out"], config.max_rejected)
     counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": left}
-    note = f"{config.encoder}, {dimensions} dimensions, {precision}"
+    note = f"{config.encoder}, {dimensions} dimensions, {precision}, {about(model)}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
     timing = {"seconds": watch.seconds, "device": engine.device_names()}
     return step.finish(counts | timing | {"note": note}, written)

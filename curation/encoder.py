@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
-from safetensors.torch import load as load_bytes
 from timm.data.config import resolve_model_data_config
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 
+from curation.checkpoints import Checkpoint, Normalisation, Statistics, normalisation, read_weights
 from curation.config import EmbedConfig
-from curation.filesystems import absolute, below, filesystem_of
+from curation.filesystems import absolute, below
 from curation.options import require
 from curation.store import RunDirectory
 from curation.vectors import as_tensor
+from curation.weights import FAMILIES, Fit, fit
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNTRAINED = "random"
@@ -49,50 +50,63 @@ def resolved(config: EmbedConfig) -> EmbedConfig:
     return dataclasses.replace(config, encoder=recipe["encoder"], weights=weights, image_size=size)
 
 
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """Tensors by name from a safetensors file or a PyTorch checkpoint. ValueError where there are none."""
-    system, place = filesystem_of(path)
-    require(system.get_file_info(place).is_file, f"weights file {path} does not exist")
-    try:
-        with system.open_input_file(place) as file:
-            if path.endswith(".safetensors"):
-                return load_bytes(file.read())
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights file {path} cannot be read: {error}") from error
-    for key in ("model", "state_dict", "encoder"):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-    tensors = isinstance(checkpoint, dict) and all(torch.is_tensor(value) for value in checkpoint.values())
-    require(bool(tensors), f"weights file {path} holds no tensors by name (nor under model or state_dict)")
-    return cast(dict[str, torch.Tensor], checkpoint)
-
-
 def build(config: EmbedConfig) -> VisionTransformer:
     """The encoder of `config` in float32 on the CPU, ready for inference.
 
-    A position table of another size is resampled by timm. ValueError: unknown name, no Vision Transformer, an
-    image size that the patches do not divide, weights that do not fit or cannot be had.
+    Weights are fitted as curation/weights.py says, and the statistics that come with them are in `pretrained_cfg`,
+    where timm's data config looks; `about` tells both. ValueError: unknown name, not a Vision Transformer, an image
+    size that the patches do not divide, weights that do not fit or cannot be had.
     """
     config = resolved(config)
+    checkpoint = read_weights(config.weights) if config.weights not in (None, UNTRAINED) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _create(config, pretrained=config.weights is None)
     require(
-        config.pooling == "mean" or bool(model.has_class_token),
+        config.pooling == "mean" or model.cls_token is not None,
         f"encoder {config.encoder} has no class token; use --pooling mean",
     )
-    if config.weights is not None and config.weights != UNTRAINED:
-        _load(model, read_weights(config.weights), config)
+    if checkpoint is not None:
+        load_into(model, checkpoint, config.encoder)
+    normalise_by(model, checkpoint, config.statistics)
     return model.eval().requires_grad_(False)
 
 
+def load_into(model: VisionTransformer, checkpoint: Checkpoint, encoder: str) -> Fit:
+    """Load a checkpoint into timm's `encoder`; note and return what was dropped. ValueError where it does not fit."""
+    fitted = fit(checkpoint, model, encoder)
+    model.load_state_dict(fitted.tensors)
+    described = cast(Any, model)
+    described.pretrained_cfg = {**described.pretrained_cfg, "found": fitted.note()}
+    return fitted
+
+
+def normalise_by(model: VisionTransformer, checkpoint: Checkpoint | None, wanted: str) -> Normalisation:
+    """Put the statistics for these weights where timm's data config finds them, and return them."""
+    chosen, described = normalisation(checkpoint, wanted, statistics_of(model)), cast(Any, model)
+    known = {"mean": chosen.mean, "std": chosen.std, "statistics": chosen.note()}
+    described.pretrained_cfg = {**described.pretrained_cfg, **known}
+    return chosen
+
+
+def statistics_of(model: VisionTransformer) -> tuple[Statistics, Statistics]:
+    """Mean and standard deviation of the colours, in 0 to 1, that this model's images are normalised by."""
+    data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return tuple(data["mean"]), tuple(data["std"])
+
+
+def about(model: VisionTransformer) -> str:
+    """Which statistics a built encoder expects, under which prefix its weights were found, and what was dropped."""
+    cfg = cast(dict[str, Any], model.pretrained_cfg)
+    return "; ".join(filter(None, (cfg.get("statistics", ""), cfg.get("found", ""))))
+
+
 def _create(config: EmbedConfig, pretrained: bool) -> VisionTransformer:
-    known = timm.list_models(module="vision_transformer")
+    known = [model for family in FAMILIES for model in timm.list_models(module=family)]
     name = config.encoder.split(".")[0].removeprefix("hf-hub:")
     if name not in known and "/" not in name:
         near = ", ".join(difflib.get_close_matches(name, known, 3)) or "vit_base_patch16_224"
-        raise ValueError(f"encoder {config.encoder!r} is no Vision Transformer of timm; did you mean {near}?")
+        raise ValueError(f"encoder {config.encoder!r} is not a Vision Transformer of timm; did you mean {near}?")
     try:
         model = timm.create_model(config.encoder, pretrained=pretrained, num_classes=0, img_size=config.image_size)
     except (AssertionError, RuntimeError, TypeError) as error:
@@ -120,27 +134,6 @@ def _no_weights(config: EmbedConfig, error: Exception) -> ValueError:
     )
 
 
-def _load(model: VisionTransformer, tensors: dict[str, torch.Tensor], config: EmbedConfig) -> None:
-    wanted = model.state_dict()
-    try:
-        fitted = checkpoint_filter_fn(tensors, model)
-    except (RuntimeError, KeyError, AttributeError, AssertionError) as error:
-        raise ValueError(f"weights {config.weights} do not fit {config.encoder}: {error}") from error
-    missing = sorted(wanted.keys() - fitted.keys())
-    shapes = [
-        f"{name} is {tuple(fitted[name].shape)}, expected {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & fitted.keys()
-        if fitted[name].shape != wanted[name].shape
-    ]
-    require(
-        not missing and not shapes,
-        f"weights {config.weights} do not fit {config.encoder}: {len(missing)} tensors missing "
-        f"({', '.join(missing[:3])}), {len(shapes)} of another shape ({'; '.join(sorted(shapes)[:3])}); "
-        "name the encoder they were trained as with --encoder",
-    )
-    model.load_state_dict({name: fitted[name] for name in wanted})
-
-
 class Encoder:
     """A model on a device, from uint8 images to unit vectors."""
 
@@ -150,10 +143,10 @@ class Encoder:
         self.pooling = config.pooling
         self.batch_size = config.batch_size or (8 if self.device.type == "cpu" else config.chunk_rows)
         model = build(config)
-        statistics = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)
-        self.mean = (torch.tensor(statistics["mean"]) * 255).view(shape).to(self.device, self.dtype)
-        self.std = (torch.tensor(statistics["std"]) * 255).view(shape).to(self.device, self.dtype)
+        self.mean = (torch.tensor(mean) * 255).view(shape).to(self.device, self.dtype)
+        self.std = (torch.tensor(std) * 255).view(shape).to(self.device, self.dtype)
         self.model = model.to(self.device, self.dtype)
 
     @torch.inference_mode()

@@ -15,17 +15,17 @@ Legend: H, W height and width in pixels; C channels; S the side of the square a 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from curation import pillow, png, tiff
 from curation.quality import measure
-from curation.samples import FrameError, Limits, Pixels
+from curation.samples import FrameError, Limits, Pixels, Raw, Samples, eight_bits
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "FrameError", "Pixels", "check_bytes", "decode", "inspect", "measure"]
-__all__ += ["planes", "rgb"]
+__all__ += ["planes", "rgb", "stored"]
 
 MAX_PIXELS = 100_000_000  # unless a caller says otherwise
 MAX_SIDE = 1_000_000  # resampling takes 32 bytes for each pixel of a side
@@ -97,14 +97,48 @@ def planes(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
             pages = tiff.read_pages(data, limits)
             return np.concatenate([_turn(raw.planes(), raw.orientation) for raw in pages], axis=2)
         with _opened(data, limits) as image:
+            shallow = not png.is_deep(image, data)
+            planes_HWC = _planes(image) if shallow else png.read(image, data).planes()
+            turned: Pixels = _turn(planes_HWC, pillow.orientation(image))
+            return turned
+
+
+def stored(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Samples, Pixels | None]:
+    """Decode a mask to its values as they are stored, and its transparency.
+
+    Returns samples [H, W, C] of the file's own type (8 bits as `planes`), and uint8 [H, W], 255 opaque, or None where
+    nothing says what is transparent; both upright. Raises FrameError as `inspect` does.
+    """
+    with _reading(data, max_pixels) as limits:
+        if data.startswith(tiff.MARKS):
+            pages = tiff.read_pages(data, limits)
+            values = np.concatenate([_turn(_values(raw), raw.orientation) for raw in pages], axis=2)
+            return values, _alpha(pages[0], pages[0].orientation)
+        with _opened(data, limits) as image:
+            turn = pillow.orientation(image)
             if png.is_deep(image, data):
-                planes_HWC = png.read(image, data).planes()
-            elif image.mode in ("1", "L", "LA"):
-                planes_HWC = np.asarray(image.convert("L"))[:, :, None]
-            else:
-                clear = image.mode == "P" and "transparency" in image.info
-                planes_HWC = np.asarray((image.convert("RGBA") if clear else image).convert("RGB"))
-            return _turn(planes_HWC, pillow.orientation(image))
+                raw = png.read(image, data)
+                return _turn(_values(raw), turn), _alpha(raw, turn)
+            image.load()
+            clear = image.has_transparency_data or image.mode in ("RGBA", "LA", "PA")
+            alpha = np.asarray(image.convert("RGBA").getchannel("A")) if clear else None
+            return _turn(_planes(image), turn), None if alpha is None else _turn(alpha, turn)
+
+
+def _planes(image: Image.Image) -> Pixels:
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"))[:, :, None]
+    clear = image.mode == "P" and "transparency" in image.info
+    return np.asarray((image.convert("RGBA") if clear else image).convert("RGB"))
+
+
+def _values(raw: Raw) -> Samples:
+    deep = raw.colour_HWC.dtype.itemsize > 1 and raw.colour_HWC.dtype.kind in "uif" and not raw.inverted
+    return raw.colour_HWC if deep else raw.planes()
+
+
+def _alpha(raw: Raw, turn: int) -> Pixels | None:
+    return None if raw.alpha_HW is None else _turn(eight_bits(raw.alpha_HW), turn)
 
 
 def check_bytes(count: int) -> None:
@@ -172,8 +206,7 @@ def _turned(width: int, height: int, turn: int) -> tuple[int, int]:
     return (height, width) if turn >= 5 else (width, height)
 
 
-def _turn(planes_HWC: Pixels, turn: int) -> Pixels:
-    if turn not in pillow.TURNS:
-        return planes_HWC
-    turned = [np.asarray(pillow.upright(Image.fromarray(plane), turn)) for plane in np.moveaxis(planes_HWC, 2, 0)]
-    return np.stack(turned, axis=2)
+def _turn(array: Any, turn: int) -> Any:
+    """An array [H, W, ...] of any type turned by an EXIF orientation."""
+    mirrored = array[:, ::-1] if turn in (2, 4, 5, 7) else array
+    return np.ascontiguousarray(np.rot90(mirrored, {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(turn, 0)))

@@ -15,14 +15,15 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save as to_safetensors
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from curation.checkpoints import read_weights
 from curation.config import EmbedConfig
-from curation.encoder import CARD, WEIGHTS, build, read_weights
+from curation.encoder import CARD, WEIGHTS, build, load_into, normalise_by
+from curation.options import require
 from curation.store import RunDirectory
 from training.loop import State
-from training.mae import MaeConfig, load_published
+from training.mae import MaeConfig, decoder_of
 from training.methods import Method
 from training.simclr import SimclrConfig
 
@@ -82,30 +83,36 @@ def prune(run: RunDirectory, keep: int) -> None:
 
 
 def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig) -> None:
-    """Load a weights file, or timm's weights by name, into the method's encoder.
+    """Load a weights file, an output folder of ours, or timm's weights by name, into the method's encoder.
 
-    A file may also hold the rest of the method's module. Takes our checkpoints, timm's encoders and published MAE
-    checkpoints; a position table of another size is resampled. ValueError where the encoder does not fit.
+    A file may also hold the rest of the method's module, ours or a published MAE's. What fits is told in
+    curation/weights.py; the statistics that come with the weights are those that images are normalised by from then
+    on. ValueError where the encoder does not fit.
     """
-    wanted = method.module.state_dict()
-    if Path(init).exists() or not known(init):
-        found = load_published(read_weights(init))
-    else:
-        found = {f"encoder.{name}": value for name, value in build(named(init, config)).state_dict().items()}
-    found = resampled(found, method.encoder, init)
-    encoder = {name for name in wanted if name.startswith("encoder.")}
-    missing = sorted(encoder - found.keys())
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
-        for name in sorted(encoder & found.keys())
-        if found[name].shape != wanted[name].shape
-    ]
-    if missing or shapes:
-        raise ValueError(
-            f"weights {init} do not fit the encoder {config.encoder}: missing {missing[:3]}, other shapes "
-            f"{shapes[:3]}; name the encoder they were trained as with --encoder"
+    encoder, wanted = method.encoder, method.module.state_dict()
+    if (Path(init) / WEIGHTS).is_file():
+        init = str(Path(init) / WEIGHTS)
+    if not Path(init).exists() and known(init):
+        built = build(named(init, config))
+        theirs, ours = built.state_dict(), encoder.state_dict()
+        wrong = [
+            f"{name} is {tuple(theirs[name].shape) if name in theirs else 'not there'}, expected {tuple(each.shape)}"
+            for name, each in ours.items()
+            if name not in theirs or theirs[name].shape != each.shape
+        ]
+        require(
+            not wrong and theirs.keys() == ours.keys(),
+            f"weights {init} do not fit the encoder {config.encoder}: {'; '.join(wrong[:3])}; name the encoder they "
+            "were trained as with --encoder",
         )
-    fitting = {name: value for name, value in found.items() if name in wanted and value.shape == wanted[name].shape}
+        encoder.load_state_dict(theirs)
+        encoder.pretrained_cfg = built.pretrained_cfg
+        return
+    checkpoint = read_weights(init)
+    found = load_into(encoder, checkpoint, f"the encoder {config.encoder}")
+    normalise_by(encoder, checkpoint, "auto")
+    rest = decoder_of(checkpoint.tensors, found.prefix)
+    fitting = {name: value for name, value in rest.items() if name in wanted and value.shape == wanted[name].shape}
     method.module.load_state_dict(fitting, strict=False)
 
 
@@ -136,16 +143,6 @@ def known(name: str) -> bool:
 def named(init: str, config: MaeConfig | SimclrConfig) -> EmbedConfig:
     """The config that builds timm's own weights."""
     return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
-
-
-def resampled(found: dict[str, Tensor], encoder: VisionTransformer, init: str) -> dict[str, Tensor]:
-    """Bring the position table in `found` to the encoder's size, as timm does for its own weights."""
-    inner = {name.removeprefix("encoder."): value for name, value in found.items() if name.startswith("encoder.")}
-    try:
-        fitted = checkpoint_filter_fn(inner, encoder)
-    except (RuntimeError, KeyError, AttributeError, AssertionError) as error:
-        raise ValueError(f"weights {init} do not fit the encoder: {error}") from error
-    return found | {f"encoder.{name}": value for name, value in fitted.items()}
 
 
 def export_encoder(encoder: dict[str, Tensor], run: RunDirectory, card: dict[str, Any]) -> None:

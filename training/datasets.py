@@ -15,10 +15,13 @@ from training.trees import Layout, Pair, Tree
 
 PART_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 MAX_SHOWN = 3  # names that a message lists
+MAX_MASKLESS = 0.1  # share of a generic set's images that may lack a mask
+GENERIC = "generic"
 READ = """\
-Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. All masks are read alike:
-what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value above 9,
-or a palette of which ten colours at most are used) all but 0, or black, is.
+Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. Masks of sets known by name are
+read alike: what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value
+above 9, or a palette of which ten colours at most are used) all but 0, or black, is. Masks of generic sets are read by
+what all of them hold together, as --mask-coding and --ignore-value of evaluate and benchmark say.
 """
 
 
@@ -42,6 +45,12 @@ class Dataset:
     examples: tuple[Example, ...]
     layout: Layout
     skipped: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()  # masks without an image
+
+    def notes(self) -> list[str]:
+        """Which images and masks are passed over, a sentence each."""
+        kinds = {"images without a mask": self.skipped, "masks without an image": self.orphans}
+        return [f"{self.name}: {kind} are passed over: {shown(names)}" for kind, names in kinds.items() if names]
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Found:
 def parse(text: str) -> tuple[str, str]:
     """The set's name and its folder from NAME=DIR. ValueError, with the nearest name, for a set that is not known."""
     name, equals, folder = text.partition("=")
-    require(bool(equals and folder), f"dataset {text!r} is no NAME=DIR; write for example kvasir-seg=/data/Kvasir-SEG")
+    require(bool(equals and folder), f"dataset {text!r} is not NAME=DIR; write for example kvasir-seg=/data/Kvasir-SEG")
     return layout_of(name)[0], folder
 
 
@@ -84,13 +93,13 @@ def load(name: str, folder: str, partial: bool = False) -> Dataset:
     frames are missing, or there are more than the set has.
     """
     name, layout = layout_of(name)
-    require(os.path.isdir(folder), f"{name}: {folder} is no folder; give the one that holds\n{expected(layout)}")
+    require(os.path.isdir(folder), f"{name}: {folder} is not a folder; give the one that holds\n{expected(layout)}")
     files = list_images(folder)
     tries = [match(layout, tree, folder, base, files) for base in bases(files) for tree in layout.trees]
     found = max(tries, key=lambda one: (len(one.examples), len(one.maskless)))  # the first of equals
     check(name, folder, layout, found, partial)
     examples = official(layout, found.examples, os.path.join(folder, found.base), partial)
-    return Dataset(name, examples, layout, found.maskless)
+    return Dataset(name, examples, layout, found.maskless, found.orphans)
 
 
 def expected(layout: Layout) -> str:
@@ -111,9 +120,10 @@ def check(name: str, folder: str, layout: Layout, found: Found, partial: bool) -
     if found.twins:
         faults.append(f"images that another file of the same name doubles: {shown(found.twins)}")
     if not partial or not found.examples:
-        if found.maskless and not layout.maskless:
+        allowed = MAX_MASKLESS * (len(found.examples) + len(found.maskless)) if name == GENERIC else 0
+        if len(found.maskless) > allowed and not layout.maskless:
             faults.append(f"images without a mask: {shown(found.maskless)}")
-        if found.orphans:
+        if found.orphans and name != GENERIC:
             faults.append(f"masks without an image: {shown(found.orphans)}")
         counts = found.tree.counts or (() if layout.count is None else (layout.count,))
         number = len(found.examples)

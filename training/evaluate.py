@@ -15,12 +15,13 @@ import ray
 from curation import engine
 from curation.chips import resolve_precision
 from curation.console import progress
+from curation.encoder import about
 from curation.options import option, require
 from curation.store import RunDirectory
 from curation.vectors import limit_threads
 from training import datasets, results, tables
 from training.datasets import Dataset
-from training.prepared import PreparedSet, prepare
+from training.prepared import PreparedSet, copies_told, prepare, with_near_copies
 from training.probe import load_encoder
 from training.results import Row
 from training.segment import FinetuneConfig
@@ -41,6 +42,11 @@ class EncoderConfig:
         (),
     )
     name: str | None = option("The timm name of an encoder given as a weights file or `random`.", None)
+    statistics: Literal["auto", "timm", "imagenet", "half", "clip"] = option(
+        "Mean and deviation of the colours that the encoders expect. auto: those that come with the weights, else "
+        "timm's for the name.",
+        "auto",
+    )
 
     def __post_init__(self) -> None:
         require(len(self.encoder) > 0, "no encoder given; name at least one with --encoder DIR")
@@ -75,6 +81,15 @@ class EvaluateConfig:
         "Also test after so many epochs, for curves and box plots (no result depends on it); 0: only at the end.", 1
     )
 
+    mask_coding: Literal["auto", "binary", "classes", "alpha"] = option(
+        "How masks of generic sets are coded. auto: as the values of all of them tell, and refused where they do not; "
+        "binary: above half of white; classes: all but 0 and black; alpha: transparency.",
+        "auto",
+    )
+    ignore_value: int | None = option(
+        "The value in masks of generic sets that is neither learned from nor counted. Default: 255 beside classes.",
+        None,
+    )
     keep_models: bool = option(
         "Keep fine-tuned models below models/: a set that is named later is tested without fine-tuning again.", True
     )
@@ -105,7 +120,7 @@ def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: Finetune
     Prints mIoU and NormDEL. ValueError, before anything is trained: no such set, folder or encoder.
     """
     run, sources = RunDirectory(config.output), find_sources(config)
-    subjects = [subject_of(path, encoders.name) for path in encoders.encoder]
+    subjects = [replace(subject_of(path, encoders.name), statistics=encoders.statistics) for path in encoders.encoder]
     check(subjects, finetune)
     engine.connect()
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
@@ -149,7 +164,9 @@ def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
     """ValueError where an encoder cannot be loaded, or two would stand for one in the results."""
     seen: dict[tuple[Any, ...], str] = {}
     for subject in subjects:
-        load_encoder(subject.source, finetune.image_size, subject.name, finetune.seed)
+        encoder = load_encoder(subject.source, finetune.image_size, subject.name, finetune.seed, subject.statistics)
+        if told := about(encoder):
+            print(f"{subject.about['subset']}: {told}", flush=True)
         key = tuple(subject.about[name] for name in IDENTITY)
         other = seen.setdefault(key, subject.source)
         require(
@@ -167,7 +184,8 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
     for folder in ("cache", "costs", "results", "models"):
         run.clear_temporary(folder)
     task, seed = ray.remote(prepare), config.split_seed
-    calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed) for s in sources]
+    asked = (config.mask_coding, config.ignore_value)
+    calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed, asked) for s in sources]
     sets = []
     with progress("decode", len(calls), "set") as bar:
         for one in engine.stream(task, calls, in_order=True):
@@ -179,8 +197,11 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
             source.external or not lacking,
             f"{one.name} has no image for {' and '.join(lacking)}; give it more images, or test only, with --external",
         )
-        if one.left_out:
-            print(one.note(), flush=True)
+        for line in (*source.dataset.notes(), *one.notes()):
+            print(line, flush=True)
+    sets = with_near_copies(run, sets)
+    for line in copies_told(sets):
+        print(line, flush=True)
     require(any(one.parts["test"] for one in sets), "no set has a test part; give one with --external")
     return sets
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from curation.config import EmbedConfig
-from curation.encoder import UNTRAINED, build
+from curation.encoder import UNTRAINED, build, statistics_of
 from curation.options import option, require
 from training.augment import Augmentation, Statistics, normalise, random_crops, to_bytes
 
@@ -100,7 +99,9 @@ def build_encoder(name: str, image_size: int, generator: torch.Generator) -> Vis
     asked = EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=UNTRAINED, pooling="mean")
     encoder = build(asked).train()
     require(
-        encoder.pos_embed is not None, f"encoder {name} has no position table; use another, as vit_base_patch16_224"
+        isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None,
+        f"encoder {name} turns its tokens by their places, as DINOv3 does, or has no position table; it can embed and "
+        "be evaluated, but pre-training needs another, as vit_base_patch16_224",
     )
     initialise(encoder, generator)
     encoder.requires_grad_(True)
@@ -120,8 +121,7 @@ def grid_of(encoder: VisionTransformer) -> int:
 
 def pixel_statistics(encoder: VisionTransformer) -> tuple[Statistics, Statistics]:
     """Mean and standard deviation of the colours, in 0 to 1, that users of this timm model will normalise by."""
-    data = resolve_model_data_config(encoder)  # type: ignore[no-untyped-call]
-    return data["mean"], data["std"]
+    return statistics_of(encoder)
 
 
 class Mask(NamedTuple):
@@ -236,27 +236,20 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(self.predict(images_BCSS, mask) * deviation + mean, self.patch), mask.masked_BT
 
 
-def load_published(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Name the tensors of an MAE checkpoint, published or ours, as `MaskedAutoencoder` does.
+def decoder_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Name the decoder's tensors of a checkpoint, published or ours, as `MaskedAutoencoder` does.
 
-    Published ones name the encoder's as timm does and the decoder's decoder_*, maybe below "model". A classifier's
-    head is left out. Plain timm weights come back as the encoder's alone. ValueError where there are no tensors.
+    `prefix` is the encoder's there. Ours are below decoder. beside encoder.; published ones are decoder_* and
+    mask_token beside the encoder's tensors.
     """
-    tensors = state.get("model", state)
-    require(
-        isinstance(tensors, Mapping) and len(tensors) > 0 and all(map(torch.is_tensor, tensors.values())),
-        f"the checkpoint holds no tensors by name, nor under 'model'; found {', '.join(map(str, list(state)[:5]))}",
-    )
-    return {_our_name(key): value for key, value in tensors.items() if not key.startswith("head.")}
-
-
-def _our_name(key: str) -> str:
-    if key.startswith(("encoder.", "decoder.")):
-        return key
-    for theirs, ours in PUBLISHED.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return f"encoder.{key}"
+    beside = prefix.removesuffix("encoder.")
+    inner = {name.removeprefix(beside): tensor for name, tensor in tensors.items() if name.startswith(beside)}
+    result = {name: tensor for name, tensor in inner.items() if name.startswith("decoder.")}
+    if any(name.startswith("decoder_") for name in inner):
+        for theirs, ours in PUBLISHED.items():
+            found = {name: tensor for name, tensor in inner.items() if name.startswith(theirs)}
+            result |= {ours + name.removeprefix(theirs): tensor for name, tensor in found.items()}
+    return result
 
 
 class MaeMethod:
@@ -266,7 +259,16 @@ class MaeMethod:
         self.config, self.augmentation = config, augmentation
         self.module = MaskedAutoencoder(config)
         self.encoder = self.module.encoder
-        self.mean, self.std = pixel_statistics(self.encoder)
+
+    @property
+    def mean(self) -> Statistics:
+        """Mean of the colours that the views are normalised by: the encoder's."""
+        return pixel_statistics(self.encoder)[0]
+
+    @property
+    def std(self) -> Statistics:
+        """Their standard deviation."""
+        return pixel_statistics(self.encoder)[1]
 
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """One crop of each image, normalised as the encoder expects, and the noise that its mask comes from."""

@@ -1,9 +1,13 @@
-"""Image and mask files to arrays, through the one reader (curation/images.py): masks of any colour. No set is known.
+"""Image and mask files to arrays, through the one reader (curation/images.py): masks of any coding. No set is known.
 
-A mask's pixel is foreground where its brightest channel (or plane) is above 127, so the seams of anti-aliased and
-JPEG masks go and colours are joined. A lossless file may number classes instead, and then all but 0, or black, is
-foreground: where no value is above 9, or where it has a palette and uses ten colours at most, black and one that is not
-gray among them. Masks are resized by area: a pixel is foreground where half or more of what it covers is.
+A mask of a set that is known by name is read file by file: foreground is where its brightest channel (or plane) is
+above 127, so the seams of anti-aliased and JPEG masks go and colours are joined; a lossless file may number classes
+instead, and then all but 0, or black, is foreground: where no value is above 9, or where it has a palette and uses ten
+colours at most, black and one that is not gray among them. Masks of any other folder are read by what all of them hold
+together (training/codings.py); pixels that they leave open are IGNORED.
+
+Masks are resized by area: a pixel is IGNORED where half or more of what it covers is, else foreground where half or
+more of the rest is.
 
 Legend: N examples; H, W height and width in pixels; C channels; S side of the square that both are squeezed to.
 """
@@ -19,9 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from curation import images
 from curation.images import Pixels
 from curation.options import require
+from training.codings import IGNORED, KNOWN, THRESHOLD, Coding, Kind, Samples, Survey, decide, decode
 from training.datasets import Example
 
-THRESHOLD = 127
 READING = 3  # raised whenever the same files would give other arrays
 CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
@@ -29,16 +33,18 @@ T = TypeVar("T")
 LOSSY = (".jpg", ".jpeg", ".webp")
 
 
-def arrays(examples: Sequence[Example], size: int) -> tuple[Pixels, Pixels]:
-    """Images, uint8 [N, S, S, 3], bicubic, and masks, uint8 [N, S, S] of 0 and 1, by area, in the given order.
+def arrays(examples: Sequence[Example], size: int, coding: Coding | None = None) -> tuple[Pixels, Pixels]:
+    """Images, uint8 [N, S, S, 3], bicubic, and masks, uint8 [N, S, S] of 0, 1 and IGNORED, by area, in their order.
 
-    ValueError, naming the file, for one that cannot be read or a mask of another shape than its image.
+    Without a coding it is decided from these examples. ValueError, naming the file, for one that cannot be read or a
+    mask of another shape than its image.
     """
+    coding = coding or coding_of(examples, "auto", None, "these images")
     images_NSSC = np.empty((len(examples), size, size, 3), np.uint8)
     masks_NSS = np.empty((len(examples), size, size), np.uint8)
     for row, example in enumerate(examples):
         images_NSSC[row] = square_image(example.image, size)
-        masks_NSS[row] = read_mask(example, size)
+        masks_NSS[row] = read_mask(example, size, coding)
     return images_NSSC, masks_NSS
 
 
@@ -52,17 +58,19 @@ def square_image(path: str, size: int) -> Pixels:
     return read_with(partial(images.decode, size=size), path)
 
 
-def read_mask(example: Example, size: int | None = None) -> Pixels:
-    """The masks of an example joined, uint8 of 0 and 1, [S, S] or by default [H, W] of the image.
+def read_mask(example: Example, size: int | None = None, coding: Coding | None = None) -> Pixels:
+    """The masks of an example joined, uint8 of 0, 1 and IGNORED, [S, S] or by default [H, W] of the image.
 
+    Foreground of one mask wins over what another leaves open. Without a coding it is decided from this example.
     ValueError, naming the file: no mask, one that cannot be read, or one of another shape than the image.
     """
     require(len(example.masks) > 0, f"{example.image} has no mask; leave it out or draw one")
+    coding = coding or coding_of([example], "auto", None, example.image)
     width, height = image_size(example.image)
     target = (width, height) if size is None else (size, size)
-    joined_HW = np.zeros(target[::-1], np.uint8)
+    inside, left = (np.zeros(target[::-1], np.bool_) for _ in range(2))
     for path in example.masks:
-        mask_HW = foreground(path)
+        mask_HW = foreground(path) if coding.kind == "known" else decode(samples(path), coding)
         rows, columns = mask_HW.shape
         stretch = columns * height / (rows * width)
         require(
@@ -70,12 +78,41 @@ def read_mask(example: Example, size: int | None = None) -> Pixels:
             f"mask {path} is {columns} x {rows}, of another shape than its image {example.image}, {width} x {height}; "
             "a mask may have another size, not another shape: is it turned, cropped, or another image's?",
         )
-        joined_HW |= resize_mask(mask_HW, target)
-    return joined_HW
+        mask_HW = resize_mask(mask_HW, target)
+        inside |= mask_HW == 1
+        left |= mask_HW == IGNORED
+    return np.where(inside, np.uint8(1), np.where(left, np.uint8(IGNORED), np.uint8(0)))
+
+
+def coding_of(examples: Sequence[Example], kind: Kind, ignore: int | None, name: str) -> Coding:
+    """How the masks of a set are read, from what all that can be read hold. ValueError where that cannot be told."""
+    if kind == "known":
+        return KNOWN
+    survey = Survey()
+    for path in (path for example in examples for path in example.masks):
+        try:
+            found = samples(path)
+        except ValueError:  # told where it is decoded
+            continue
+        survey.add(found)
+    return decide(survey, kind, ignore, name)
+
+
+def samples(path: str) -> Samples:
+    """What a mask file holds, as stored, upright. ValueError, naming it, where it cannot be read."""
+    values_HWC, alpha_HW = read_with(images.stored, path)
+    require(bool(np.isfinite(values_HWC).all()), f"{path} holds values that are not finite numbers; draw it again")
+    return Samples(values_HWC, alpha_HW, path.lower().endswith(LOSSY) or is_jpeg(path))
+
+
+def is_jpeg(path: str) -> bool:
+    """Whether a file is a JPEG, whatever its name."""
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"\xff\xd8"
 
 
 def foreground(path: str) -> Pixels:
-    """The mask that a file holds, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
+    """The mask that a file of a known set holds, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
     planes_HWC = read_planes(path)
     brightest_HW: Pixels = planes_HWC.max(axis=2)
     lossless = not path.lower().endswith(LOSSY)
@@ -100,11 +137,18 @@ def has_coloured_codes(path: str, planes_HWC: Pixels) -> bool:
 
 
 def resize_mask(mask_HW: Pixels, target: tuple[int, int]) -> Pixels:
-    """A mask of 0 and 1 at the size `target`, width and height, by area."""
+    """A mask of 0, 1 and IGNORED at the size `target`, width and height, by area."""
     if mask_HW.shape == target[::-1]:
         return mask_HW
-    scaled = Image.fromarray(mask_HW * np.uint8(255)).resize(target, Image.Resampling.BOX)
-    return (np.asarray(scaled) > THRESHOLD).astype(np.uint8)
+    if not (mask_HW == IGNORED).any():
+        scaled = Image.fromarray(mask_HW * np.uint8(255)).resize(target, Image.Resampling.BOX)
+        return (np.asarray(scaled) > THRESHOLD).astype(np.uint8)
+    inside, left = (
+        np.asarray(Image.fromarray((mask_HW == value).astype(np.float32)).resize(target, Image.Resampling.BOX))
+        for value in (1, IGNORED)
+    )
+    half = 0.5 - 1e-6  # of float32 sums
+    return np.where(left >= half, np.uint8(IGNORED), (inside >= half * (1 - left)).astype(np.uint8))
 
 
 def image_size(path: str) -> tuple[int, int]:

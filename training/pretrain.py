@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 from curation import engine
 from curation.chips import resolve_precision
 from curation.console import progress
+from curation.encoder import about
 from curation.filesystems import below
 from curation.options import digest, require
 from curation.store import RunDirectory
@@ -55,7 +56,10 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     precision = chosen_precision(run, settings.compute.precision)
     plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
-    flops = flops_per_image(settings.method(), side)  # what cannot be built is told before anything starts
+    method = settings.method()
+    if settings.what.init != "scratch":
+        print(f"init {settings.what.init}: {about(method.encoder)}", flush=True)
+    flops = flops_per_image(method, side)  # what cannot be built is told before anything starts
     with run.lock():
         claim(run, settings, plan, subset.about["digest"])
         checkpoint.prune(run, settings.record.keep_checkpoints)
@@ -74,6 +78,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
             decoded_bytes=kept_bytes(run),
         )
         card = card_of(settings, plan, subset, cost, state["history"])
+        card["statistics"] = {"mean": method.mean, "std": method.std}
         if plan.last == plan.total:
             run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
         target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))

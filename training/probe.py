@@ -8,6 +8,7 @@ outputs: background and the classes; M tokens in memory, Q asked about.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,20 +39,24 @@ def whole(*, horizontal: bool = False, vertical: bool = False) -> Augmentation:
     )
 
 
-def load_encoder(source: str, image_size: int, name: str | None = None, seed: int = 0) -> VisionTransformer:
+def load_encoder(
+    source: str, image_size: int, name: str | None = None, seed: int = 0, statistics: Any = "auto"
+) -> VisionTransformer:
     """Load an encoder for images of `image_size` pixels: float32, on the CPU, its position table resampled.
 
     `source` is a folder that pre-training wrote (encoder.safetensors, card.json), a weights file of the timm model
-    `name`, or `random`: `name` with weights drawn from the seed as pre-training from scratch draws them. ValueError:
-    nothing there, no name, weights that do not fit, an image size that is no multiple of the patch.
+    `name`, or `random`: `name` with weights drawn from the seed as pre-training from scratch draws them. `statistics`
+    is EmbedConfig's. ValueError: nothing there, no name, weights that do not fit, an image size that is not a multiple
+    of the patch.
     """
     if source == UNTRAINED and name is not None:
         return build_encoder(name, image_size, torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
     if name is None and (Path(source).is_dir() or "://" in source):
-        return build(EmbedConfig(run_dir="", encoder=source, image_size=image_size, pooling="mean"))
+        name, source = source, ""
     if name is None:
         raise ValueError(f"the encoder of {source} is not named; give its name in timm, as vit_base_patch16_224")
-    return build(EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=source, pooling="mean"))
+    config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, pooling="mean", statistics=statistics)
+    return build(replace(config, weights=source or None))
 
 
 def input_size(encoder: VisionTransformer) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from curation.options import option, require
-from training.augment import SimclrAugmentation, normalise, simclr_views, to_bytes
+from training.augment import SimclrAugmentation, Statistics, normalise, simclr_views, to_bytes
 from training.mae import build_encoder, initialise, pixel_statistics
 
 
@@ -125,7 +125,16 @@ class SimclrMethod:
         self.config, self.augmentation = config, augmentation
         self.module = SimCLR(config)
         self.encoder = self.module.encoder
-        self.mean, self.std = pixel_statistics(self.encoder)
+
+    @property
+    def mean(self) -> Statistics:
+        """Mean of the colours that the views are normalised by: the encoder's."""
+        return pixel_statistics(self.encoder)[0]
+
+    @property
+    def std(self) -> Statistics:
+        """Their standard deviation."""
+        return pixel_statistics(self.encoder)[1]
 
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Two views of each image, normalised as the encoder expects."""

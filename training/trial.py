@@ -32,7 +32,7 @@ from training.prepared import PreparedSet, Rows, pairs
 from training.probe import encode, linear_probe, load_encoder, neighbour_probe
 from training.segment import FinetuneConfig, Pairs, predict
 
-VERSION = 3  # raised whenever the same inputs would give other results
+VERSION = 4  # raised whenever the same inputs would give other results
 UNCHOSEN = ("outlier", "duplicate", "over budget")  # why a frame that can be used is not in a subset
 BEST_AND_WORST = 3  # images a picture shows of each
 
@@ -49,6 +49,7 @@ class Subject:
     name: str | None
     sha256: str
     about: dict[str, Any]
+    statistics: str = "auto"  # see EmbedConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Trial:
         """Everything that shapes what is learned."""
         return {
             "version": VERSION,
-            "encoder": [self.subject.sha256, self.subject.name],
+            "encoder": [self.subject.sha256, self.subject.name, self.subject.statistics],
             "trained": [self.train.mark(self.train.parts[part]) for part in ("train", "validation")],
             "config": hashed_fields(self.config),
             "way": [self.way, self.test_every],
@@ -154,7 +155,9 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     ValueError: no lesion to learn from, weights that do not fit, a loss that is no number.
     """
     chosen, watch = trial.config, Stopwatch()
-    encoder = load_encoder(trial.subject.source, chosen.image_size, trial.subject.name, chosen.seed)
+    encoder = load_encoder(
+        trial.subject.source, chosen.image_size, trial.subject.name, chosen.seed, trial.subject.statistics
+    )
     train = pairs(run, trial.train, trial.train.parts["train"])
     tests = [(one, rows, pairs(run, one, rows)) for one, rows in trial.tested()]
     own = next((test for one, _, test in tests if one.name == trial.train.name), None)
