@@ -113,10 +113,17 @@ def prepare(
         parts = {part: tuple(place[example.name] for example in examples) for part, examples in dealt.items()}
     left_out = parts.pop(splits.LEFT_OUT)
     return PreparedSet(
-        *(label, size, names, tuple(hashes[row][0] for row in kept)),
-        tuple(digest([marks[row], record["coding"]]) for row in kept),
-        *(parts, left_out, stem, told, record["coding"]),
-        tuple(f"{name}: {why}" for name, why in sorted(faults.items())),
+        label,
+        size,
+        names,
+        contents=tuple(hashes[row][0] for row in kept),
+        marks=tuple(digest([marks[row], record["coding"]]) for row in kept),
+        parts=parts,
+        left_out=left_out,
+        stem=stem,
+        split=told,
+        coding=record["coding"],
+        faults=tuple(f"{name}: {why}" for name, why in sorted(faults.items())),
     )
 
 
