@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from curation.options import require
+from training.codings import IGNORED
 
 UInt8 = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
@@ -51,7 +52,8 @@ def overlay(image_HW3: UInt8, truth_HW: UInt8, found_HW: UInt8, text: str) -> UI
     thick = max(1, min(height, width) // 150)
     for left, mask, colour in ((0, truth_HW, TRUTH), (width + GAP, found_HW, PREDICTION)):
         panel = image_HW3.copy()
-        panel[outline(mask, thick)] = colour
+        lesion = np.where(mask == IGNORED, 0, mask)  # what is ignored is not outlined
+        panel[outline(lesion, thick)] = colour
         sheet[BAR:, left : left + width] = panel
     picture = Image.fromarray(sheet)
     ImageDraw.Draw(picture).text((2, 2), text, fill=(255, 255, 255))

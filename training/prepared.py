@@ -116,14 +116,14 @@ def prepare(
         label,
         size,
         names,
-        tuple(hashes[row][0] for row in kept),
-        tuple(digest([marks[row], record["coding"]]) for row in kept),
-        parts,
-        left_out,
-        stem,
-        told,
-        record["coding"],
-        tuple(f"{name}: {why}" for name, why in sorted(faults.items())),
+        contents=tuple(hashes[row][0] for row in kept),
+        marks=tuple(digest([marks[row], record["coding"]]) for row in kept),
+        parts=parts,
+        left_out=left_out,
+        stem=stem,
+        split=told,
+        coding=record["coding"],
+        faults=tuple(f"{name}: {why}" for name, why in sorted(faults.items())),
     )
 
 

@@ -25,6 +25,7 @@ from curation.encoder import PRECISIONS, UNTRAINED, build
 from curation.options import require
 from curation.vectors import as_tensor
 from training.augment import Augmentation, normalise, random_crops
+from training.codings import IGNORED
 from training.mae import build_encoder, pixel_statistics
 
 UInt8 = npt.NDArray[np.uint8]
@@ -90,7 +91,8 @@ def encode(
 def patch_shares(masks: UInt8, grid: int, outputs: int) -> Tensor:
     """Return the share of each patch that each class covers, float32 [N, T, K], exactly, of masks [N, S0, S0].
 
-    The patches are a grid of G * G; where their borders cut pixels, pixels count in part.
+    The patches are a grid of G * G; where their borders cut pixels, pixels count in part. Shares are of what is not
+    IGNORED, and all 0 where nothing else is there.
     """
     side = masks.shape[1]
     edges = torch.arange(grid + 1) * (side / grid)
@@ -101,7 +103,11 @@ def patch_shares(masks: UInt8, grid: int, outputs: int) -> Tensor:
         torch.stack([cover_GS @ as_tensor(mask == output).float() @ cover_GS.T for output in range(outputs)], dim=-1)
         for mask in masks
     ]
-    return torch.stack(shares).flatten(1, 2)
+    shares_NTK = torch.stack(shares).flatten(1, 2)
+    if not (masks == IGNORED).any():
+        return shares_NTK
+    total = shares_NTK.sum(dim=2, keepdim=True)
+    return torch.where(total > 1e-6, shares_NTK / total.clamp(min=1e-6), 0.0)
 
 
 def shares_to_masks(shares_NTK: Tensor, side: int, batch: int = 64) -> UInt8:
@@ -151,22 +157,22 @@ def linear_probe(train_NTD: Tensor, masks: UInt8, test_NTD: Tensor, side: int, r
     the penalty is `ridge` times the mean variance of a token's values, times the number of tokens. Shares are levelled.
     """
     outputs = _check_training(train_NTD, masks)
-    mean = train_NTD.double().mean(dim=(0, 1))
     shares = patch_shares(masks, grid_side(train_NTD), outputs).to(train_NTD.device, torch.float64)
-    middle = shares.mean(dim=(0, 1))
+    told_NT = shares.sum(dim=2) > 0  # patches that are not ignored
+    mean, middle = train_NTD.double()[told_NT].mean(dim=0), shares[told_NT].mean(dim=0)
     gram = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
     cross = torch.zeros(len(mean), outputs, dtype=torch.float64, device=mean.device)
-    for tokens_TD, share_TK in zip(train_NTD, shares, strict=True):
-        centred = tokens_TD.double() - mean
+    for tokens_TD, share_TK, told_T in zip(train_NTD, shares, told_NT, strict=True):
+        centred = tokens_TD[told_T].double() - mean
         gram += centred.T @ centred
-        cross += centred.T @ (share_TK - middle)
+        cross += centred.T @ (share_TK[told_T] - middle)
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     weights = torch.linalg.pinv(gram, hermitian=True) @ cross
     known, found = (
         torch.stack([(tokens_TD.double() - mean) @ weights + middle for tokens_TD in tokens])
         for tokens in (train_NTD, test_NTD)
     )
-    return shares_to_masks(levelled(found, known.flatten(0, 1), shares.flatten(0, 1)).float(), side)
+    return shares_to_masks(levelled(found, known[told_NT], shares[told_NT]).float(), side)
 
 
 def neighbour_probe(
@@ -181,7 +187,8 @@ def neighbour_probe(
     outputs = _check_training(train_NTD, masks)
     require(k >= 1 and memory >= 1, f"k is {k} and memory {memory}; both must be at least 1")
     shares_MK = patch_shares(masks, grid_side(train_NTD), outputs).flatten(0, 1)
-    kept = torch.randperm(len(shares_MK), generator=torch.Generator().manual_seed(0))[:memory]
+    told = (shares_MK.sum(dim=1) > 0).nonzero()[:, 0]  # patches that are not ignored
+    kept = told[torch.randperm(len(told), generator=torch.Generator().manual_seed(0))[:memory]]
     shares_MK = shares_MK[kept].to(train_NTD.device)
     tokens_MD = functional.normalize(train_NTD.flatten(0, 1)[kept.to(train_NTD.device)].float(), dim=1)
     found = _votes(test_NTD.flatten(0, 1), tokens_MD, shares_MK, k, apart=False)
@@ -210,17 +217,26 @@ def _check_training(tokens_NTD: Tensor, masks: UInt8) -> int:
         len(tokens_NTD) == len(masks) and masks.ndim == 3 and masks.shape[1] == masks.shape[2],
         f"tokens of {len(tokens_NTD)} images with masks {masks.shape}; give a square mask for each image",
     )
-    highest = int(masks.max(initial=0))
+    highest = highest_class(masks)
     require(highest > 0, f"no lesion pixel in {len(masks)} training masks; check how they are coded (0: background)")
     return highest + 1
 
 
+def highest_class(masks: UInt8) -> int:
+    """Return the highest class of masks; IGNORED is none."""
+    return int(masks.max(initial=0, where=masks != IGNORED))
+
+
 def image_ious(found: UInt8, truth: UInt8) -> npt.NDArray[np.float64]:
-    """Return the IoU of each image [N]: its mean over the classes found or true there; 1 where there are none."""
+    """Return the IoU of each image [N]: its mean over the classes found or true there; 1 where there are none.
+
+    Pixels where the truth is IGNORED do not count.
+    """
     total, known = np.zeros(len(truth)), np.zeros(len(truth))
-    for label in range(1, max(int(found.max()), int(truth.max())) + 1):
+    counted = truth != IGNORED
+    for label in range(1, max(int(found.max()), highest_class(truth)) + 1):
         both = ((found == label) & (truth == label)).sum(axis=(1, 2))
-        either = ((found == label) | (truth == label)).sum(axis=(1, 2))
+        either = (counted & ((found == label) | (truth == label))).sum(axis=(1, 2))
         total += both / np.maximum(either, 1)
         known += either > 0
     return np.where(known > 0, total / np.maximum(known, 1), 1.0)

@@ -23,11 +23,13 @@ from torch.nn import functional
 from curation.chips import Precision, chip, resolve_precision
 from curation.options import option, require
 from curation.vectors import as_tensor
-from training.augment import Augmentation, random_boxes, random_crops
+from training.augment import Augmentation
+from training.codings import IGNORED
+from training.crops import mask_crops, paired_crops
 from training.draws import Draws, Rows, draw_generator
 from training.loop import NotFiniteError
 from training.mae import grid_of
-from training.probe import UInt8, encode, image_ious, input_size, patch_tokens, whole
+from training.probe import UInt8, encode, highest_class, image_ious, input_size, patch_tokens, whole
 from training.schedule import learning_rate, parameter_groups, total_steps, warmup_steps
 
 PAPER_EPOCHS = {"paper-short": 200, "paper-long": 500}
@@ -72,7 +74,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images uint8 [N, S0, S0, 3] and their masks uint8 [N, S0, S0]: 0 for background, classes from 1."""
+    """Images uint8 [N, S0, S0, 3] and their masks uint8 [N, S0, S0]: 0 for background, classes from 1, IGNORED."""
 
     images: UInt8
     masks: UInt8
@@ -140,45 +142,22 @@ def segmentation_loss(logits_BKSS: Tensor, masks_BSS: Tensor) -> Tensor:
     """Cross-entropy plus soft Dice, a scalar; binary cross-entropy where there is one output.
 
     Dice, over an image's pixels, is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1); its mean over images and lesions.
+    Pixels that are IGNORED are in no sum and no mean, and have no gradient; a batch of nothing else has the loss 0.
     """
+    counted = (masks_BSS != IGNORED)[:, None].to(logits_BKSS.dtype)
+    pixels = counted.sum().clamp(min=1)
     if logits_BKSS.shape[1] == 1:
-        truth = (masks_BSS > 0).to(logits_BKSS.dtype)[:, None]
-        entropy, chances = functional.binary_cross_entropy_with_logits(logits_BKSS, truth), logits_BKSS.sigmoid()
+        truth = ((masks_BSS > 0)[:, None] & (counted > 0)).to(logits_BKSS.dtype)
+        each = functional.binary_cross_entropy_with_logits(logits_BKSS, truth, reduction="none")
+        entropy, chances = (each * counted).sum() / pixels, logits_BKSS.sigmoid()
     else:
-        entropy, chances = functional.cross_entropy(logits_BKSS, masks_BSS.long()), logits_BKSS.softmax(dim=1)[:, 1:]
+        each = functional.cross_entropy(logits_BKSS, masks_BSS.long(), ignore_index=IGNORED, reduction="sum")
+        entropy, chances = each / pixels, logits_BKSS.softmax(dim=1)[:, 1:]
         classes = torch.arange(1, logits_BKSS.shape[1], device=masks_BSS.device)[:, None, None]
         truth = (masks_BSS[:, None] == classes).to(logits_BKSS.dtype)
+    chances = chances * counted
     overlap, total = (chances * truth).sum(dim=(2, 3)), (chances + truth).sum(dim=(2, 3))
     return entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
-
-
-def paired_crops(
-    images: Tensor, masks: Tensor, size: int, config: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Crop, scale and flip images and masks alike: float32 [B, 3, S, S] in 0 to 1, and uint8 [B, S, S]."""
-    twin = torch.Generator().set_state(generator.get_state())
-    return random_crops(images, size, config, generator), mask_crops(masks, size, config, twin)
-
-
-def mask_crops(masks: Tensor, size: int, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Crop, scale and flip masks as `random_crops` does images, from a generator in the same state.
-
-    A pixel is the class found under its middle: classes are never mixed.
-    """
-    batch, height, width = masks.shape
-    boxes = random_boxes(batch, height, width, config, generator)
-    vertical, horizontal = torch.rand(2, batch, generator=generator).unbind()
-    top, left, tall, wide = boxes.unbind(dim=1)
-    rows = _sampled(top, tall, size, vertical < config.vertical_flip).to(masks.device)
-    columns = _sampled(left, wide, size, horizontal < config.horizontal_flip).to(masks.device)
-    which = torch.arange(batch, device=masks.device)[:, None, None]
-    return masks[which, rows[:, :, None], columns[:, None, :]]
-
-
-def _sampled(start_B: Tensor, length_B: Tensor, size: int, flip_B: Tensor) -> Tensor:
-    """Return the rows under the middles of `size` rows, int64 [B, S]."""
-    within = (2 * torch.arange(size) + 1) * length_B[:, None] // (2 * size)
-    return start_B[:, None] + torch.where(flip_B[:, None], within.flip(1), within)
 
 
 def cropped(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> Drawn:
@@ -226,8 +205,11 @@ def finetune(
     device: up to 4 N T D values. ValueError, at the first epoch: an encoder for another image size, no lesion pixel to
     learn from, a loss that is no number.
     """
-    highest = max(int(train.masks.max()), int(validation.masks.max()))
-    require(bool(train.masks.any()), f"no lesion pixel in {len(train.masks)} training masks; check how they are coded")
+    highest = max(highest_class(train.masks), highest_class(validation.masks))
+    require(
+        highest_class(train.masks) > 0,
+        f"no lesion pixel in {len(train.masks)} training masks; check how they are coded",
+    )
     require(
         config.image_size == input_size(encoder),
         f"image_size is {config.image_size}, but the encoder was made for {input_size(encoder)}; load it for that size",
