@@ -46,8 +46,8 @@ def test_there_is_something_to_check() -> None:
     expected = "config schema store sources frames images decode vectors kmeans dedup select encoder phantom"
     assert {path.stem for path in NOUNS} >= set(expected.split())
     assert {path.stem for path in SOURCES} >= VERBS
-    assert set(imported(ROOT / "curation/score.py")) >= {"ray", "curation.dedup", "curation.config.ScoreConfig"}
-    assert modules_of(ROOT / "curation/score.py", "curation") >= {"dedup", "engine", "cluster", "config"}
+    assert set(imported(ROOT / "curation/score.py")) >= {"ray", "curation.groups", "curation.config.ScoreConfig"}
+    assert modules_of(ROOT / "curation/score.py", "curation") >= {"groups", "engine", "cluster", "config"}
 
 
 @pytest.mark.parametrize("path", NOUNS, ids=lambda path: path.stem)
