@@ -78,7 +78,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
     """The encoder of `config` in float32 on the CPU, ready for inference.
 
     A position table of another size is resampled by timm. ValueError: unknown name, no Vision Transformer, an
-    image size that the patches do not divide, weights that do not fit or cannot be had.
+    image size that the patches do not divide, weights that do not fit, are not finite or cannot be had.
     """
     config = resolved(config)
     with torch.random.fork_rng(devices=[]):
@@ -90,6 +90,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
     )
     if config.weights is not None and config.weights != UNTRAINED:
         _load(model, read_weights(config.weights), config)
+    _check_finite(model, config)
     return model.eval().requires_grad_(False)
 
 
@@ -145,6 +146,17 @@ def _load(model: VisionTransformer, tensors: dict[str, torch.Tensor], config: Em
         "name the encoder they were trained as with --encoder",
     )
     model.load_state_dict({name: fitted[name] for name in wanted})
+
+
+def _check_finite(model: VisionTransformer, config: EmbedConfig) -> None:
+    """ValueError, naming them, where weights are NaN or infinite: no frame would have a vector."""
+    tensors = model.state_dict().items()
+    bad = [name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    require(
+        not bad,
+        f"weights {config.weights or 'from the hub'} of {config.encoder} hold values that are not finite, in "
+        f"{len(bad)} tensors ({', '.join(bad[:3])}), as a training that diverged leaves them; use another checkpoint",
+    )
 
 
 class Encoder:

@@ -59,13 +59,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.format == "folder":
         files = RunDirectory(f"{target.uri.rstrip('/')}/images")
         with progress("files", frames) as bar:
-            for placed in engine.stream(ray.remote(place_files), ((run, p, kept, files, config.link) for p in parts)):
+            calls = ((run, path, kept, files, config.linking) for path in parts)
+            for placed in engine.stream(ray.remote(place_files), calls):
                 bar.update(placed)
     if config.output:
         target.write_json("subset.json", run.read_json(f"{folder}/subset.json"))
     with progress("export", frames) as bar:
-        calls = ((run, path, kept, config.with_images) for path in parts)
-        tables = engine.stream(ray.remote(kept_rows), calls, in_order=True)
+        wanted = ((run, path, kept, config.with_images) for path in parts)
+        tables = engine.stream(ray.remote(kept_rows), wanted, in_order=True)
         written = write_tables(target, tables, {SUBSET: json.dumps(content).encode()}, bar)
     assert written == frames, f"{frames} frames are kept, {written} were exported"
     return told | {"seconds": watch.seconds, "note": note}
