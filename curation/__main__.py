@@ -47,7 +47,7 @@ def told(work: Callable[..., Any]) -> Callable[[Any], None]:
 def select(config: SelectConfig) -> None:
     """Select, or print the grid of sizes where that is asked for."""
     if config.grid:
-        print(step("select.grid")(config))
+        print(step("pipeline.grid")(config))
     else:
         told(step("pipeline.select"))(config)
 

@@ -15,9 +15,9 @@ import ray
 
 from curation import engine, kmeans, schema
 from curation.config import ClusterConfig
-from curation.console import Stopwatch, progress
+from curation.console import Stopwatch, progress, warn
 from curation.markers import Step, marker_of
-from curation.nearest import Coded
+from curation.nearest import Coded, paired
 from curation.options import require
 from curation.store import File, RunDirectory, holding
 from curation.vectors import Float32, Keys, Vectors, centered, faults, keys_of, limit_threads, on_grid, to_unit
@@ -50,14 +50,18 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     engine.connect()
     watch = Stopwatch()
     parts = [file for file in before["files"] if file["path"].startswith("embeddings/")]
-    shards, mean = load_shards(run, parts, config)
+    shards, mean, spread = load_shards(run, parts, config)
     centroids = lloyd(run, shards, frames, clusters, config)
     files = write_assignments(run, parts, mean, centroids)
     history = [json.loads(run.read_schema(path).metadata[HISTORY]) for _, path in iterations(run)][1:]
     files.append(run.write_table("clusters/history.parquet", pa.Table.from_pylist(history, schema.HISTORY)))
     if mean is not None:
         files.append(run.write_table("clusters/mean.parquet", vectors_table([-1], mean[None])))
-    note = f"k = {clusters}, {len(history)} iterations, inertia {history[-1]['inertia']:.6g}"
+    inertia = history[-1]["inertia"]
+    note = f"k = {clusters}, {len(history)} iterations, inertia {inertia:.6g}"
+    for caution in kmeans.cautions(spread, 1 - inertia / (2 * frames), clusters):
+        warn(caution)
+        note += f"; warning: {caution}"
     counts = {
         "rows_in": frames,
         "rows_out": frames,
@@ -72,16 +76,19 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
 
 def load_shards(
     run: RunDirectory, parts: list[dict[str, Any]], config: ClusterConfig
-) -> tuple[list[Any], Float32 | None]:
-    """Return references to the shards, each (keys, coded vectors), and the mean vector where centring is on."""
+) -> tuple[list[Any], Float32 | None, float | None]:
+    """Return references to the shards, each (keys, coded vectors), and where centring is on the mean and the spread."""
     groups = [[part["path"] for part in group] for group in grouped(parts, config.shard_rows, by=rows_of)]
     load = ray.remote(load_shard)
     shards = [load.remote(run, group, None) for group in groups]
     if not config.center:
-        return shards, None
-    sums = ray.get([ray.remote(shard_sum).remote(shard) for shard in shards])
-    mean = (np.add.reduce(sums) / sum(map(rows_of, parts))).astype(np.float32)
-    return [load.remote(run, group, mean) for group in groups], mean
+        return shards, None, None
+    sums, squares = zip(*ray.get([ray.remote(shard_sum).remote(shard) for shard in shards]), strict=True)
+    frames = sum(map(rows_of, parts))
+    exact = np.add.reduce(sums) / frames
+    mean = exact.astype(np.float32)
+    spread = max(0.0, float(sum(squares) / frames - exact @ exact))
+    return [load.remote(run, group, mean) for group in groups], mean, spread
 
 
 def rows_of(part: dict[str, Any]) -> int:
@@ -128,9 +135,10 @@ def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Sha
     return np.concatenate(keys), kmeans.coded(np.concatenate([vectors for _, vectors in loaded]))
 
 
-def shard_sum(shard: Shard) -> npt.NDArray[np.float64]:
-    """Return the sum of a shard's vectors, float64 [D]."""
-    return kmeans.exact_sum(shard[1].vectors_ND)
+def shard_sum(shard: Shard) -> tuple[npt.NDArray[np.float64], float]:
+    """Return the sum of a shard's vectors, float64 [D], and that of their squared lengths."""
+    x_ND = shard[1].vectors_ND
+    return kmeans.exact_sum(x_ND), float(paired(x_ND, x_ND).sum(dtype=np.float64))
 
 
 def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, config: ClusterConfig) -> Float32:

@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from curation import effect
 from curation.options import check_common, check_name, option, require, run_dir_option
 
 Keep = Literal["nearest", "farthest", "random"]
@@ -11,6 +12,7 @@ Rule = Literal["any", "greedy"]
 Method = Literal["meddel", "semdedup", "random", "prototypes-hard", "prototypes-easy", "cluster-balanced"]
 
 LINEAGE = ("center", "patient", "procedure")
+EPSILON = 0.9  # MedDEL's outlier distance (arXiv 2401.17542, section 4.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,11 @@ class EmbedConfig:
         require(self.chunk_rows >= 1, f"chunk_rows is {self.chunk_rows}; it must be at least 1")
         for name in ("image_size", "batch_size", "workers"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        require(
+            self.batch_size <= self.chunk_rows,
+            f"batch_size is {self.batch_size}, but no more than the {self.chunk_rows} frames of a chunk are encoded "
+            "together; give it at most --chunk-rows, or raise that",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,22 +163,37 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which frames stay: by thresholds, by size, or by a baseline."""
+    """Which frames stay: by thresholds, by size, or by a baseline. What is given and has no effect is refused."""
 
     run_dir: str = run_dir_option()
     name: str = option("Name of the subset: its folder below subsets/.", "curated", hashed=False)
     method: Method = option("MedDEL, SemDeDup, or a label-free baseline that needs --budget.", "meddel")
-    epsilon: float = option("Drop frames whose cosine distance to their centroid exceeds this (MedDEL only).", 0.9)
-    d: float | None = option("Drop a frame whose cosine similarity to an earlier one exceeds this.", None)
+    epsilon: float | None = option(
+        "Drop frames whose cosine distance to their centroid exceeds this (MedDEL only). Default: 0.9.", None
+    )
+    d: float | None = option(
+        "Drop a frame whose cosine similarity to an earlier one exceeds this (MedDEL, SemDeDup).", None
+    )
     budget: float | None = option(
-        "Size of the subset, met exactly: a share of the pool up to 1, above 1 a count of frames.", None
+        "Size of the subset, met exactly: a share of the pool below 1; 1 for all that is left after exact copies, "
+        "rejected frames and thresholds; above 1 a count of frames.",
+        None,
     )
     keep: Keep | None = option(
         "Which of two duplicates stays. Default: nearest for MedDEL, farthest for SemDeDup.", None
     )
-    rule: Rule = option("Compare with every earlier frame, or (greedy) only with those kept.", "any")
-    grid: bool = option("Print the sizes of a grid of (epsilon, d) and select nothing.", False, hashed=False)
-    grid_epsilon: tuple[float, ...] = option("An epsilon of the grid; default: chosen.", (), hashed=False)
+    rule: Rule | None = option(
+        "Compare with every earlier frame, or (greedy) only with those kept (MedDEL only). Default: any.", None
+    )
+    grid: bool = option(
+        "Print the sizes of a grid of (epsilon, d), or of d for SemDeDup, and select nothing. With another --keep than "
+        "nearest, each epsilon needs a scoring pass.",
+        False,
+        hashed=False,
+    )
+    grid_epsilon: tuple[float, ...] = option(
+        "An epsilon of the grid; default: chosen, or --epsilon where each needs a pass.", (), hashed=False
+    )
     grid_d: tuple[float, ...] = option("A d of the grid; default: chosen from the scores.", (), hashed=False)
     seed: int = option("Seed of every random choice.", 0)
 
@@ -184,16 +206,36 @@ class SelectConfig:
                 whole or 0 < self.budget <= 1,
                 f"budget is {self.budget}; give a share above 0 and up to 1, or a whole number of frames above 1",
             )
-        require(self.rule == "any" or self.method == "meddel", f"rule greedy does not apply to {self.method}")
-        require(
-            self.keep is None or self.method in ("meddel", "semdedup"),
-            f"keep does not apply to {self.method}",
-        )
+        for name, values, low, high in (("grid_epsilon", self.grid_epsilon, 0, 2), ("grid_d", self.grid_d, -1, 1)):
+            for value in values:
+                require(low <= value <= high, f"{name} holds {value}; it must be between {low} and {high}")
+        effect.check_selection(self)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the method compares frames with each other, and so has thresholds."""
+        return self.method in ("meddel", "semdedup")
 
     @property
     def order(self) -> Keep:
         """`keep`, or the default of the method."""
         return self.keep or ("farthest" if self.method == "semdedup" else "nearest")
+
+    @property
+    def compared(self) -> Rule:
+        """`rule`, or its default."""
+        return self.rule or "any"
+
+    @property
+    def outlier_distance(self) -> float | None:
+        """`epsilon`, or its default; None for a method without."""
+        return (EPSILON if self.epsilon is None else self.epsilon) if self.method == "meddel" else None
+
+    @property
+    def stands_for(self) -> dict[str, Any]:
+        """What fields that may be left open come to: a default is the same as the value it stands for."""
+        keep, rule = (self.order, self.compared) if self.compares else (None, None)
+        return {"epsilon": self.outlier_distance, "keep": keep, "rule": rule}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +247,21 @@ class ExportConfig:
     output: str | None = option("Where to write; default: the subset's own folder.", None, hashed=False)
     format: Literal["parquet", "folder"] = option("One Parquet table, or a folder of image files.", "parquet")
     with_images: bool = option("Put the untouched encoded bytes into the Parquet table.", False)
-    link: Literal["copy", "hard", "symbolic"] = option("A folder's files: copies or links.", "copy")
+    link: Literal["copy", "hard", "symbolic"] | None = option(
+        "The files of format folder: copies or links. Default: copy.", None
+    )
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        require(
+            self.link is None or self.format == "folder",
+            "link is for the files of a folder, and format parquet has none; leave it out, or give --format folder",
+        )
+
+    @property
+    def linking(self) -> str:
+        """`link`, or its default."""
+        return self.link or "copy"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
@@ -20,11 +21,12 @@ from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, about, build, resolved
 from curation.filesystems import filesystem_of
-from curation.frames import forget_unread
+from curation.frames import forget_unread, rejected_row
+from curation.images import FrameError
 from curation.markers import Step, check_rejected, marker_of, read_record
 from curation.options import require
 from curation.store import File, RunDirectory, holding
-from curation.vectors import limit_threads
+from curation.vectors import faults, limit_threads
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
@@ -144,21 +146,57 @@ def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: 
 
 
 class EncodeChunk:
-    """An actor with an encoder: rows of DECODED to rows of ENCODED."""
+    """An actor with an encoder: rows of DECODED to rows of ENCODED. Frames without a usable vector become rejected."""
 
     def __init__(self, config: EmbedConfig, precision: str) -> None:
+        self.config, self.precision = config, precision
         limit_threads(engine.granted_cpus())
         self.shape = (-1, config.image_size, config.image_size, 3)
         self.encoder = Encoder(config, precision, engine.device())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode each row by itself, so that what is computed together never depends on the schedule."""
-        vectors = []
-        for pixels in batch["pixels"]:
+        rows = batch.select([field.name for field in CHUNK]).to_pylist()
+        for row, pixels in zip(rows, batch["pixels"], strict=True):
             images_NSS3 = np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(self.shape)
-            vectors.append(self.encoder(images_NSS3).tobytes() if len(images_NSS3) else b"")
-        columns = [batch[field.name] for field in CHUNK]
-        return pa.Table.from_arrays([*columns, pa.array(vectors, pa.large_binary())], schema=ENCODED)
+            vectors = self.encoder(images_NSS3) if len(images_NSS3) else np.empty((0, 1), np.float32)
+            row.update(self.usable(row, vectors))
+        return pa.Table.from_pylist(rows, schema=ENCODED)
+
+    def usable(self, row: dict[str, Any], vectors_ND: npt.NDArray[np.float32]) -> dict[str, Any]:
+        """The vectors of a chunk, and what else changes in its row where some are not finite or have no length."""
+        bad = faults(vectors_ND)
+        if not len(bad):
+            return {"vectors": vectors_ND.tobytes()}
+        ids = [row["frame_ids"][place] for place in bad]
+        measures = np.delete(np.reshape(row["measures"], (-1, len(schema.MEASURES))), bad, axis=0)
+        return {
+            "vectors": np.delete(vectors_ND, bad, axis=0).tobytes(),
+            "frame_ids": [frame for frame in row["frame_ids"] if frame not in ids],
+            "measures": measures.ravel().tolist(),
+            "rejected": row["rejected"] + [self.rejected(row, frame) for frame in ids],
+        }
+
+    def rejected(self, row: dict[str, Any], frame: str) -> dict[str, Any]:
+        """The rejected row of a frame of a chunk that has no usable vector."""
+        error = FrameError(
+            "no finite vector",
+            f"{self.config.encoder} in {self.precision} gives no finite vector with a length; where many frames have "
+            "none, use --precision float32 or other weights",
+        )
+        place = self.place_of(row, frame)
+        return rejected_row(place["source"], place["uri"], place["path"], "embed", error)
+
+    def place_of(self, row: dict[str, Any], frame: str) -> dict[str, Any]:
+        """Source, uri and path of a frame of a chunk; one that took the place of another may be of another part."""
+        run = RunDirectory(self.config.run_dir)
+        rows = run.read_table(run.parts("frames")[row["part"]], [*copies.ROW, "content_hash"]).to_pylist()
+        of_part: dict[str, dict[str, Any]] = {one["frame_id"]: one for one in rows}
+        if frame in of_part:
+            return of_part[frame]
+        replaced = next(one["frame_id"] for one in row["rejected"] if one["replaced_by"] == frame)
+        equal = copies.members(run, of_part[replaced]["content_hash"])
+        return next(one for one in equal if one["frame_id"] == frame)
 
 
 def assemble(

@@ -55,7 +55,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
 
     Weights are fitted as curation/weights.py says, and the statistics that come with them are in `pretrained_cfg`,
     where timm's data config looks; `about` tells both. ValueError: unknown name, not a Vision Transformer, an image
-    size that the patches do not divide, weights that do not fit or cannot be had.
+    size that the patches do not divide, weights that do not fit, are not finite or cannot be had.
     """
     config = resolved(config)
     checkpoint = read_weights(config.weights) if config.weights not in (None, UNTRAINED) else None
@@ -68,6 +68,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
     )
     if checkpoint is not None:
         load_into(model, checkpoint, config.encoder)
+    _check_finite(model, config)
     normalise_by(model, checkpoint, config.statistics)
     return model.eval().requires_grad_(False)
 
@@ -131,6 +132,17 @@ def _no_weights(config: EmbedConfig, error: Exception) -> ValueError:
     return ValueError(
         f"the weights of {config.encoder} could not be had from the hub ({reason}); connect to the network, or "
         "give --weights FILE (safetensors or a PyTorch checkpoint), or --weights random for an untrained encoder"
+    )
+
+
+def _check_finite(model: VisionTransformer, config: EmbedConfig) -> None:
+    """ValueError, naming them, where weights are NaN or infinite: no frame would have a vector."""
+    tensors = model.state_dict().items()
+    bad = [name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    require(
+        not bad,
+        f"weights {config.weights or 'from the hub'} of {config.encoder} hold values that are not finite, in "
+        f"{len(bad)} tensors ({', '.join(bad[:3])}), as a training that diverged leaves them; use another checkpoint",
     )
 
 

@@ -80,7 +80,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_copies(run, target, kept)
             write_kept(run, target, kept, content)
         if config.format == "folder":
-            write_files(run, target, kept, config.link)
+            write_files(run, target, kept, config.linking)
         claim(target, manifest | {"complete": config.format == "folder" or manifest["images"] is None})
     return told | {"seconds": watch.seconds, "note": note}
 

@@ -23,6 +23,8 @@ FARTHEST = 64  # vectors that a shard offers for empty clusters
 GPU_BLOCK = 1 << 16  # vectors assigned at once
 BLOCK = 4096  # vectors added up at once
 MEAN_CLUSTER, FEWEST_CENTERED = 20_000, 8
+STILL = 1e-3  # spread below which centring leaves noise
+LOOSE = 0.3  # mean cosine with the centroid below which it is hardly a direction
 SAMPLE_FLOOR, SAMPLE_PER_CLUSTER = 16_384, 8
 
 
@@ -34,6 +36,30 @@ def automatic_clusters(frames: int, center: bool = False) -> int:
     """
     fewest = min(frames, FEWEST_CENTERED) if center else 1  # all centred vectors together have no direction
     return max(fewest, math.ceil(frames / MEAN_CLUSTER))
+
+
+def cautions(spread: float | None, mean_cosine: float, clusters: int) -> list[str]:
+    """Return what may be wrong with clusters of centred vectors (OURS); nothing where they are not (spread None).
+
+    `spread` is the mean squared distance of the vectors from their mean, `mean_cosine` that with their centroids. On
+    the artificial colonoscopy and an untrained ViT-Ti all scenes have a spread of 0.21, and one frame with noise of 1,
+    3 and 10 grey levels 6e-6, 5e-5 and 5e-4: centred, its copies have cosines below 0.5. With one cluster the mean
+    cosine is 0.24 and 36 % are outliers at epsilon 0.9; with two or more it is at least 0.79 and none are.
+    """
+    if spread is None:
+        return []
+    found = []
+    if spread < STILL:
+        found.append(
+            f"the vectors are nearly equal (spread {spread:.1g}, centring wants {STILL:g}): what differs after "
+            "subtracting the mean is noise, and duplicates are not found; cluster without --center"
+        )
+    if clusters == 1 or mean_cosine < LOOSE:
+        found.append(
+            f"the mean cosine of frames with their centroid is {mean_cosine:.2f}: centred vectors of few clusters have "
+            f"no direction in common, so many are outliers; use --clusters auto or at least {FEWEST_CENTERED}"
+        )
+    return found
 
 
 def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:

@@ -56,8 +56,12 @@ def check_name(name: str) -> None:
 
 
 def hashed_fields(config: Any) -> dict[str, Any]:
-    """The fields of `config` that shape the result, as JSON values."""
+    """The fields of `config` that shape the result, as JSON values.
+
+    A config may say by `stands_for` what fields left open come to, so that giving a default changes nothing.
+    """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["hashed"]}
+    values |= getattr(config, "stands_for", {})
     result: dict[str, Any] = json.loads(json.dumps(values))
     return result
 

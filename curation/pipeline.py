@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from curation import grid as grids
 from curation import select as selection
 from curation.cluster import cluster
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, ScoreConfig, SelectConfig
@@ -38,6 +39,8 @@ def run(config: RunConfig) -> list[dict[str, Any]]:
     chosen = config.select.d is not None or config.select.budget is not None
     if chosen:
         selection.check_request(config.select)
+    else:
+        grids.check_grid(config.select)
     with RunDirectory(config.ingest.run_dir).lock():
         markers = [ingest(config.ingest), embed(config.embed), cluster(config.cluster)]
         markers.append(ensure_scored(ScoreConfig(run_dir=config.ingest.run_dir)))
@@ -52,6 +55,14 @@ def select(config: SelectConfig) -> dict[str, Any]:
     selection.check_request(config)
     ensure_scored(selection.pass_of(config))
     return selection.select(config)
+
+
+@holding
+def grid(config: SelectConfig) -> str:
+    """Return the grid of sizes, after the scoring passes it reads where they were not run yet."""
+    for scoring in grids.passes(config):
+        ensure_scored(scoring)
+    return grids.grid(config)
 
 
 @holding

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from curation import seeds
 from curation.options import require
 
 Float64 = npt.NDArray[np.float64]
@@ -143,7 +144,7 @@ def compare(first_SN: npt.ArrayLike, second_SN: npt.ArrayLike, bootstrap: Bootst
         vectorized=True,
         n_resamples=9999,
         batch=max(1, BLOCK_VALUES // images),
-        random_state=np.random.default_rng(bootstrap.seed),
+        random_state=seeds.generator(bootstrap.seed, "permutation test"),
     )
     of_first, of_second = mean_of(first), mean_of(second)
     blocks = [

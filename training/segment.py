@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from curation.chips import Precision, chip, resolve_precision
 from curation.options import option, require
+from curation.seeds import salted
 from curation.vectors import as_tensor
 from training.augment import Augmentation
 from training.codings import IGNORED
@@ -108,7 +109,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.encoder, self.outputs, self.config = encoder, outputs, config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(salted(config.seed, "segmentation head"))
             last = nn.Linear(config.head_width, outputs * config.head_cells**2)
             self.head = nn.Sequential(nn.Linear(encoder.embed_dim, config.head_width), nn.GELU(), last)
 
@@ -219,7 +220,7 @@ def finetune(
     drawn = (cached if config.frozen else cropped)(model, train, augmentation)
     kept = list(encode(model.encoder, validation.images, model.precision)) if config.frozen else None
     batch = min(config.batch_size, len(train.images))
-    order = Draws(len(train.images), batch, size=batch, seed=config.seed)
+    order = Draws(len(train.images), batch, size=batch, seed=salted(config.seed, "fine-tuning"))
     ends = [0, *(total_steps(order.frames, order.batch, epochs=epoch + 1) for epoch in range(config.passes))]
     optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay, config.layer_decay), fused=True)
     best_iou, best_epoch, best = -1.0, 0, dict[str, Tensor]()

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from curation import seeds
 from curation.config import Keep, Method, Rule, SelectConfig
 from curation.options import option, require
 
@@ -171,7 +170,7 @@ def grid(config: SpaceConfig) -> Iterator[Point]:
 
 def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
     """Yield `samples` points drawn at random, the same for the same seed."""
-    generator = np.random.default_rng(seed)
+    generator = seeds.generator(seed, "configurations drawn")
     for _ in range(config.samples):
         values = {}
         for name, found in axes(config).items():
@@ -203,7 +202,7 @@ def listed(config: SpaceConfig, seed: int) -> list[Point]:
 
 def shuffled(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     """Candidates in an order drawn at random, the same for the same seed."""
-    return [candidates[place] for place in np.random.default_rng(seed).permutation(len(candidates))]
+    return [candidates[place] for place in seeds.generator(seed, "order of a sweep").permutation(len(candidates))]
 
 
 def full() -> Point:

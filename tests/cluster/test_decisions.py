@@ -82,7 +82,7 @@ def wanted_by_brute_force(run_dir: Path, rows: Rows, config: SelectConfig) -> se
         "farthest": lambda row: (-row["centroid_distance"], row["frame_id"]),
         "random": lambda row: place[row["frame_id"]],
     }
-    epsilon = np.float32(config.epsilon) if config.method == "meddel" else np.inf
+    epsilon = np.inf if config.outlier_distance is None else np.float32(config.outlier_distance)
     assert config.d is not None
     kept: set[str] = set()
     for number in {row["cluster"] for row in scored}:
@@ -90,7 +90,7 @@ def wanted_by_brute_force(run_dir: Path, rows: Rows, config: SelectConfig) -> se
         before: list[str] = []
         for row in sorted(inside, key=visit[config.order]):
             frame = row["frame_id"]
-            compared = before if config.rule == "any" else [other for other in before if other in kept]
+            compared = before if config.compared == "any" else [other for other in before if other in kept]
             if all(units[frame] @ units[other] <= config.d for other in compared):
                 kept.add(frame)
             before.append(frame)
@@ -123,7 +123,7 @@ def test_thresholds_keep_what_brute_force_keeps(
     assert kept == wanted_by_brute_force(Path(config.run_dir), rows, config)
     assert marker["rows_out"] == len(kept)
     outliers = {frame for frame, row in decisions.items() if row["reason"] == "outlier"}
-    assert bool(outliers) == (config.epsilon < 0.9)
+    assert bool(outliers) == (config.epsilon is not None)
     assert all(row["because_of"] not in outliers for row in decisions.values())
 
 
@@ -182,8 +182,28 @@ def test_run_without_thresholds_prints_the_grid_and_its_sizes_hold(
             name = f"at-{epsilon}-{d}"
             marker = pipeline.select(SelectConfig(run_dir=str(run_dir), name=name, epsilon=float(epsilon), d=d))
             assert marker["rows_out"] == size
-    assert list(sizes) == ["0.3500", "0.9000"]
+    assert list(sizes) == ["0.35", "0.9"]
     assert not (run_dir / "subsets/curated").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"keep": "farthest", "grid_epsilon": (0.35, 0.9)}, {"method": "semdedup"}],
+    ids=["nearest", "farthest", "semdedup"],
+)
+def test_the_printed_thresholds_keep_the_printed_sizes(begun: Callable[..., Path], changes: dict[str, Any]) -> None:
+    where = {"run_dir": str(begun("scores"))}
+    _, header, *lines = pipeline.grid(SelectConfig(**where, grid=True, **changes)).splitlines()
+    ds = header.split()[3 if changes.get("method") is None else 4 :]
+    assert len(ds) > 5
+    assert len(lines) == {None: 5, "farthest": 2}.get(changes.get("keep")) if "method" not in changes else 1
+    chosen = {name: value for name, value in changes.items() if name != "grid_epsilon"}
+    for line in lines[:2]:
+        label, sizes = line.split()[0], [int(size) for size in line.replace("(", " ").split()[1::2]]
+        for d, size in list(zip(ds, sizes, strict=True))[::3]:
+            epsilon = {} if label == "-" else {"epsilon": float(label)}
+            marker = pipeline.select(SelectConfig(**where, name=f"at{label}_{d}", d=float(d), **epsilon, **chosen))
+            assert marker["rows_out"] == size
 
 
 def test_centring_subtracts_the_mean_of_all_vectors(by_id: ById, reference: Reference, rows: Rows) -> None:

@@ -83,13 +83,19 @@ def test_quick_errors_of_a_new_run(
         (["ingest", *new, frames, "--part-row", "3"], ["no flag --part-row", "did you mean --part-rows?"]),
         (["ingest", *new, frames, "--part-rows", "many"], ["many"]),
         (["run", *new, frames, "--name", "a/b"], ["name is 'a/b'", "letters, digits, '.', '_' and '-' only"]),
-        (["run", *new, frames, "--method", "random", "--d", "0.9"], ["random needs a size: give --budget"]),
+        (
+            ["run", *new, frames, "--method", "random", "--d", "0.9"],
+            ["d does not apply: method random", "give --budget alone"],
+        ),
         (["run", *new, frames, "--budget", "1.5"], ["budget is 1.5", "whole number of frames above 1"]),
         (["run", *new, frames, "--max-rejected", "5"], ["max_rejected is 5", "between 0.0 and 1.0"]),
         (["embed", *new[:2]], [f"{new[1]}/frames is missing or unfinished", "run `python -m curation ingest` first"]),
         (["cluster", *new[:2]], ["embeddings is missing or unfinished", "run `python -m curation embed` first"]),
         (["score", *new[:2]], ["clusters is missing or unfinished", "run `python -m curation cluster` first"]),
-        (["select", *new[:2], "--grid"], ["scores is missing or unfinished", "run `python -m curation score` first"]),
+        (
+            ["select", *new[:2], "--grid"],
+            ["clusters is missing or unfinished", "run `python -m curation cluster` first"],
+        ),
         (["export", *new[:2]], ["curated is missing or unfinished", "run `python -m curation select --name curated`"]),
         (["ingests", *new, frames], ["no command 'ingests'; did you mean ingest?"]),
     ]

@@ -24,8 +24,11 @@ def test_a_share_is_of_the_pool_and_a_count_of_frames(columns_of: Columns, kept:
     assert len(kept(columns, selection(budget=0.6), pool=10)) == 6
     with pytest.raises(ValueError, match="asks for 7 frames of the pool of 10, but 6 are left"):
         kept(columns, selection(budget=7), pool=10)
-    with pytest.raises(ValueError, match="asks for 10 frames of the pool of 10, but 6 are left"):
-        kept(columns, selection(budget=1), pool=10)
+    with pytest.raises(ValueError, match=r"asks for 7 .* a count up to 6, a share up to 0\.6, or 1 for all"):
+        kept(columns, selection(budget=0.7), pool=10)
+    assert len(kept(columns, selection(budget=0.6), pool=10)) == 6  # the share it named
+    assert len(kept(columns, selection(budget=1), pool=10)) == 6
+    assert len(kept(columns, selection(budget=1, epsilon=0.2), pool=10)) == 3
     with pytest.raises(ValueError, match=r"asks for 4 .* but 3 are left .* raise --epsilon or --d"):
         kept(columns, selection(budget=4, epsilon=0.2), pool=10)
 

@@ -77,9 +77,9 @@ def test_switches_and_alternatives(flags: tuple[str, ...], expected: dict[str, A
 
 
 def test_numbers_choices_and_what_may_be_none() -> None:
-    flags = ("--d", "-0.5", "--keep", "farthest", "--budget", "0.05", "--method", "semdedup", "--grid")
+    flags = ("--d", "-0.5", "--keep", "farthest", "--budget", "0.05", "--method", "semdedup")
     assert parse("--run-dir", "r", *flags, configs=(SelectConfig,)) == SelectConfig(
-        run_dir="r", d=-0.5, keep="farthest", budget=0.05, method="semdedup", grid=True
+        run_dir="r", d=-0.5, keep="farthest", budget=0.05, method="semdedup"
     )
 
 
@@ -188,8 +188,8 @@ def test_lists_booleans_numbers_and_null_in_yaml(yaml: Any) -> None:
     assert parse("--config", path, "--no-center", configs=(ClusterConfig,)).center is False
     assert parse("--config", yaml("run_dir: r\ncenter: no\n"), configs=(ClusterConfig,)).center is False
     assert parse("--config", path, "--center", configs=(ClusterConfig,)).center is True
-    path = yaml("run_dir: r\nd: -0.5\nbudget:\ngrid_d: [-0.5, 0.3]\ngrid: false\nkeep: null\n")
-    expected = SelectConfig(run_dir="r", d=-0.5, grid_d=(-0.5, 0.3))
+    path = yaml("run_dir: r\nd:\nepsilon: 0.5\nbudget:\ngrid_d: [-0.5, 0.3]\ngrid: false\nkeep: null\n")
+    expected = SelectConfig(run_dir="r", epsilon=0.5, grid_d=(-0.5, 0.3))
     assert parse("--config", path, configs=(SelectConfig,)) == expected
 
 
@@ -251,7 +251,9 @@ def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_users_error_in_a_step_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["select", "--run-dir", str(tmp_path), "--grid"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path}/scores is missing or unfinished; run `python -m curation score` first")
+    assert told.startswith(
+        f"error: {tmp_path}/clusters is missing or unfinished; run `python -m curation cluster` first"
+    )
     assert "Traceback" not in told
 
 

@@ -60,14 +60,16 @@ def make(kind: type[Any], **values: Any) -> Any:
         (SelectConfig, {"budget": -3.0}, "budget is -3.0"),
         (SelectConfig, {"budget": 1.5}, "budget is 1.5"),
         (SelectConfig, {"budget": float("nan")}, "budget is nan"),
+        (EmbedConfig, {"batch_size": 65}, "batch_size is 65, but no more than the 64 frames of a chunk"),
+        (ExportConfig, {"link": "copy"}, "link is for the files of a folder, and format parquet has none"),
         (SelectConfig, {"name": ""}, "name is ''; it names a folder"),
         (SelectConfig, {"name": "../x"}, "name is '../x'"),
         (SelectConfig, {"name": "a/b"}, "name is 'a/b'"),
         (SelectConfig, {"name": ".x"}, "name is '.x'"),
         (SelectConfig, {"name": "x\n"}, "name is 'x\\n'"),
-        (SelectConfig, {"method": "semdedup", "rule": "greedy", "d": 0.9}, "rule greedy does not apply to semdedup"),
-        (SelectConfig, {"method": "random", "rule": "greedy", "budget": 9}, "rule greedy does not apply to random"),
-        (SelectConfig, {"method": "random", "keep": "nearest", "budget": 9}, "keep does not apply to random"),
+        (SelectConfig, {"method": "semdedup", "rule": "greedy", "d": 0.9}, "rule does not apply: method semdedup"),
+        (SelectConfig, {"method": "random", "rule": "greedy", "budget": 9}, "rule does not apply: method random"),
+        (SelectConfig, {"method": "random", "keep": "nearest", "budget": 9}, "keep does not apply: method random"),
     ],
 )
 def test_what_is_refused(kind: type[Any], values: dict[str, Any], message: str) -> None:
@@ -167,6 +169,7 @@ def test_hashed_fields_are_those_that_shape_the_result(kind: type[Any], left_out
     hashed = hashed_fields(made)
     assert set(hashed) == {field.name for field in dataclasses.fields(kind)} - left_out
     expected = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(made).items()}
+    expected |= {"epsilon": 0.9, "keep": "nearest", "rule": "any"} if kind is SelectConfig else {}
     assert hashed == {name: expected[name] for name in hashed}
     other = {"run_dir": "elsewhere"} | ({"max_rejected": 0.5} if "max_rejected" in left_out else {})
     assert digest(hashed_fields(make(kind, **other))) == digest(hashed)

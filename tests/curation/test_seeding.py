@@ -93,3 +93,15 @@ def test_a_sample_has_its_share_and_depends_on_key_and_seed_alone(keys_for: Make
     assert (kmeans.sample(keys, 0.1, seed=4) & chosen).sum() < 300  # 200 of both by chance
     assert not (chosen & ~kmeans.sample(keys, 0.2, seed=3)).any()
     assert kmeans.sample(keys, 1.0, seed=3).all()
+
+
+def test_what_centring_leaves_is_told() -> None:
+    assert kmeans.cautions(None, 0.1, 1) == []
+    assert kmeans.cautions(0.2, 0.8, 8) == []
+    [still] = kmeans.cautions(5e-4, 0.8, 8)
+    assert "nearly equal (spread 0.0005, centring wants 0.001)" in still
+    assert "without --center" in still
+    [one] = kmeans.cautions(0.2, 0.24, 1)
+    assert "mean cosine of frames with their centroid is 0.24" in one
+    assert "--clusters auto" in one
+    assert len(kmeans.cautions(1e-6, 0.1, 2)) == 2

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from curation import schema, select
+from curation import grid, schema, select
 from curation.config import ScoreConfig, SelectConfig
+from curation.options import hashed_fields
 
 Columns = Callable[..., select.Columns]
 Kept = Callable[..., set[int]]
@@ -58,14 +61,33 @@ def test_grid_sizes_by_hand() -> None:
 
 def test_grid_thresholds_are_those_asked_for_or_quantiles(columns_of: Columns, selection: Selection) -> None:
     columns = columns_of(np.linspace(0, 1, 101), np.linspace(-1, 1, 101))
-    epsilons, ds = select.grid_thresholds(columns, selection(grid_epsilon=(0.5, 0.1), grid_d=(0.9, 0.8)))
-    assert epsilons.tolist() == pytest.approx([0.1, 0.5])
-    assert ds.tolist() == pytest.approx([0.8, 0.9])
-    epsilons, ds = select.grid_thresholds(columns, selection(epsilon=0.7))
-    assert epsilons.tolist() == pytest.approx([0.5, 0.7, 0.9, 0.95, 0.99])
-    assert ds.tolist() == pytest.approx([2 * share - 1 for share in select.GRID_SHARES])
-    shares = select.grid_sizes(columns.distance, columns.similarity, np.array([2.0]), ds)[0] / 101
-    np.testing.assert_allclose(shares, select.GRID_SHARES, atol=0.011)
+    assert grid.epsilons_of(selection(grid_epsilon=(0.5, 0.1)), columns.distance) == ["0.1", "0.5"]
+    assert grid.thresholds((0.9, 0.8), columns.similarity, grid.SHARES) == ["0.8", "0.9"]
+    assert grid.epsilons_of(selection(epsilon=0.7), columns.distance) == ["0.5", "0.7", "0.9", "0.95", "0.99"]
+    assert grid.epsilons_of(selection(keep="farthest"), columns.distance) == ["0.9"]
+    assert grid.epsilons_of(selection(method="semdedup"), columns.distance) == []
+    ds = grid.thresholds((), columns.similarity, grid.SHARES)
+    assert [float(d) for d in ds] == pytest.approx([2 * share - 1 for share in grid.SHARES], abs=0.03)
+    sizes = select.grid_sizes(columns.distance, columns.similarity, np.array([2.0]), np.array([float(d) for d in ds]))
+    np.testing.assert_allclose(sizes[0] / 101, grid.SHARES, atol=0.011)
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40), st.floats(0, 1))
+def test_a_printed_threshold_keeps_what_its_quantile_keeps(values: list[float], share: float) -> None:
+    ordered = np.sort(np.array(values, np.float32))
+    quantile = np.float32(np.quantile(ordered, share))
+    assume(quantile >= ordered[0])  # else a rounding of the quantile, below them all
+    text = grid.rounded(float(quantile), ordered)
+    assert (ordered <= np.float32(float(text))).sum() == (ordered <= quantile).sum()
+    assert -1 <= float(text) <= 1
+    assert np.float32(float(grid.shortest(quantile))) == quantile
+
+
+def test_printed_thresholds_are_short() -> None:
+    ordered = np.array([-0.3, 0.123456, 0.1239, 0.8765432, 0.97], np.float32)
+    found = [grid.rounded(float(value), ordered) for value in ordered]
+    assert found == ["-0.3", "0.1235", "0.2", "0.9", "1.0"]
+    assert grid.ascending((0.9, 0.123456789, -1, 1e-7)) == ["-1", "0.0000001", "0.12345679", "0.9"]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +120,66 @@ def test_a_greedy_selection_needs_d(selection: Selection) -> None:
         ({}, "give --d or --budget; `select --grid`"),
         ({"method": "semdedup"}, "give --d or --budget"),
         ({"method": "random"}, "method random needs a size: give --budget"),
-        ({"method": "prototypes-easy", "d": 0.9}, "method prototypes-easy needs a size: give --budget"),
-        ({"method": "random", "d": 0.9, "budget": 0.5}, "d does not apply to random; give --budget alone"),
+        ({"method": "prototypes-easy", "epsilon": None}, "method prototypes-easy needs a size: give --budget"),
     ],
 )
 def test_check_request_refuses(selection: Selection, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select.check_request(selection(**chosen))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        *[
+            ({"method": method, "budget": 0.5} | option, f"{name} does not apply: method {method} compares no frames")
+            for method in BASELINES
+            for name, option in (
+                ("epsilon", {"epsilon": 0.9}),
+                ("d", {"d": 0.9}),
+                ("keep", {"keep": "nearest"}),
+                ("rule", {"rule": "any"}),
+                ("grid_d", {"grid_d": (0.9,)}),
+            )
+        ],
+        ({"method": "random", "grid": True}, "grid does not apply: method random compares no frames"),
+        ({"method": "semdedup", "epsilon": 0.9, "d": 0.9}, "epsilon does not apply: method semdedup has no epsilon"),
+        ({"method": "semdedup", "rule": "any", "d": 0.9}, "rule does not apply: method semdedup compares"),
+        ({"method": "semdedup", "grid": True, "grid_epsilon": (0.9,)}, "grid_epsilon does not apply: method semdedup"),
+        ({"grid": True, "d": 0.9}, "d does not apply: --grid selects nothing"),
+        ({"grid": True, "budget": 0.9}, "budget does not apply: --grid selects nothing"),
+        ({"grid_d": (0.9,), "d": 0.9}, "d does not apply: a grid is for choosing thresholds"),
+        ({"grid_epsilon": (0.9,), "budget": 5}, "budget does not apply: a grid is for choosing thresholds"),
+        ({"grid": True, "grid_epsilon": (0.9,), "epsilon": 0.9}, "epsilon does not apply: the grid has the values"),
+        ({"grid": True, "rule": "greedy"}, "rule greedy does not apply: it needs a pass for each"),
+        ({"grid": True, "grid_d": (0.9, 1.1)}, "grid_d holds 1.1; it must be between -1 and 1"),
+        ({"grid": True, "grid_epsilon": (-0.1,)}, "grid_epsilon holds -0.1; it must be between 0 and 2"),
+    ],
+)
+def test_an_option_without_effect_is_refused(selection: Selection, chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        selection(**chosen)
+
+
+def test_a_default_that_is_given_is_the_same_selection(selection: Selection) -> None:
+    open_, given_ = selection(d=0.9), selection(d=0.9, epsilon=0.9, keep="nearest", rule="any")
+    assert hashed_fields(open_) == hashed_fields(given_)
+    assert hashed_fields(open_)["epsilon"] == 0.9
+    assert hashed_fields(selection(method="semdedup", d=0.9))["keep"] == "farthest"
+    assert hashed_fields(selection(method="semdedup", d=0.9))["epsilon"] is None
+    assert hashed_fields(selection(method="random", budget=9))["rule"] is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "folders"),
+    [
+        ({}, ["scores"]),
+        ({"grid_epsilon": (0.1, 0.2)}, ["scores"]),
+        ({"keep": "farthest"}, ["scores/farthest_any_epsilon-0.9"]),
+        ({"keep": "random", "grid_epsilon": (0.1, 0.2)}, [f"scores/random_any_epsilon-{e}_seed-0" for e in (0.1, 0.2)]),
+        ({"method": "semdedup"}, ["scores/farthest_any"]),
+        ({"method": "semdedup", "keep": "nearest"}, ["scores"]),
+    ],
+)
+def test_passes_of_a_grid(selection: Selection, chosen: dict[str, Any], folders: list[str]) -> None:
+    assert [scoring.folder for scoring in grid.passes(selection(grid=True, **chosen))] == folders

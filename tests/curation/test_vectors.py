@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.vectors import as_tensor, centered, keys_of, scramble, to_unit
+from curation.vectors import as_tensor, centered, faults, keys_of, on_grid, scramble, to_unit
 
 WORD = 2**64
 
@@ -69,19 +69,37 @@ def test_keys_are_the_first_64_bits_of_the_ids() -> None:
 
 @given(st.lists(st.integers(0, WORD - 1), min_size=1, max_size=20), st.integers(0, 2**63 - 1))
 def test_scramble_is_the_bijection_that_it_says(keys: list[int], seed: int) -> None:
-    """The inverse leads back to every key, under one mask that the seed alone determines."""
-    scrambled = scramble(np.array(keys, np.uint64), seed)
+    """The inverse leads back to every key, under one mask that seed and purpose alone determine."""
+    scrambled = scramble(np.array(keys, np.uint64), seed, "a")
     masks = {unscramble(int(value)) ^ key for value, key in zip(scrambled, keys, strict=True)}
-    assert masks == {unscramble(int(scramble(np.zeros(1, np.uint64), seed)[0]))}
+    assert masks == {unscramble(int(scramble(np.zeros(1, np.uint64), seed, "a")[0]))}
 
 
-def test_scramble_is_uniform_and_its_seeds_are_unrelated() -> None:
+def test_scramble_is_uniform_and_its_seeds_and_purposes_are_unrelated() -> None:
     keys = np.arange(20_000, dtype=np.uint64)
-    drawn = [scramble(keys, seed) for seed in range(4)]
+    drawn = [scramble(keys, seed, purpose) for seed in range(2) for purpose in ("a", "b")]
     limit = 4 / np.sqrt(len(keys))  # four standard deviations of a correlation of independent numbers
     columns = np.corrcoef(np.array([keys, *drawn], np.float64))
     assert np.abs(columns - np.eye(5)).max() < limit
     for values in drawn:
         bits = (values[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
         assert np.abs(bits.mean(axis=0) - 0.5).max() < limit
-    assert np.array_equal(drawn[0], scramble(keys, 0))
+    assert np.array_equal(drawn[0], scramble(keys, 0, "a"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_faults_are_what_is_no_unit_vector(dtype: type) -> None:
+    x = np.array([[0.6, 0.8], [np.nan, 0.8], [np.inf, 0], [0, 0], [0.5, 0.5], [-1, 0], [3, 4]], dtype)
+    assert faults(x).tolist() == [1, 2, 3, 4, 6]
+    assert faults(x[:0]).tolist() == []
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 300))
+def test_products_of_unit_vectors_are_exact_in_float64(seed: int, rows: int, dimensions: int) -> None:
+    """So they do not depend on the order of the sum."""
+    x = to_unit(np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32))
+    assert np.array_equal(on_grid(x), x)
+    exact = [[sum(int(a) * int(b) for a, b in zip(p, q, strict=True)) for q in x * 2.0**24] for p in x * 2.0**24]
+    found = x.astype(np.float64) @ x.T.astype(np.float64)
+    assert [[int(value * 2**48) for value in row] for row in found] == exact
