@@ -81,7 +81,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_kept(run, target, kept, content)
         if config.format == "folder":
             write_files(run, target, kept, config.linking)
-        claim(target, manifest | {"complete": config.format == "folder" or manifest["images"] is None})
+        if config.format == "folder" or manifest["images"] is None:
+            claim(target, manifest | {"complete": True})
     return told | {"seconds": watch.seconds, "note": note}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,20 @@ ById = Callable[[pa.Table], dict[str, dict[str, Any]]]
 GROUPS = {"vanished": "bfn", "changed": "cgo", "all_gone": "dh", "last_left": "eip", "untouched": "jq"}
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+def draw(folder: Path) -> Path:
     """Files a.png to t.png: 5 groups of equal ones (13 files), and 7 others."""
-    folder = tmp_path / "source"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     leader = {name: names[0] for names in GROUPS.values() for name in names}
-    for place, name in enumerate("abcdefghijklmnopqrst"):
+    for name in "abcdefghijklmnopqrst":
         seed = ord(leader.get(name, name))
         pixels = np.random.default_rng(seed).integers(256, size=(8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
         Image.fromarray(pixels).save(folder / f"{name}.png")
-        assert place < 20
     return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return draw(tmp_path / "source")
 
 
 def disturb(folder: Path) -> None:
@@ -143,7 +145,7 @@ def test_parts_and_chunks_do_not_show(
         for part in run.parts("frames"):
             for table in decoder(pa.table({"part": [part]})):
                 [row] = table.to_pylist()
-                pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(row["frame_ids"]), -1)
+                pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(row["frame_ids"]), 32 * 32 * 3)
                 embedded |= {name: one.tobytes() for name, one in zip(row["frame_ids"], pixels, strict=True)}
                 rejected |= {one["frame_id"]: (one["reason"], one["replaced_by"]) for one in row["rejected"]}
         letter = names_of(rows(run_dir, "frames"))
@@ -189,15 +191,24 @@ def test_a_failure_that_may_pass_commits_nothing_of_its_part(
         list(chunks)
 
 
+@pytest.fixture(scope="module")
+def finished(local_ray: None, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of all steps, and its undisturbed source."""
+    folder = tmp_path_factory.mktemp("finished")
+    pipeline.run(configured(settings, folder / "run", draw(folder / "source")))
+    return folder
+
+
 @pytest.fixture
-def selected(local_ray: None, settings: Settings, source: Path, tmp_path: Path) -> Path:
-    """A whole run of the undisturbed files."""
-    config = configured(settings, tmp_path / "run", source)
-    pipeline.run(config)
-    return tmp_path / "run"
+def selected(finished: Path) -> Iterator[Path]:
+    """The run directory of that; its source is as it was again after each test."""
+    yield finished / "run"
+    shutil.rmtree(finished / "source")
+    draw(finished / "source")
 
 
-def test_export_and_training_read_an_exact_copy(selected: Path, source: Path, tmp_path: Path) -> None:
+def test_export_and_training_read_an_exact_copy(selected: Path, tmp_path: Path) -> None:
+    source = selected.parent / "source"
     folder = selected / "subsets/curated"
     whole = read_subset(str(folder))
     expected, failed = decode_rows(whole, np.arange(len(whole.table)), 16)
@@ -220,11 +231,18 @@ def test_export_and_training_read_an_exact_copy(selected: Path, source: Path, tm
     assert {name: table[name] for name in "bce"} == content
 
 
-@pytest.mark.parametrize("form", [{"with_images": True}, {"format": "folder"}, {"format": "folder", "link": "hard"}])
-@pytest.mark.parametrize(("change", "reason"), [("gone", "missing"), ("other", "changed since ingest")])
+@pytest.mark.parametrize(
+    ("form", "change", "reason"),
+    [
+        ({"with_images": True}, "gone", "missing"),
+        ({"format": "folder"}, "other", "changed since ingest"),
+        ({"format": "folder", "link": "hard"}, "other", "changed since ingest"),
+    ],
+)
 def test_a_kept_frame_without_its_bytes_is_named(
-    selected: Path, source: Path, tmp_path: Path, form: dict[str, Any], change: str, reason: str
+    selected: Path, tmp_path: Path, form: dict[str, Any], change: str, reason: str
 ) -> None:
+    source = selected.parent / "source"
     data = (source / "a.png").read_bytes()
     if change == "gone":
         (source / "a.png").unlink()

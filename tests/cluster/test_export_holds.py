@@ -176,7 +176,9 @@ def test_paths_that_lead_out_are_exported_inside(two: Path, tmp_path: Path) -> N
         tmp_path / "a",
         tmp_path / "a/b",
     }
-    assert list(tmp_path.rglob("escaped.jpg")) == sorted((tmp_path / "a/b/out/images").rglob("escaped.jpg"))
+    escaped = list(tmp_path.rglob("*escaped.jpg"))
+    assert len(escaped) == 4
+    assert all(file.is_relative_to(tmp_path / "a/b/out/images") for file in escaped)
 
 
 def test_a_table_of_another_subset_can_be_discarded(two: Path, tmp_path: Path) -> None:
