@@ -110,8 +110,8 @@ def compare(
 ) -> Changes:
     """Compare the listings of some parts with the sources' entries now; all entries are drawn.
 
-    `whole` where the parts are all of a finished run; else what was not recorded yet is not missed (unless the last
-    part is a short one), but a file that came or went before a part is noticed by the place of those in it.
+    `whole` where the parts are all of a finished run; else what was not recorded yet is not missed, but a file that
+    came or went before a part is noticed by the place of those in it, and one behind a short part, which is the last.
     """
     changes = Changes()
     past = recorded(run, numbers, part_rows, absent)

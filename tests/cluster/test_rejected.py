@@ -1,4 +1,4 @@
-"""Bad files among good ones: each is rejected with its reason, and too many stop a step at its end."""
+"""Bad files among good ones: each is rejected with its reason, and too many stop a step as soon as that is sure."""
 
 import shutil
 from collections.abc import Callable
@@ -63,10 +63,11 @@ def test_bad_files_are_quarantined_and_the_run_ends_well(
     config = settings(run_dir, (f"mixed={mixed}",))
     ingest(config.ingest)
     assert main(["embed", *flags(config.embed), "--max-rejected", "0.01"]) == 2
-    message = "error: embed rejected 1 of 96 frames (1.0%), more than max_rejected 1.0%"
-    assert message in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "rejected 1 of 96 frames (1.0%)" in message
+    assert "more than max_rejected 1.0%" in message
     committed = {path: stat for path, stat in written(run_dir).items() if path != "run.json"}
-    assert sum(path.startswith("embeddings/part-") for path in committed) == 5, "the step goes to its end"
+    assert sum(path.startswith("rejected/") for path in committed) == 2, "the part that decided it is kept"
     markers = {marker["step"]: marker for marker in pipeline.run(config)}
     after = written(run_dir)
     assert {path: after[path] for path in committed} == committed
@@ -87,6 +88,34 @@ def test_bad_files_are_quarantined_and_the_run_ends_well(
     assert {row["frame_id"] for row in decisions if row["reason"] == "rejected"} == {
         row["frame_id"] for row in rejected.values()
     }
+
+
+def test_more_than_max_rejected_stops_when_that_is_sure_and_resumes(
+    *,
+    local_ray: None,
+    mixed: Path,
+    settings: Callable[..., pipeline.RunConfig],
+    flags: Callable[..., list[str]],
+    written: Written,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(5):
+        (mixed / "00").mkdir(exist_ok=True)
+        (mixed / f"00/{number}.jpg").write_bytes(b"garbage")
+    run_dir = tmp_path / "run"
+    config = settings(run_dir, (f"mixed={mixed}",), ingest={"part_rows": 4}).ingest
+    command = ["ingest", *flags(config), "--max-rejected"]
+    assert main([*command, "0.03"]) == 2
+    message = capsys.readouterr().err
+    assert "ingest stopped early: it rejected 4 of 105 frames (3.8%) so far, more than max_rejected 3.0%" in message
+    committed = {path: stat for path, stat in written(run_dir).items() if path != "run.json"}
+    assert 1 <= sum(path.startswith("frames/part-") for path in committed) < 15
+    assert main([*command, "0.1"]) == 0
+    after = written(run_dir)
+    assert {path: after[path] for path in committed} == committed
+    reasons = [row for file in (run_dir / "rejected").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert len(reasons) == 9
 
 
 def test_more_than_max_rejected_stops_at_the_end_of_the_step(
