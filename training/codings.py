@@ -9,8 +9,8 @@ By `auto` the values of all masks of a set are looked at together, since one fil
   PASCAL VOC's border (224, 224, 192) is ignored. More colours are read by brightness (the brightest channel).
 - Lossy files (JPEG, WebP) are read by brightness.
 - Gray of lossless files: 0 and one other value are background and foreground, whatever that value. 0 and class numbers
-  up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535): that is IGNORED, neither learned
-  from nor counted.
+  up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535), beside numbers in some file: that
+  is IGNORED, neither learned from nor counted.
 - Gray that has black, white (WHITE and up) and seams between them: brightness. Seams are values of more than FEW kinds,
   or ones found between black and white only.
 Brightness means that what is above 127 of 255 is foreground. All else is refused, with the values found: no background
@@ -98,6 +98,7 @@ class Survey:
     varied: bool = False  # a file's colours vary
     transparent: bool = False  # a file's transparency varies
     seams: list[int] = field(default_factory=lambda: [0, 0])  # gray pixels, and those between black and white
+    beside: bool = False  # a file holds 255 (65535) beside class numbers
     depth: float = 255.0  # white of the samples
 
     def add(self, samples: Samples) -> None:
@@ -118,6 +119,8 @@ class Survey:
         elif len(self.colours) <= KEPT:
             self.colours |= {(int(value),) * 3 for value in np.unique(brightest)[: KEPT + 1]}
         tally(self.gray, brightest)
+        numbers = (brightest > 0) & (brightest <= MAX_CODE)
+        self.beside |= bool(numbers.any() and np.isin(brightest, (255, 65535)).any())
         self.depth = max(self.depth, white_of(values))
         if values.dtype == np.uint8:
             gray, between = seams(brightest)
@@ -157,7 +160,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
     if kind != "auto":
         return Coding(kind, ignore, told=f"{kind}, as asked for")
     if survey.transparent and not survey.varied:
-        read = of_gray(survey.alpha, [0, 0], 255.0, ignore, name)
+        read = of_gray(Survey(gray=survey.alpha, beside=True), ignore, name)
         return Coding("alpha", read.ignore, read.kind == "binary", f"transparency, {read.told}")
     if survey.coloured and survey.colours and not len(survey.colours) > MAX_COLOURS:
         require((0, 0, 0) in survey.colours, refusal(name, f"the colours {shown(survey.colours)}, none of them black"))
@@ -171,7 +174,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
             refusal(name, f"{len(survey.colours)} colours or more, which do not set black against bright ones"),
         )
     elif survey.gray:
-        lossless = of_gray(survey.gray, survey.seams, survey.depth, ignore, name)
+        lossless = of_gray(survey, ignore, name)
     if survey.lossy:
         empty = survey.brightest_lossy == 0
         require(
@@ -183,8 +186,9 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
     return lossless
 
 
-def of_gray(counts: dict[float, int], seam: list[int], white: float, ignore: int | None, name: str) -> Coding:
-    """Return how gray values, with their pixels, are read; see the module's rules."""
+def of_gray(survey: Survey, ignore: int | None, name: str) -> Coding:
+    """Return how the gray values of a survey are read; see the module's rules."""
+    counts, seam, white = survey.gray, survey.seams, survey.depth
     values = sorted(value for value in counts if value != ignore)
     others = [value for value in values if value != 0]
     if not others:
@@ -203,6 +207,7 @@ def of_gray(counts: dict[float, int], seam: list[int], white: float, ignore: int
         return Coding("classes", ignore, told=f"classes {shown(numbers)} are foreground")
     if values[0] == 0 and numbers and ignore is None and len(beyond) == 1 and beyond[0] in (255.0, 65535.0):
         covered = sum(counts[value] for value in numbers)
+        require(survey.beside, refusal(name, f"{found}, of which no file holds {beyond[0]:g} beside another"))
         if covered >= RARE * counts[beyond[0]]:
             told = f"classes {shown(numbers)} are foreground, {beyond[0]:g} is ignored"
             return Coding("classes", beyond[0], told=told)

@@ -215,7 +215,7 @@ def test_what_the_results_do_not_allow_is_told(
 @pytest.mark.parametrize(
     ("names", "changes", "told"),
     [
-        (("meddel20",), {"dataset": ("generic=nothing",)}, "nothing is no folder"),
+        (("meddel20",), {"dataset": ("generic=nothing",)}, "nothing is not a folder"),
         (("meddel20",), {"dataset": ("generc=nothing",)}, "did you mean generic?"),
         (("nothing",), {}, "nothing holds no exported subset"),
         (("meddel20", "meddel20"), {}, "several subsets are called meddel20"),

@@ -57,10 +57,10 @@ def test_the_command_line_evaluates(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"dataset": "generic={there}/nothing"}, "nothing is no folder"),
+        ({"dataset": "generic={there}/nothing"}, "nothing is not a folder"),
         ({"dataset": "generik={polyps}"}, "no segmentation set is named 'generik'; did you mean generic?"),
         ({"dataset": "kvasir-seg={polyps}"}, "kvasir-seg in"),
-        ({"dataset": "{polyps}"}, "is no NAME=DIR"),
+        ({"dataset": "{polyps}"}, "is not NAME=DIR"),
         ({"dataset": ":generic={polyps}"}, "has no label before the colon"),
         ({"dataset": "endotect={endotect}"}, "all of endotect is test, so nothing can be trained on it"),
         ({"external": "phantom:generic={polyps}"}, "several sets are called phantom"),

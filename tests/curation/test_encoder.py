@@ -162,14 +162,16 @@ def test_weights_files_that_hold_none_are_refused(tmp_path: Path) -> None:
             encoder.build(config(weights=str(tmp_path / name)))
     for value in (torch.zeros(3), {"model": {"lr": 0.1}}, {"epoch": 3}):
         torch.save(value, tmp_path / "other.pth")
-        with pytest.raises(ValueError, match=r"other.pth holds no tensors by name \(nor under model or state_dict\)"):
+        with pytest.raises(
+            ValueError, match=r"other.pth holds no tensors by name \(nor under model, state_dict or another key\)"
+        ):
             encoder.build(config(weights=str(tmp_path / "other.pth")))
 
 
 def test_an_unknown_encoder_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is no Vision Transformer .* vit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is not a Vision Transformer .* vit_tiny_patch16_224"):
         encoder.build(config(encoder="vit_tiny_patch61_224"))
-    with pytest.raises(ValueError, match="'resnet50' is no Vision Transformer"):
+    with pytest.raises(ValueError, match="'resnet50' is not a Vision Transformer"):
         encoder.build(config(encoder="resnet50"))
 
 

@@ -10,7 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from training import mae
+from training import checkpoint, mae
+from training.augment import Augmentation
 
 Config = Callable[..., mae.MaeConfig]
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
@@ -98,27 +99,29 @@ def published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
-def test_published_checkpoints_load(mae_config: Config, images_and_noise: Draw) -> None:
-    model, other = mae.MaskedAutoencoder(mae_config(seed=3)), mae.MaskedAutoencoder(mae_config(seed=4))
-    theirs = published(model.state_dict())
+def test_published_checkpoints_load(mae_config: Config, images_and_noise: Draw, tmp_path: Path) -> None:
+    model = mae.MaskedAutoencoder(mae_config(seed=3))
+    theirs, path = published(model.state_dict()), str(tmp_path / "w.pth")
     assert {"cls_token", "blocks.0.attn.qkv.weight", "decoder_blocks.1.mlp.fc2.bias", "mask_token"} <= theirs.keys()
     assert "decoder_pred.weight" in theirs
     images, noise = images_and_noise(1)
-    assert other(images, noise) != model(images, noise)
-    for state in (theirs, {"model": theirs, "epoch": 3}, model.state_dict()):
-        other.load_state_dict(mae.load_published(state), strict=True)
-        assert torch.equal(other(images, noise), model(images, noise))
-    classifier = timm.create_model("test_vit", img_size=SIZE, num_classes=5)
-    mapped = mae.load_published(classifier.state_dict())
-    assert mapped.keys() == {f"encoder.{name}" for name in model.encoder.state_dict()}
-    with pytest.raises(ValueError, match="holds no tensors by name, nor under 'model'; found epoch"):
-        mae.load_published({"epoch": 3})
+    for state in (theirs, {"model": theirs, "epoch": 3}, model.state_dict(), {"model": model.state_dict()}):
+        torch.save(state, path)
+        method = mae.MaeMethod(mae_config(seed=4), Augmentation())
+        assert method.module(images, noise) != model(images, noise)
+        checkpoint.initialise_from(method, path, method.config)
+        assert torch.equal(method.module(images, noise), model(images, noise))
+    torch.save(theirs, path)
+    method = mae.MaeMethod(mae_config(seed=4), Augmentation())
+    assert method.mean == (0.5, 0.5, 0.5)  # timm's for the name
+    checkpoint.initialise_from(method, path, method.config)
+    assert (method.mean, method.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # those of all published MAEs
 
 
 def test_options_that_cannot_be(mae_config: Config) -> None:
     with pytest.raises(ValueError, match="image_size 60 is not a multiple of the encoder's patch, 16; use 48"):
         mae.MaskedAutoencoder(mae_config(image_size=60))
-    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is no Vision Transformer .* vit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is not a Vision Transformer .* vit_tiny_patch16_224"):
         mae.MaskedAutoencoder(mae_config(encoder="vit_tiny_patch61_224"))
     with pytest.raises(ValueError, match=r"mask_ratio 0\.75 of 1 patches leaves 0 visible"):
         mae.MaskedAutoencoder(mae_config(image_size=16))

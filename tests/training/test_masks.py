@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from curation import images as frames
 from training import datasets, masks
+from training.codings import KNOWN
 from training.datasets import Example
 
 Pixels = npt.NDArray[np.uint8]
@@ -116,7 +117,7 @@ def test_jpeg_masks_lose_their_seams(tmp_path: Path) -> None:
     assert set(np.unique(read)) == {0, 1}
     assert (read != disc()).mean() < 0.02  # the border's pixels only
     dark = np.full((48, 64), 1, np.uint8)
-    assert masks.read_mask(example(tmp_path, save(tmp_path / "dark.jpg", dark, quality=95))).sum() == 0
+    assert masks.read_mask(example(tmp_path, save(tmp_path / "dark.jpg", dark, quality=95)), coding=KNOWN).sum() == 0
 
 
 def test_the_threshold_is_127(tmp_path: Path) -> None:
@@ -164,24 +165,24 @@ def test_numbered_classes_are_foreground_but_0(kind: str, values: tuple[int, ...
         Image.fromarray(codes.astype(np.uint16)).save(path)
     else:
         save(path, codes)
-    assert np.array_equal(masks.read_mask(example(tmp_path, str(path))), (codes > 0).astype(np.uint8))
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(path)), coding=KNOWN), (codes > 0).astype(np.uint8))
 
 
 @pytest.mark.parametrize("values", [(0, 10), (0, 2, 200, 255), (0, 1, 127, 128), (0, 60, 100, 40)])
 def test_values_from_10_on_are_brightness(values: tuple[int, ...], tmp_path: Path) -> None:
     gray = numbered(*values)
     expected = (gray > 127).astype(np.uint8)
-    assert np.array_equal(masks.read_mask(example(tmp_path, save(tmp_path / "m.png", gray))), expected)
+    assert np.array_equal(masks.read_mask(example(tmp_path, save(tmp_path / "m.png", gray)), coding=KNOWN), expected)
     palette = Image.fromarray(gray).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
     palette.save(tmp_path / "p.png")
     assert palette.mode == "P"
-    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "p.png"))), expected)
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "p.png")), coding=KNOWN), expected)
 
 
 def test_a_lossy_file_numbers_no_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "m.jpg", numbered(0, 8), quality=100)
     assert np.asarray(Image.open(path)).max() >= 8
-    assert masks.read_mask(example(tmp_path, path)).sum() == 0
+    assert masks.read_mask(example(tmp_path, path), coding=KNOWN).sum() == 0
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
@@ -199,12 +200,12 @@ def test_a_palette_without_black_or_of_many_colours_is_a_picture(tmp_path: Path)
     two = Image.fromarray(numbered(0, 1)).convert("P")
     two.putpalette([68, 1, 84, 253, 231, 37])
     two.save(tmp_path / "two.png")
-    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "two.png"))), numbered(0, 1))
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "two.png")), coding=KNOWN), numbered(0, 1))
     many = Image.fromarray(np.arange(64, dtype=np.uint8)[None, :].repeat(48, axis=0)).convert("P")
     many.putpalette([value for step in range(64) for value in (step * 4, 0, 0)])
     many.save(tmp_path / "many.png")
     expected = (np.arange(64) >= 32)[None, :].repeat(48, axis=0)
-    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "many.png"))), expected)
+    assert np.array_equal(masks.read_mask(example(tmp_path, str(tmp_path / "many.png")), coding=KNOWN), expected)
 
 
 def test_16_bits_that_hold_8(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_turned_mask_is_an_error_and_another_size_is_not(tmp_path: Path) -> No
 
 def test_arrays_keep_order_and_match_their_parts(tmp_path: Path) -> None:
     one = Example("a", save(tmp_path / "a.jpg", picture(seed=1)), (save(tmp_path / "a.png", disc() * np.uint8(255)),))
-    two = Example("b", planar(tmp_path / "b.tif", picture(96, 96)), (save(tmp_path / "b.png", disc(24, 24)),))
+    two = Example("b", planar(tmp_path / "b.tif", picture(96, 96)), (save(tmp_path / "b.png", disc(24, 24) * 255),))
     images, lesions = masks.arrays([two, one], 32)
     assert (images.dtype, images.shape, lesions.dtype, lesions.shape) == (
         np.uint8,

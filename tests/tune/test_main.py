@@ -27,7 +27,7 @@ def test_the_flags_of_a_trial_are_no_flags(capsys: pytest.CaptureFixture[str]) -
         (["--d=0.9", "--budget=0.1"], "give values of d or of budget, not both"),
         (["--d=0.9", "--question=non-inferior", "--baseline=none"], "needs the full pool"),
         (["--search=optuna", "--d=0.9", "--halving=3"], "use it with --search grid, paper or random"),
-        (["--d=0.9"], "nothing is no folder"),
+        (["--d=0.9"], "nothing is not a folder"),
         (["--d=0.9", "--halving=1"], "halving is 1"),
     ],
 )
