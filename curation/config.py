@@ -76,8 +76,7 @@ class EmbedConfig:
         hashed=False,  # the arithmetic that it stands for is an input of the step
     )
     storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
-    chunk_rows: int = option("Frames decoded together and handed to an encoder at once.", 64)
-    batch_size: int = option("Frames in one forward pass; 0: 8 on a CPU, the whole chunk on a GPU.", 0)
+    chunk_rows: int = option("Frames decoded together, and encoded in one forward pass on a GPU.", 64)
     seed: int = option("Seed of every random choice.", 0)
     workers: int = option("Encoder actors; 0: one a GPU, or one a CPU without GPUs.", 0, hashed=False)
     max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
@@ -85,13 +84,8 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         check_common(self)
         require(self.chunk_rows >= 1, f"chunk_rows is {self.chunk_rows}; it must be at least 1")
-        for name in ("image_size", "batch_size", "workers"):
+        for name in ("image_size", "workers"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
-        require(
-            self.batch_size <= self.chunk_rows,
-            f"batch_size is {self.batch_size}, but no more than the {self.chunk_rows} frames of a chunk are encoded "
-            "together; give it at most --chunk-rows, or raise that",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 UNTRAINED = "random"
 WEIGHTS, CARD = "encoder.safetensors", "card.json"  # of an encoder that was trained here
 USUAL_SIZE = 224
+CPU_BATCH = 8  # images of one forward pass: what stays in a core's cache
 
 
 def resolved(config: EmbedConfig) -> EmbedConfig:
@@ -153,7 +154,7 @@ class Encoder:
         self.device = torch.device(device)
         self.dtype = PRECISIONS[precision]
         self.pooling = config.pooling
-        self.batch_size = config.batch_size or (8 if self.device.type == "cpu" else config.chunk_rows)
+        self.batch_size = CPU_BATCH if self.device.type == "cpu" else config.chunk_rows
         model = build(config)
         mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)

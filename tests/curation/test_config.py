@@ -37,7 +37,6 @@ def make(kind: type[Any], **values: Any) -> Any:
         (IngestConfig, {"lineage_pattern": "p\\d"}, "has no named group"),
         (EmbedConfig, {"image_size": -1}, "image_size is -1; it must be 0 or more"),
         (EmbedConfig, {"chunk_rows": 0}, "chunk_rows is 0; it must be at least 1"),
-        (EmbedConfig, {"batch_size": -1}, "batch_size is -1; it must be 0 or more"),
         (EmbedConfig, {"workers": -1}, "workers is -1; it must be 0 or more"),
         (EmbedConfig, {"max_rejected": float("nan")}, "max_rejected is nan"),
         (EmbedConfig, {"seed": -1}, "seed is -1; it must be between 0 and"),
@@ -60,7 +59,6 @@ def make(kind: type[Any], **values: Any) -> Any:
         (SelectConfig, {"budget": -3.0}, "budget is -3.0"),
         (SelectConfig, {"budget": 1.5}, "budget is 1.5"),
         (SelectConfig, {"budget": float("nan")}, "budget is nan"),
-        (EmbedConfig, {"batch_size": 65}, "batch_size is 65, but no more than the 64 frames of a chunk"),
         (ExportConfig, {"link": "copy"}, "link is for the files of a folder, and format parquet has none"),
         (SelectConfig, {"name": ""}, "name is ''; it names a folder"),
         (SelectConfig, {"name": "../x"}, "name is '../x'"),
@@ -88,7 +86,7 @@ def test_an_endless_budget_is_refused() -> None:
     [
         (IngestConfig, {"part_rows": 1, "max_pixels": 1, "max_rejected": 0.0}),
         (IngestConfig, {"max_rejected": 1.0, "lineage_pattern": "(?P<patient>p)"}),
-        (EmbedConfig, {"batch_size": 0, "workers": 0, "seed": 2**63 - 1}),
+        (EmbedConfig, {"workers": 0, "seed": 2**63 - 1}),
         (ClusterConfig, {"clusters": 1}),
         (ScoreConfig, {"keep": "farthest", "epsilon": 0.0}),
         (ScoreConfig, {"rule": "greedy", "epsilon": 2.0, "d": -1.0}),
@@ -155,7 +153,7 @@ UNHASHED = {
 
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
-    EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7, "batch_size": 7},
+    EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7},
     ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},

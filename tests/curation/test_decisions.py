@@ -25,9 +25,11 @@ def scored_run(tmp_path: Path) -> RunDirectory:
         for row in range(5)
     ]
     run.write_table("frames/part-000000.parquet", pa.Table.from_pylist(frames, schema.FRAMES))
+    lost = {}
     for row, step in ((5, "ingest"), (6, "embed")):
-        rejected = [dict.fromkeys(schema.REJECTED.names, "x") | {"frame_id": IDS[row], "step": step}]
-        run.write_table(f"rejected/{step}-000000.parquet", pa.Table.from_pylist(rejected, schema.REJECTED))
+        one = dict.fromkeys(schema.REJECTED.names, "x") | {"frame_id": IDS[row], "step": step, "replaced_by": None}
+        table = pa.Table.from_pylist([one], schema.REJECTED)
+        lost[step] = [run.write_table(f"rejected/part-000000-{step}.parquet", table)]
     scores = [
         [(IDS[2], 0, 0.1, -1.0, None), (IDS[0], 0, 0.2, 0.98, IDS[2])],
         [(IDS[3], 1, 0.3, -1.0, None), (IDS[1], 1, 0.95, 0.5, IDS[3])],
@@ -40,8 +42,8 @@ def scored_run(tmp_path: Path) -> RunDirectory:
         for number, rows in enumerate(scores)
     ]
     unused = IngestConfig(run_dir=str(tmp_path), source=("s",))
-    Step(run, "ingest", "frames", unused, {}).finish({"rows_in": 7}, [])
-    Step(run, "embed", "embeddings", unused, {}).finish({"rows_out": 4, "copies": 1}, [])
+    Step(run, "ingest", "frames", unused, {}).finish({"rows_in": 7}, lost["ingest"])
+    Step(run, "embed", "embeddings", unused, {}).finish({"rows_out": 4, "copies": 1}, lost["embed"])
     Step(run, "score", "scores", unused, {}).finish({}, files)
     return run
 

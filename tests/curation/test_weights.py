@@ -1,4 +1,4 @@
-"""Weights in every wrapping that people have, loaded by stated rules: outputs are those of the model that was wrapped."""
+"""Weights in every wrapping that people have, by stated rules: outputs are those of the model that was wrapped."""
 
 import argparse
 import copy
