@@ -41,10 +41,10 @@ def automatic_clusters(frames: int, center: bool = False) -> int:
 def cautions(spread: float | None, mean_cosine: float, clusters: int) -> list[str]:
     """Return what may be wrong with clusters of centred vectors (OURS); nothing where they are not (spread None).
 
-    `spread` is the mean squared distance of the vectors from their mean, `mean_cosine` that with their centroids. On the
-    artificial colonoscopy and an untrained ViT-Ti the scenes have a spread of 0.21, and one frame with noise of 1, 3 and
-    10 grey levels 6e-6, 5e-5 and 5e-4: centred, its copies have cosines below 0.5. With one cluster the mean cosine is
-    0.24 and 36 % are outliers at epsilon 0.9, with two or more at least 0.79 and none are.
+    `spread` is the mean squared distance of the vectors from their mean, `mean_cosine` that with their centroids. On
+    the artificial colonoscopy and an untrained ViT-Ti all scenes have a spread of 0.21, one frame with noise of 1, 3 or
+    10 grey levels 6e-6, 5e-5 and 5e-4: centred, its copies have cosines below 0.5. With one cluster the mean cosine
+    is 0.24 and 36 % are outliers at epsilon 0.9; with two or more it is at least 0.79 and none are.
     """
     if spread is None:
         return []
@@ -56,8 +56,8 @@ def cautions(spread: float | None, mean_cosine: float, clusters: int) -> list[st
         )
     if clusters == 1 or mean_cosine < LOOSE:
         found.append(
-            f"the mean cosine of frames with their centroid is {mean_cosine:.2f}: centred vectors of few clusters have no "
-            f"direction in common, so many are outliers; use --clusters auto or at least {FEWEST_CENTERED}"
+            f"the mean cosine of frames with their centroid is {mean_cosine:.2f}: centred vectors of few clusters have "
+            f"no direction in common, so many are outliers; use --clusters auto or at least {FEWEST_CENTERED}"
         )
     return found
 
@@ -198,9 +198,7 @@ def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
 
 def sample_share(frames: int, clusters: int) -> float:
     """Return the share of the frames that seeding looks at: all, or about 8 a cluster and at least 16,384."""
-    return min(1.0, max(STILL = 1e-3  # spread below which centring leaves noise
-LOOSE = 0.3  # mean cosine with the centroid below which it is hardly a direction
-SAMPLE_FLOOR, SAMPLE_PER_CLUSTER * clusters) / frames)
+    return min(1.0, max(SAMPLE_FLOOR, SAMPLE_PER_CLUSTER * clusters) / frames)
 
 
 def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
