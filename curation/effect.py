@@ -23,6 +23,9 @@ def check_selection(config: Any) -> None:
 
 def idle(config: Any) -> dict[str, str]:
     """Return the options without effect beside the others that are given, and why."""
+    if not config.compares:
+        reason = f"method {config.method} compares no frames and has no thresholds; give --budget alone"
+        return dict.fromkeys(THRESHOLDS, reason)
     gone: dict[str, str] = {}
     if config.grid:
         gone |= dict.fromkeys(("d", "budget"), f"--grid selects nothing; {ASIDE}")
@@ -33,7 +36,4 @@ def idle(config: Any) -> dict[str, str]:
     if config.method == "semdedup":
         gone |= dict.fromkeys(("epsilon", "grid_epsilon"), "method semdedup has no epsilon; leave it out")
         gone["rule"] = "method semdedup compares with every earlier frame; leave it out"
-    if not config.compares:
-        reason = f"method {config.method} compares no frames and has no thresholds; give --budget alone"
-        gone |= dict.fromkeys(THRESHOLDS, reason)
     return gone

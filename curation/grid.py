@@ -99,7 +99,9 @@ def rounded(threshold: float, ordered_N: npt.NDArray[np.float32]) -> str:
     low = ordered_N[max(kept, 1) - 1]
     above = ordered_N[kept] if kept < len(ordered_N) else np.inf
     for digits in range(1, 10):
-        text = f"{math.ceil(float(low) * 10**digits) / 10**digits + 0.0:.{digits}f}"
-        if low <= np.float32(float(text)) < above:
-            return text
+        scaled = float(low) * 10**digits
+        for whole in (round(scaled), math.ceil(scaled)):
+            text = f"{whole / 10**digits:.{digits}f}"
+            if low <= np.float32(float(text)) < above:
+                return text
     return shortest(low)

@@ -122,3 +122,42 @@ def test_a_split_cluster_scores_as_a_whole_one_with_an_epsilon(
         assert other["duplicate_of"] == row["duplicate_of"]
         left_out = epsilon is not None and row["centroid_distance"] > np.float32(epsilon)
         assert not left_out or (row["duplicate_similarity"], row["duplicate_of"]) == (-1, None)
+
+
+@pytest.mark.parametrize("keep", ["nearest", "farthest"])
+def test_clusters_that_are_only_together_too_large_are_not_compared_with_each_other(
+    *, by_id: ById, made_up: Path, tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, keep: Any
+) -> None:
+    """Each has fewer frames than are split, and fewer than are scored together, but any two have more."""
+    assigned = by_id(rows(made_up, "clusters/assignments"))
+    sizes = np.bincount([row["cluster"] for row in assigned.values()])
+    assert sizes[:2].sum() > sizes.max()
+    monkeypatch.setattr(groups, "SPLIT_ROWS", int(sizes.max()))
+    found = []
+    for name, group_rows in (("together", int(sizes.max())), ("apart", 1)):
+        run_dir = Path(shutil.copytree(made_up, tmp_path / name))
+        config = ScoreConfig(run_dir=str(run_dir), group_rows=group_rows, keep=keep)
+        score(config)
+        found.append(rows(run_dir, config.folder))
+        for row in found[-1].to_pylist():
+            assert row["duplicate_of"] is None or assigned[row["duplicate_of"]]["cluster"] == row["cluster"]
+    assert found[0].equals(found[1])
+
+
+def test_a_vector_that_is_not_finite_is_named(made_up: Path, tmp_path: Path) -> None:
+    """As in a table that another program made."""
+    run_dir = Path(shutil.copytree(made_up, tmp_path / "run"))
+    part = run_dir / "embeddings/part-000003.parquet"
+    table = pq.read_table(part)
+    x_ND = np.array(table["embedding"].to_pylist(), np.float16)
+    x_ND[5, 7] = np.nan
+    column = table.schema.field("embedding")
+    vectors_ND = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.ravel()), type=column.type)
+    pq.write_table(table.set_column(1, column, vectors_ND), part)
+    frame = table["frame_id"][5].as_py()
+    message = f"embeddings/part-000003.parquet: the embedding of frame {frame} has length nan, expected 1"
+    with pytest.raises(ValueError, match=message):
+        score(ScoreConfig(run_dir=str(run_dir)))
+    shutil.rmtree(run_dir / "clusters")
+    with pytest.raises(ValueError, match=message):
+        cluster(ClusterConfig(run_dir=str(run_dir), clusters=6))
