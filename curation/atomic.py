@@ -50,7 +50,7 @@ def create(system: pafs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
             yield stream
             written = stream.tell()
         if system.type_name not in RENAMES:
-            check_size(system, temporary, written)
+            check_size(system, path, temporary, written)
         replace(system, temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -97,9 +97,9 @@ def upload(system: pafs.FileSystem, path: str, content: pa.Buffer) -> None:
                 stream.flush()
 
 
-def check_size(system: pafs.FileSystem, path: str, written: int) -> None:
-    """OSError unless all bytes of a file have arrived: some protocols end a broken transfer without a word."""
-    found = system.get_file_info(path).size
+def check_size(system: pafs.FileSystem, path: str, temporary: str, written: int) -> None:
+    """OSError unless all bytes are in a temporary file: some protocols end a broken transfer without a word."""
+    found = system.get_file_info(temporary).size
     if found != written:
         raise OSError(f"{path} could not be written: {found} of {written} bytes arrived; rerun the same command")
 

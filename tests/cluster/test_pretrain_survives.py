@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,9 @@ def test_killed_and_run_again_it_is_the_undisturbed_training(
 def test_two_trainings_in_one_output_are_refused(
     subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunDirectory(str(tmp_path / "output")).lock():
-        assert main(flags(subset, tmp_path / "output", steps=2)) == 2
+    command = flags(subset, tmp_path / "output", steps=2)
+    with RunDirectory(str(tmp_path / "output")).lock(), ThreadPoolExecutor(1) as other:
+        assert other.submit(main, command).result() == 2
     assert "is in use by another process" in capsys.readouterr().err
     assert not (tmp_path / "output" / "settings.json").exists()
 

@@ -130,7 +130,7 @@ def test_ingest_again_without_the_bad_files(
     assert len(list((run_dir / "rejected").glob("*.parquet"))) == 1
     after = ["ingest", *flags(settings(run_dir, (str(source),), ingest={"exclude": ("bad.jpg",)}).ingest)]
     code, message = attempt(capsys, *after)
-    assert (code, "delete frames/ there, and what was made from it" in message) == (2, True)
+    assert (code, message.endswith(f"delete frames/ in {run_dir}")) == (2, True)
     shutil.rmtree(run_dir / "frames")
     assert attempt(capsys, *after) == (0, "")
     assert list((run_dir / "rejected").glob("*.parquet")) == [], "select would find more frames than were listed"

@@ -1,4 +1,4 @@
-"""A run directory, local and in memory: whole files or none, names, parts, locks, and places that travel."""
+"""A run directory, local and in memory: whole files or none, names, parts, checked reads, and places that travel."""
 
 import hashlib
 import pickle
@@ -12,7 +12,7 @@ import pytest
 
 from curation import store
 from curation.filesystems import filesystem_of
-from curation.store import RunDirectory
+from curation.store import RunDirectory, joined
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
 Paths = Callable[[RunDirectory], list[str]]
@@ -66,8 +66,7 @@ def test_a_block_that_fails_leaves_nothing(run: RunDirectory, every_file: Paths,
     assert every_file(run) == []
 
 
-def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
-    run = RunDirectory(str(tmp_path))
+def test_a_block_that_fails_leaves_the_old_content(run: RunDirectory) -> None:
     run.write_bytes("x/y", b"old")
 
     def fail() -> None:
@@ -83,8 +82,7 @@ def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     assert run.names("x") == ["y"]
 
 
-def test_content_shows_only_when_the_block_has_ended(tmp_path: Path) -> None:
-    run = RunDirectory(str(tmp_path))
+def test_content_shows_only_when_the_block_has_ended(run: RunDirectory) -> None:
     with run.create("x/y") as stream:
         stream.write(b"all of it")
         assert not run.exists("x/y")
@@ -147,16 +145,6 @@ def test_a_run_sent_to_a_process_elsewhere_is_the_same_place(tmp_path: Path, mon
     assert pickle.loads(pickle.dumps(RunDirectory("memory://run"))).uri == "memory://run"
 
 
-def test_a_local_directory_is_held_by_one(tmp_path: Path) -> None:
-    with RunDirectory(str(tmp_path / "run")).lock():
-        with pytest.raises(ValueError, match="in use by another process"), RunDirectory(str(tmp_path / "run")).lock():
-            pass
-        with RunDirectory(str(tmp_path / "other")).lock(), RunDirectory("memory://run").lock():
-            pass
-    with RunDirectory(str(tmp_path / "run")).lock():
-        pass
-
-
 def test_folders_and_places_in_a_file(run: RunDirectory) -> None:
     run.write_bytes("a/one/x", b"0123456789")
     run.write_bytes("a/two/x", b"1")
@@ -168,3 +156,55 @@ def test_folders_and_places_in_a_file(run: RunDirectory) -> None:
         assert file.read() == b"789"
     run.delete_folder("a/one")
     assert run.folders("a") == ["two"]
+
+
+def test_a_directory_below_a_uri_with_options() -> None:
+    assert joined("s3://b/run/?region=x", "a/b") == "s3://b/run/a/b?region=x"
+    assert joined("/x/what?/", "a") == "/x/what?/a"
+    assert RunDirectory("memory://run").below("a/b").root == "/run/a/b"
+
+
+def listed(run: RunDirectory) -> str:
+    """The path of a table as the marker of a finished step lists it."""
+    file = run.write_table("scores/part-000000.parquet", TABLE)
+    run.write_json("scores/_SUCCESS.json", {"files": [vars(file)]})
+    return run.parts("scores")[0]
+
+
+@pytest.mark.parametrize("whole", [store.WHOLE_BYTES, 10])
+@pytest.mark.parametrize("columns", [None, ["name"]])
+def test_a_listed_table_is_compared_with_its_marker(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, whole: int, columns: list[str] | None
+) -> None:
+    monkeypatch.setattr(store, "WHOLE_BYTES", whole)
+    path = pickle.loads(pickle.dumps(listed(run)))
+    assert isinstance(path, store.Listed)
+    assert path == "scores/part-000000.parquet"
+    assert run.read_table(path, columns).equals(TABLE.select(columns or TABLE.column_names))
+    content = run.read_bytes(path)
+    for place in (0, len(content) // 2, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        run.write_bytes(path, bytes(flipped))
+        with pytest.raises(
+            store.IntegrityError, match=r"scores/part-000000\.parquet is damaged or was changed"
+        ) as caught:
+            run.read_table(path, columns)
+        for words in (f"{len(content)} bytes with {path.file.sha256}", "Put it back as it was; or delete it and the"):
+            assert words in str(caught.value)
+    run.write_bytes(path, content[:-1])
+    with pytest.raises(store.IntegrityError, match=f"has {len(content) - 1} bytes"):
+        run.read_table(path, columns)
+    run.delete(path)
+    with pytest.raises(store.IntegrityError, match=r"scores/part-000000\.parquet is missing"):
+        run.read_table(path, columns)
+
+
+def test_what_a_marker_lists_are_the_parts(run: RunDirectory) -> None:
+    path = listed(run)
+    run.write_bytes("scores/part-000007.parquet", b"of nobody")
+    run.write_bytes("scores/other/part-000001.parquet", b"unfinished")
+    assert run.parts("scores") == {0: path}
+    assert run.parts("scores/other") == {1: "scores/other/part-000001.parquet"}
+    assert isinstance(run.listed("scores/part-000000.parquet"), store.Listed)
+    assert not isinstance(run.listed("scores/x"), store.Listed)
