@@ -11,11 +11,12 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from curation.claims import claimed, owner_here, read_owner, refusal
+from curation.claims import Owner, claimed, owner_here, read_owner, refusal
 
 if TYPE_CHECKING:
     from curation.store import RunDirectory
@@ -102,7 +103,7 @@ def take(directory: "RunDirectory") -> int | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = read_owner(os.pread(lock, 4096, 0))
+            owner = owner_of(lock)
             os.close(lock)
             raise refusal(directory, owner) from None
         except OSError as error:
@@ -116,6 +117,15 @@ def take(directory: "RunDirectory") -> int | None:
                 write_owner(lock)
                 return lock
         os.close(lock)  # an earlier holder deleted it after it was opened here
+
+
+def owner_of(lock: int) -> Owner | None:
+    """Who holds a lock file; looked at for a second, since a holder writes itself into it after it locks it."""
+    for _ in range(20):
+        if owner := read_owner(os.pread(lock, 4096, 0)):
+            return owner
+        time.sleep(0.05)
+    return None
 
 
 def opened(path: str) -> int | None:
