@@ -71,8 +71,10 @@ class EmbedConfig:
         "Arithmetic of the encoder; auto: bfloat16 where the chip has it, else float32.", "auto"
     )
     storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
-    chunk_rows: int = option("Frames decoded together and handed to an encoder at once.", 64)
-    batch_size: int = option("Frames in one forward pass; 0: 8 on a CPU, the whole chunk on a GPU.", 0)
+    chunk_rows: int = option(
+        "Frames decoded together and handed to an encoder at once: one forward pass on a GPU, of 8 at most on a CPU.",
+        64,
+    )
     seed: int = option("Seed of every random choice.", 0)
     workers: int = option("Encoder actors; 0: one a GPU, or one a CPU without GPUs.", 0, hashed=False)
     max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
@@ -80,7 +82,7 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         check_common(self)
         require(self.chunk_rows >= 1, f"chunk_rows is {self.chunk_rows}; it must be at least 1")
-        for name in ("image_size", "batch_size", "workers"):
+        for name in ("image_size", "workers"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 

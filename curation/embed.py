@@ -14,13 +14,14 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation import engine, schema
+from curation.checkpoints import beside
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.decode import CHUNK, DecodePart
 from curation.encoder import UNTRAINED, Encoder, about, build, resolve_precision, resolved
 from curation.filesystems import filesystem_of
 from curation.markers import Step, check_rejected, marker_of
-from curation.options import require
+from curation.options import digest, require
 from curation.store import File, RunDirectory
 from curation.vectors import limit_threads
 
@@ -85,6 +86,8 @@ def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) ->
             system, path = filesystem_of(str(config.weights))
             with system.open_input_stream(path) as file:
                 inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
+            if recorded := beside(str(config.weights)):
+                inputs["statistics"] = digest(recorded)
         except OSError as error:
             raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
     return inputs

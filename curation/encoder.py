@@ -26,6 +26,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 UNTRAINED = "random"
 WEIGHTS, CARD = "encoder.safetensors", "card.json"  # of an encoder that was trained here
 USUAL_SIZE = 224
+CPU_BATCH = 8  # images of a forward pass on a CPU
 
 
 def resolve_precision(wanted: str, gpu: bool) -> Literal["float32", "bfloat16", "float16"]:
@@ -146,7 +147,7 @@ class Encoder:
         self.device = torch.device(device)
         self.dtype = PRECISIONS[precision]
         self.pooling = config.pooling
-        self.batch_size = config.batch_size or (8 if self.device.type == "cpu" else config.chunk_rows)
+        self.batch_size = min(config.chunk_rows, CPU_BATCH) if self.device.type == "cpu" else config.chunk_rows
         model = build(config)
         mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)

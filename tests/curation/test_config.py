@@ -37,7 +37,6 @@ def make(kind: type[Any], **values: Any) -> Any:
         (IngestConfig, {"lineage_pattern": "p\\d"}, "has no named group"),
         (EmbedConfig, {"image_size": -1}, "image_size is -1; it must be 0 or more"),
         (EmbedConfig, {"chunk_rows": 0}, "chunk_rows is 0; it must be at least 1"),
-        (EmbedConfig, {"batch_size": -1}, "batch_size is -1; it must be 0 or more"),
         (EmbedConfig, {"workers": -1}, "workers is -1; it must be 0 or more"),
         (EmbedConfig, {"max_rejected": float("nan")}, "max_rejected is nan"),
         (EmbedConfig, {"seed": -1}, "seed is -1; it must be between 0 and"),
@@ -86,7 +85,7 @@ def test_an_endless_budget_is_refused() -> None:
     [
         (IngestConfig, {"part_rows": 1, "max_pixels": 1, "max_rejected": 0.0}),
         (IngestConfig, {"max_rejected": 1.0, "lineage_pattern": "(?P<patient>p)"}),
-        (EmbedConfig, {"batch_size": 0, "workers": 0, "seed": 2**63 - 1}),
+        (EmbedConfig, {"image_size": 0, "workers": 0, "seed": 2**63 - 1}),
         (ClusterConfig, {"clusters": 1}),
         (ScoreConfig, {"keep": "farthest", "epsilon": 0.0}),
         (ScoreConfig, {"rule": "greedy", "epsilon": 2.0, "d": -1.0}),
@@ -153,7 +152,7 @@ UNHASHED = {
 
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
-    EmbedConfig: {"seed": 1, "weights": "random", "storage": "float32", "chunk_rows": 7, "batch_size": 7},
+    EmbedConfig: {"seed": 1, "weights": "random", "storage": "float32", "chunk_rows": 7, "statistics": "clip"},
     ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},
