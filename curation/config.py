@@ -76,7 +76,10 @@ class EmbedConfig:
         hashed=False,  # the arithmetic that it stands for is an input of the step
     )
     storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
-    chunk_rows: int = option("Frames decoded together, and encoded in one forward pass on a GPU.", 64)
+    chunk_rows: int = option(
+        "Frames decoded together and handed to an encoder at once: one forward pass on a GPU, of 8 at most on a CPU.",
+        64,
+    )
     seed: int = option("Seed of every random choice.", 0)
     workers: int = option("Encoder actors; 0: one a GPU, or one a CPU without GPUs.", 0, hashed=False)
     max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)

@@ -15,6 +15,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation import copies, engine, schema
+from curation.checkpoints import beside
 from curation.chips import resolve_precision
 from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
@@ -24,7 +25,7 @@ from curation.filesystems import filesystem_of
 from curation.frames import forget_unread, rejected_row
 from curation.images import FrameError
 from curation.markers import Step, check_rejected, marker_of, read_record
-from curation.options import require
+from curation.options import digest, require
 from curation.store import File, RunDirectory, holding
 from curation.vectors import faults, limit_threads
 
@@ -112,9 +113,12 @@ def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) ->
     try:
         system, path = filesystem_of(str(config.weights))
         with system.open_input_stream(path) as file:
-            return inputs | {"weights": hashlib.sha256(file.read()).hexdigest()}
+            inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
+        if recorded := beside(str(config.weights)):
+            inputs["statistics"] = digest(recorded)
     except OSError as error:
         raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
+    return inputs
 
 
 def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str) -> Iterator[dict[str, Any]]:

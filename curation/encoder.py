@@ -154,7 +154,7 @@ class Encoder:
         self.device = torch.device(device)
         self.dtype = PRECISIONS[precision]
         self.pooling = config.pooling
-        self.batch_size = CPU_BATCH if self.device.type == "cpu" else config.chunk_rows
+        self.batch_size = min(config.chunk_rows, CPU_BATCH) if self.device.type == "cpu" else config.chunk_rows
         model = build(config)
         mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)

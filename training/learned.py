@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from curation.store import RunDirectory
 from training import metrics, results
+from training.codings import IGNORED
 from training.segment import FinetuneConfig, Pairs, SegmentationModel, finetune, predict
 
 FOLDER = "models"
@@ -47,7 +48,7 @@ def learn(encoder: VisionTransformer, lesson: Lesson, config: FinetuneConfig, de
         if epoch.metrics["validation_iou"] > best_iou:
             best_iou, best_epoch = epoch.metrics["validation_iou"], epoch.number
         if own is not None and lesson.every and epoch.number % lesson.every == 0:
-            scores = metrics.summarise(metrics.count(predict(model, own.images), own.masks))
+            scores = metrics.summarise(metrics.count(predict(model, own.images), own.masks, ignored=IGNORED))
             known = {name: scores[name] for name in results.MEASURES if name in scores}
             curve.append({"images": len(own.images), "epoch": epoch.number, "final": False, **known})
     return Learned(model, best_epoch, curve)

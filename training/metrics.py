@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 
 from curation.options import require
-from training.codings import IGNORED
 from training.intervals import Bootstrap, Estimate, Statistic, mean_of, resampled
 
 Float64 = npt.NDArray[np.float64]
@@ -41,11 +40,11 @@ METRICS = {  # name: score, over which counts, from which class on
 }
 
 
-def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2) -> Int64:
+def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2, *, ignored: int | None = None) -> Int64:
     """Return the four counts of each image and class, int64 [N, C, 4]; counted on the prediction's device.
 
-    Pixels where the truth is IGNORED are in none of them. ValueError unless both are whole numbers or bool [N, H, W],
-    alike in shape, with values 0 to classes - 1 (and IGNORED in the truth).
+    Pixels where the truth is `ignored` are in none of them. ValueError unless both are whole numbers or bool
+    [N, H, W], alike in shape, with values 0 to classes - 1 (and `ignored` in the truth).
     """
     prediction, truth = as_masks(prediction_NHW, "prediction"), as_masks(truth_NHW, "truth")
     truth = truth.to(prediction.device)
@@ -54,7 +53,7 @@ def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2) -> Int64:
         f"prediction is {list(prediction.shape)}, truth {list(truth.shape)}; scale the prediction to the truth's size",
     )
     require(classes >= 2, f"classes is {classes}; it must be at least 2, background and one lesion class")
-    counted = truth != IGNORED
+    counted = torch.ones_like(truth, dtype=torch.bool) if ignored is None else truth != ignored
     for name, mask in (("prediction", prediction), ("truth", truth[counted])):
         low, high = (int(mask.min()), int(mask.max())) if mask.numel() else (0, 0)
         require(
@@ -63,7 +62,7 @@ def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2) -> Int64:
         )
     counts_C = []
     for number in range(classes):
-        found, right = (prediction == number) & counted, truth == number
+        found, right = (prediction == number) & counted, (truth == number) & counted
         both, only_found, only_right = found & right, found & ~right, right & ~found
         three = torch.stack([one.sum(dim=(1, 2)) for one in (both, only_found, only_right)], dim=1)
         rest = counted.sum(dim=(1, 2))[:, None] - three.sum(dim=1, keepdim=True)

@@ -19,12 +19,14 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from curation.checkpoints import beside
 from curation.chips import chip
 from curation.console import Stopwatch
 from curation.encoder import UNTRAINED
 from curation.options import digest, hashed_fields, require
 from curation.store import RunDirectory
 from training import learned, metrics, results
+from training.codings import IGNORED
 from training.learned import Learned, Lesson
 from training.normdel import nominal_ratio
 from training.overlays import overlay_sheet
@@ -125,7 +127,9 @@ def subject_of(source: str, name: str | None) -> Subject:
     if not folder.is_dir():
         require(folder.is_file(), f"encoder {source} is no folder, no file and not `{UNTRAINED}`; check the path")
         about = {"subset": folder.stem, "method": "weights"} | unknown
-        return Subject(str(folder.absolute()), name, file_hash(folder), about)
+        recorded = beside(str(folder.absolute()))  # statistics that are not in the file itself
+        sha256 = file_hash(folder)
+        return Subject(str(folder.absolute()), name, digest([sha256, recorded]) if recorded else sha256, about)
     require(
         (folder / "card.json").is_file() and (folder / "encoder.safetensors").is_file(),
         f"{source} has no encoder.safetensors with a card.json; give the output folder of a finished "
@@ -173,7 +177,7 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     made: list[results.Row] = []
     for one, rows, test in tests:
         masks = predictor(test.images)
-        final = results.measured(metrics.count(masks, test.masks)) | {"epoch": epoch, "final": True}
+        final = results.measured(metrics.count(masks, test.masks, ignored=IGNORED)) | {"epoch": epoch, "final": True}
         others = [row for row in curve if row["epoch"] != epoch] if test is own else []
         ordered = sorted((*others, final), key=lambda row: int(row["epoch"]))
         names = {"train_dataset": trial.train.name, "test_dataset": one.name, "seed": chosen.seed}

@@ -86,7 +86,7 @@ def test_an_endless_budget_is_refused() -> None:
     [
         (IngestConfig, {"part_rows": 1, "max_pixels": 1, "max_rejected": 0.0}),
         (IngestConfig, {"max_rejected": 1.0, "lineage_pattern": "(?P<patient>p)"}),
-        (EmbedConfig, {"workers": 0, "seed": 2**63 - 1}),
+        (EmbedConfig, {"image_size": 0, "workers": 0, "seed": 2**63 - 1}),
         (ClusterConfig, {"clusters": 1}),
         (ScoreConfig, {"keep": "farthest", "epsilon": 0.0}),
         (ScoreConfig, {"rule": "greedy", "epsilon": 2.0, "d": -1.0}),
@@ -153,7 +153,7 @@ UNHASHED = {
 
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
-    EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7},
+    EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7, "statistics": "clip"},
     ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},

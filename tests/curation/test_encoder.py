@@ -80,11 +80,9 @@ def test_an_encoder_without_class_token_needs_the_mean(pictures: npt.NDArray[np.
 
 
 def test_batch_size_does_not_matter(pictures: npt.NDArray[np.uint8]) -> None:
-    made = encoder.Encoder(config(), "float32", "cpu")
-    made.batch_size = 1
-    alone = made(pictures)
-    for made.batch_size in (3, 7, 100):
-        np.testing.assert_allclose(made(pictures), alone, atol=1e-6)
+    alone = embed(pictures, chunk_rows=1)
+    for batch_size in (3, 7, 100):
+        np.testing.assert_allclose(embed(pictures, chunk_rows=batch_size), alone, atol=1e-6)
     assert np.abs(alone @ alone.T - np.eye(7)).max() < 1 - 1e-5  # no two pictures are mistaken for each other
 
 

@@ -243,10 +243,10 @@ def test_loss_gradient_and_scores_are_blind_to_open_pixels() -> None:
         assert float(nothing.detach()) == 0
     found = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype(np.uint8)
     truth = masks.numpy().clip(0, 1) + 254 * (masks.numpy() == codings.IGNORED).astype(np.uint8)
-    assert np.array_equal(metrics.count(found, truth), metrics.count(found[..., :5], truth[..., :5]))
+    assert np.array_equal(metrics.count(found, truth, ignored=255), metrics.count(found[..., :5], truth[..., :5]))
     assert np.array_equal(probe.image_ious(found, truth), probe.image_ious(found[..., :5], truth[..., :5]))
     with pytest.raises(ValueError, match="prediction holds values 0 to 255"):
-        metrics.count(truth, found)
+        metrics.count(truth, found, ignored=255)
 
 
 def test_probes_are_blind_to_open_pixels() -> None:

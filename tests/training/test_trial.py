@@ -74,7 +74,7 @@ def test_a_set_is_split_and_decoded_once(folder: Path, tmp_path: Path) -> None:
     assert whole.parts == {"train": (), "validation": (), "test": tuple(range(18))}
     assert whole.stem == one.stem
     assert ready(run, folder, size=32).stem != one.stem
-    (tmp_path / "cache" / f"{one.stem.removeprefix('cache/')}.masks.npy").unlink()
+    (tmp_path / "cache" / f"{one.stem.removeprefix('cache/')}.json").unlink()  # what stands for the arrays
     ready(run, folder)
     assert set(files) <= {file.name for file in (tmp_path / "cache").iterdir()}
 
@@ -97,8 +97,9 @@ def test_what_is_in_no_part_is_told(
     assert [(row.train, row.validation, row.test, row.left_out) for row in rows] == [(6, 4, 6, 2), (8, 4, 6, 0)]
     assert all(row.train + row.validation + row.test + row.left_out == row.images for row in rows)
     told = capsys.readouterr().out
-    assert told.startswith("here: 2 (train/train0, train/train1) of 18 images are in no part")
-    assert "other: " not in told
+    assert "here: 2 (train/train0, train/train1) of 18 images are in no part" in told
+    assert "here: masks: 0 is background, 255 foreground" in told
+    assert [line for line in told.splitlines() if line.startswith("other: ") and "masks: " not in line] == []
 
 
 def test_arrays_of_other_rules_are_not_used_again(
