@@ -241,7 +241,7 @@ class ExportConfig:
 
     run_dir: str = run_dir_option()
     name: str = option("Name of the subset.", "curated", hashed=False)
-    output: str | None = option("Where to write; default: the subset's own folder.", None, hashed=False)
+    output: str | None = option("Where to write: a folder for this subset alone; default: its own.", None, hashed=False)
     format: Literal["parquet", "folder"] = option("One Parquet table, or a folder of image files.", "parquet")
     with_images: bool = option("Put the untouched encoded bytes into the Parquet table.", False)
     link: Literal["copy", "hard", "symbolic"] | None = option(

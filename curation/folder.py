@@ -139,7 +139,9 @@ def place(target: RunDirectory, name: str, uri: str, data: bytes, link: str) -> 
     """
     if target.filesystem.type_name != "local":
         require(link == "copy", f"{uri} cannot be linked from {target.uri}, not on the local disk; use --link copy")
-        target.write_bytes(name, data)
+        there = target.filesystem.get_file_info(f"{target.root}/{name}")
+        if there.size != len(data) or target.read_bytes(name) != data:
+            target.write_bytes(name, data)
         return
     to = f"{target.root}/{name}"
     check_inside(target.root, to)

@@ -5,7 +5,7 @@ epsilon and its duplicate similarity at most d: what epsilon drops comes later i
 never causes another removal. Two columns thus answer every (epsilon, d), and its subsets are nested. Thresholds
 are compared in float32, the type of the columns.
 
-Holds 28 bytes a scored frame in memory and 16 a kept one; tables are streamed.
+Holds 28 bytes a scored frame in memory, 16 a kept one and 64 one that embed rejected; tables are streamed.
 """
 
 import math

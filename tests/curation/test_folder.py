@@ -155,3 +155,15 @@ def test_folded_keys_are_equal_where_case_is_ignored() -> None:
     one, other = "s/É.png", "s/e\u0301.PNG"
     assert len(set(folder.name_keys([one, other], folded=True).tolist())) == 1
     assert len(set(folder.name_keys([one, other], folded=False).tolist())) == 2
+
+
+def test_in_object_storage_what_is_right_is_left_alone_and_nothing_is_linked(run: RunDirectory) -> None:
+    if run.filesystem.type_name == "local":
+        pytest.skip("for object storage")
+    name = f"images/{folder.safe_name('s', '../../x.png')}"
+    for before in (b"", b"atad", b"data"):
+        run.write_bytes(name, before)
+        folder.place(run, name, "unused", b"data", "copy")
+        assert run.read_bytes("images/s/%2E%2E/%2E%2E/x.png") == b"data"
+    with pytest.raises(ValueError, match="use --link copy"):
+        folder.place(run, name, "/x.png", b"data", "hard")
