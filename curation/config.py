@@ -22,10 +22,15 @@ class IngestConfig:
     run_dir: str = run_dir_option()
     source: tuple[str, ...] = option(
         "A folder tree of frames, as PATH or NAME=PATH (the name, by default the folder's, enters every frame's "
-        "id). Give it again for more. A public pool's name (gastrovision, hyper-kvasir-labelled, "
+        "id); what exists as a path is one. Give it again for more. Of an S3 store elsewhere, as "
+        "s3://BUCKET/FOLDER?endpoint_override=http://HOST. A public pool's name (gastrovision, hyper-kvasir-labelled, "
         "hyper-kvasir-unlabelled, hyper-kvasir-videos, kvasir-capsule) brings its globs and lineage."
     )
-    include: tuple[str, ...] = option("Only files whose path below the source matches this glob.", ())
+    include: tuple[str, ...] = option(
+        "Only files whose path below the source matches this glob, upper and lower case as written. What operating "
+        "systems leave in folders (._*, .DS_Store, Thumbs.db, .git and such) is passed over always.",
+        (),
+    )
     exclude: tuple[str, ...] = option("No files whose path below the source matches this glob.", ())
     lineage_pattern: str | None = option(
         "Regular expression searched in each path below its source; the named groups center, patient and "

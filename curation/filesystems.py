@@ -46,7 +46,8 @@ OPTIONS = frozenset(
 SECRET = re.compile("key|secret|token|password|passwd|credential|signature|sig$", re.IGNORECASE)
 KEYS_OF_S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 USER = r"([^/@?#:\s]*)"
-CREDENTIALS = re.compile(rf"\b((?:s3|abfss?)://){USER}:([^@]*)@|\b([A-Za-z][A-Za-z0-9+.-]*://){USER}:([^@/?#\s]*)@")
+SLASHED = "(?:s3[an]?|abfss?)://"  # where a secret may have a slash in it, since no port can follow the name
+CREDENTIALS = re.compile(rf"\b({SLASHED}){USER}:([^@]*)@|\b([a-z][a-z0-9+.-]*://){USER}:([^@/?#\s]*)@", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _store(root: str, options: tuple[tuple[str, str], ...]) -> tuple[pafs.FileSy
     address = f"{root}?{urlencode(options)}" if options else root
     try:
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(address)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{address} cannot be opened: {error}") from error
     return found
 
@@ -209,7 +210,7 @@ def without_credentials(text: str) -> str:
     found = CREDENTIALS.search(text)
     if found is None:
         return text
-    scheme = found[1] or found[4]
+    scheme = (found[1] or found[4]).lower()
     if scheme != "s3://":
         variable = f"FSSPEC_{re.sub('[^A-Za-z0-9]', '_', scheme[:-3]).upper()}_PASSWORD"
         raise ValueError(

@@ -38,6 +38,7 @@ FOLDERS = ("frames", "embeddings", "clusters", "scores", "subsets")
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every task warns about the future
+    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}  # of the S3 servers in tests
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it logs at DEBUG under pytest
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's default context sets an option that Ray deprecates

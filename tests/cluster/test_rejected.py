@@ -1,5 +1,6 @@
 """Bad files among good ones: each is rejected with its reason, and too many stop a step as soon as that is sure."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,8 +108,8 @@ def test_more_than_max_rejected_stops_when_that_is_sure_and_resumes(
     config = settings(run_dir, (f"mixed={mixed}",), ingest={"part_rows": 4}).ingest
     command = ["ingest", *flags(config), "--max-rejected"]
     assert main([*command, "0.03"]) == 2
-    message = capsys.readouterr().err
-    assert "ingest stopped early: it rejected 4 of 105 frames (3.8%) so far, more than max_rejected 3.0%" in message
+    told = r"ingest stopped early: it rejected [45] of 105 frames \([34].8%\) so far, more than max_rejected 3.0%"
+    assert re.search(told, capsys.readouterr().err)
     committed = {path: stat for path, stat in written(run_dir).items() if path != "run.json"}
     assert 1 <= sum(path.startswith("frames/part-") for path in committed) < 15
     assert main([*command, "0.1"]) == 0

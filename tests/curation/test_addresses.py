@@ -256,3 +256,15 @@ def test_sources_that_are_not_there_say_whether_a_disk_may_be_missing(tmp_path: 
         listing.survey(IngestConfig(run_dir="unused", source=(f"{tmp_path}/disk",)))
     with pytest.raises(ValueError, match=f"is there: {hint.partition(': ')[2]}"):
         sources.check_there(sources.parse_sources(("/mnt/no-such-disk/frames",)))
+
+
+@pytest.mark.parametrize(
+    "text", ["S3://AKIAOTHER:hid/den@b/k", "s3a://AKIAOTHER:hid/den@b/k", "ABFSS://me:hid/den@b/k"]
+)
+def test_credentials_are_seen_however_the_scheme_is_written(text: str) -> None:
+    try:
+        left = without_credentials(text)
+    except ValueError as error:
+        left = str(error)
+    assert "den" not in left
+    assert "b/k" in left
