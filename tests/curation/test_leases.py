@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -320,13 +321,8 @@ def test_every_command_is_refused_where_another_call_holds(
     with run.lock():
         before = run.names("")
         for name, flags in commands.items():
-            code: list[int] = []
-            thread = threading.Thread(
-                target=lambda given: code.append(main(given)), args=([name, "--run-dir", uri, *flags],)
-            )
-            thread.start()
-            thread.join()
-            assert code == [2], name
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(main, [name, "--run-dir", uri, *flags]).result() == 2, name
             assert "is in use by another process" in capsys.readouterr().err, name
         assert run.names("") == before
     assert not run.exists("run.json")
