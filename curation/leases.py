@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curation.store import RunDirectory
 
 LOCK = ".lease.json"
+TRIES = 100
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.ENOTTY}
 HELD: ContextVar[frozenset[str]] = ContextVar("HELD", default=frozenset())  # directories that this call chain holds
 
@@ -86,15 +87,24 @@ def make(folder: str) -> list[str]:
     while not os.path.isdir(above) and above != os.path.dirname(above):
         missing.append(above)
         above = os.path.dirname(above)
-    os.makedirs(folder, exist_ok=True)
+    make_all(folder)
     return missing
+
+
+def make_all(folder: str) -> None:
+    """Make a local folder and those above it, also where other calls delete them, empty, at the same time."""
+    for _ in range(TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            os.makedirs(folder, exist_ok=True)
+            return
+    os.makedirs(folder, exist_ok=True)
 
 
 def take(directory: "RunDirectory") -> int | None:
     """Lock the file in a local directory and write this process into it; its descriptor, or None where none can be."""
     path = f"{directory.root}/{LOCK}"
     while True:
-        os.makedirs(directory.root, exist_ok=True)  # an earlier holder may have deleted it just now
+        make_all(directory.root)  # an earlier holder may have deleted it just now
         lock = opened(path)
         if lock is None:
             continue
@@ -110,7 +120,8 @@ def take(directory: "RunDirectory") -> int | None:
             os.close(lock)
             if error.errno not in NO_LOCKS:
                 raise
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             return None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), os.stat(path)):

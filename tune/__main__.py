@@ -30,7 +30,9 @@ def sweep(*configs: Any) -> None:
 
 def report(config: Any) -> None:
     """Write the report of a sweep again."""
-    import_module("tune.report").conclude(RunDirectory(config.output))
+    output = RunDirectory(config.output)
+    with output.lock():
+        import_module("tune.report").conclude(output)
 
 
 COMMANDS = {

@@ -321,8 +321,8 @@ def test_every_command_is_refused_where_another_call_holds(
     with run.lock():
         before = run.names("")
         for name, flags in commands.items():
-            with ThreadPoolExecutor(1) as another:
-                assert another.submit(main, [name, "--run-dir", uri, *flags]).result() == 2, name
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(main, [name, "--run-dir", uri, *flags]).result() == 2, name
             assert "is in use by another process" in capsys.readouterr().err, name
         assert run.names("") == before
     assert not run.exists("run.json")
