@@ -12,7 +12,7 @@ import pytest
 
 from curation import store
 from curation.filesystems import filesystem_of
-from curation.store import RunDirectory, joined
+from curation.store import RunDirectory
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
 Paths = Callable[[RunDirectory], list[str]]
@@ -159,8 +159,8 @@ def test_folders_and_places_in_a_file(run: RunDirectory) -> None:
 
 
 def test_a_directory_below_a_uri_with_options() -> None:
-    assert joined("s3://b/run/?region=x", "a/b") == "s3://b/run/a/b?region=x"
-    assert joined("/x/what?/", "a") == "/x/what?/a"
+    assert RunDirectory("s3://b/run/?region=x").below("a/b").address == "s3://b/run/a/b?region=x"
+    assert RunDirectory("/x/what?/").below("a").address == "/x/what?/a"
     assert RunDirectory("memory://run").below("a/b").root == "/run/a/b"
 
 
