@@ -1,5 +1,6 @@
 """Masks of every coding, read by what all of a set hold together, through the preparation that evaluate does."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from PIL import Image
 
 from curation.store import RunDirectory
 from training import codings, datasets, metrics, probe, segment
+from training.copies import near_pairs, small_copies
 from training.masks import resize_mask
 from training.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
 
 Pixels = npt.NDArray[Any]
 SIDE, NUMBER = 32, 12
+DATA = os.environ.get("ENDOSIEVE_DATA")
 CLASS = {number: 1 + number % 6 for number in range(NUMBER)}
 
 
@@ -302,3 +305,34 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
     assert line.startswith(f"other: {len(copies)} (")
     assert "images that first trains on or stops by" in line
     assert len(pairs(run, sets[1], sets[1].test_rows(sets[0])).images) == len(left)
+
+
+def test_originals_in_full_size_are_found_and_no_other_pair(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    images = np.stack([np.asarray(picture(int(seed), 96)) for seed in rng.integers(0, 9999, 20)])
+    smaller = np.stack([np.asarray(Image.fromarray(image).resize((48, 48))) for image in images])
+    found = list(near_pairs(small_copies(smaller), small_copies(images)))
+    assert found == [(row, row) for row in range(20)]
+    darker = (images * 0.7 + 20).astype(np.uint8)
+    assert len(list(near_pairs(small_copies(darker), small_copies(images)))) == 20
+    flat = np.full((2, 48, 48, 3), 9, np.uint8)
+    assert list(near_pairs(small_copies(flat), small_copies(flat))) == []
+    assert small_copies(images[:0]).shape == (0, 1024)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(DATA is None, reason="ENDOSIEVE_DATA is not set: it names the folder with data/ and models/")
+def test_real_originals_are_found_in_a_set_of_smaller_frames(tmp_path: Path) -> None:
+    def small(folder: str) -> npt.NDArray[np.float32]:
+        found = sorted(Path(f"{DATA}/data/{folder}/images").rglob("*.jpg"))
+        squares = [np.asarray(Image.open(path).convert("RGB").resize((128, 128))) for path in found]
+        return small_copies(np.stack(squares))
+
+    frames, originals = small("kvasir_seg_352"), small("kvasir_seg_orig30")
+    assert (len(frames), len(originals)) == (1000, 30)
+    pairs_found = list(near_pairs(originals, frames))
+    assert sorted({row for row, _ in pairs_found}) == list(range(30))
+    assert len({other for _, other in pairs_found}) == len(pairs_found) <= 31
+    own = [(row, other) for row, other in near_pairs(frames, frames) if row < other]
+    assert len(own) == 3  # published twice
+    assert list(near_pairs(small("endotect2020_512"), frames)) == []
