@@ -1,7 +1,7 @@
 """Exact copies: which frames have the same bytes, and which of them stands for the others. It knows no engine.
 
 Ingest marks every frame but the first of those with equal bytes (in the tables' order) as a copy of that first one,
-its original, and lists all of them in frames/copies.parquet, sorted by content. Only originals are embedded. Where an
+its original, and lists all of them below frames/copies/, sorted by content. Only originals are embedded. Where an
 original cannot be read any more, or its bytes changed, the first of its copies whose bytes are still right is embedded
 in its place, under its own id: the original, and copies that were tried in vain, are rejected frames whose
 `replaced_by` names it, and the rest are copies of it from then on. frames/ stays as ingest left it. So a frame is an
@@ -23,7 +23,7 @@ from curation import schema
 from curation.frames import READING
 from curation.store import File, RunDirectory
 
-INDEX = "frames/copies.parquet"
+INDEX = "frames/copies/part-000000.parquet"
 GROUP_ROWS = 16_384  # of the index: what one look-up reads
 ROW = ["frame_id", "source", "uri", "path"]
 Prefixes = npt.NDArray[np.uint64]
@@ -95,7 +95,7 @@ def write_copies(run: RunDirectory, path: str, copy_of: dict[str, str]) -> File:
 
 
 def write_index(run: RunDirectory, index: pa.Table) -> list[File]:
-    """Write frames/copies.parquet in small row groups, or delete it where no frame has a copy."""
+    """Write the index in small row groups, or delete it where no frame has a copy."""
     if not len(index):
         if run.exists(INDEX):
             run.delete(INDEX)

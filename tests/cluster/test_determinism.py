@@ -24,7 +24,15 @@ ON_CPUS = "import ray, sys; from curation.__main__ import main; " + (
 
 def test_the_tables_are_there(reference: Reference, tables: Tables) -> None:
     folders = {path.rpartition("/")[0] for path in tables(reference[0])}
-    steps = {"frames", "embeddings", "clusters", "clusters/assignments", "clusters/iterations", "scores"}
+    steps = {
+        "frames",
+        "frames/copies",
+        "embeddings",
+        "clusters",
+        "clusters/assignments",
+        "clusters/iterations",
+        "scores",
+    }
     assert folders == steps | {"subsets/curated"}
 
 
