@@ -310,7 +310,7 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
 def test_originals_in_full_size_are_found_and_no_other_pair(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     images = np.stack([np.asarray(picture(int(seed), 96)) for seed in rng.integers(0, 9999, 20)])
-    smaller = np.stack([np.asarray(Image.fromarray(image).resize((48, 48))) for image in images])
+    smaller = np.stack([np.asarray(Image.fromarray(image).resize((48, 48)).resize((96, 96))) for image in images])
     found = list(near_pairs(small_copies(smaller), small_copies(images)))
     assert found == [(row, row) for row in range(20)]
     darker = (images * 0.7 + 20).astype(np.uint8)
