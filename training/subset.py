@@ -87,7 +87,7 @@ def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple
     pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
     for row in subset.table.take(pa.array(rows)).to_pylist():
         try:
-            limit = row["width"] * row["height"] if "width" in row and "height" in row else images.MAX_PIXELS
+            limit = (row.get("width") or 0) * (row.get("height") or 0) or images.MAX_PIXELS  # what ingest let through
             pixels.append(images.decode(encoded(subset, row), side, limit)[None])
         except images.FrameError as error:
             failed.append(f"frame {row['frame_id']}, {row['uri']}: {error.reason}, {error.message}")

@@ -115,30 +115,18 @@ def test_columns_and_grid_of_a_run(scored_run: RunDirectory) -> None:
     assert "of 5" in text.splitlines()[0]
 
 
-def test_a_copy_of_a_rejected_frame_is_rejected_too(scored_run: RunDirectory) -> None:
-    table = scored_run.read_table("frames/part-000000.parquet")
-    bad = {"source": "s", "uri": "u", "path": "p", "content_hash": "h", "byte_size": 1}
-    rows = [{"frame_id": IDS[6], "copy_of": None} | bad, {"frame_id": "f" * 32, "copy_of": IDS[6]} | bad]
-    table = pa.concat_tables([table, pa.Table.from_pylist(rows, table.schema)])
-    scored_run.write_table("frames/part-000000.parquet", table)
-    unused = IngestConfig(run_dir=scored_run.uri, source=("s",))
-    Step(scored_run, "ingest", "frames", unused, {}).finish({"rows_in": 8}, [])
-    Step(scored_run, "embed", "embeddings", unused, {}).finish({"rows_out": 4, "copies": 2, "rejected": 1}, [])
-    assert select.pool_size(scored_run) == 5
-    select.select(SelectConfig(run_dir=scored_run.uri, name="x", d=0.9))
-    found = scored_run.read_table("subsets/x/decisions.parquet").to_pylist()
-    [copy] = [row for row in found if row["frame_id"] == "f" * 32]
-    assert (copy["kept"], copy["reason"], copy["because_of"]) == (False, "rejected", None)
-    subset = scored_run.read_json("subsets/x/subset.json")
-    assert subset["counts"] == dict(zip(schema.REASONS, (2, 1, 1, 1, 0, 3), strict=True))
-    assert subset["pool"] == 5
+def scored_anew(run: RunDirectory, *tables: pa.Table) -> None:
+    """Other parts of scores, listed by a marker of their own."""
+    files = [run.write_table(f"scores/part-{number:06d}.parquet", table) for number, table in enumerate(tables)]
+    unused = IngestConfig(run_dir=run.uri, source=("s",))
+    Step(run, "score", "scores", unused, {}).finish({}, files)
 
 
 def test_scores_that_are_no_numbers_are_refused(scored_run: RunDirectory) -> None:
     table = scored_run.read_table("scores/part-000001.parquet")
     place = table.schema.get_field_index("duplicate_similarity")
     spoilt = table.set_column(place, table.schema.field(place), pa.array([-1.0, float("nan")], pa.float32()))
-    scored_run.write_table("scores/part-000001.parquet", spoilt)
+    scored_anew(scored_run, scored_run.read_table("scores/part-000000.parquet"), spoilt)
     with pytest.raises(ValueError, match=f"scores/part-000001.parquet: duplicate_similarity of frame {IDS[1]} is not"):
         select.select(SelectConfig(run_dir=scored_run.uri, name="x", d=0.9))
 
@@ -147,8 +135,7 @@ def test_parts_of_scores_do_not_show_in_decisions(scored_run: RunDirectory) -> N
     decided(scored_run, d=0.9)
     before = scored_run.read_bytes("subsets/x/decisions.parquet")
     whole = pa.concat_tables([scored_run.read_table(path) for path in scored_run.parts("scores").values()])
-    scored_run.write_table("scores/part-000000.parquet", whole)
-    scored_run.write_table("scores/part-000001.parquet", whole.slice(4))
+    scored_anew(scored_run, whole, whole.slice(4))
     config = SelectConfig(run_dir=scored_run.uri, name="other", d=0.9)
     select.select(config)
     assert scored_run.read_bytes("subsets/other/decisions.parquet") == before

@@ -36,7 +36,7 @@ NEEDED = {
 }
 # What other fields decide, or a check of its own: refused alike from flags and from a file.
 NOT_ALONE = {"epsilon", "d", "steps", "images_seen", "equal_compute_to", "rule", "subset", "low", "high", "budget"}
-NOT_ALONE |= {"lineage_pattern"}
+NOT_ALONE |= {"lineage_pattern", "link"}
 
 
 @pytest.fixture
@@ -94,19 +94,7 @@ def test_every_field_of_every_command_is_the_same_from_a_file(name: str, written
                 assert outcome(config, [*others, f"--config={written(f'{field.name}: {text}')}"]) == expected, text
             accepted |= {field.name} if isinstance(expected, list) else set()
     left = {field.name for field in fields} - accepted
-    assert left <= {
-        "epsilon",
-        "d",
-        "steps",
-        "images_seen",
-        "equal_compute_to",
-        "rule",
-        "subset",
-        "low",
-        "high",
-        "budget",
-        "lineage_pattern",
-    }
+    assert left <= NOT_ALONE
 
 
 def test_what_a_method_adds_is_known_from_the_file(written: Written) -> None:
