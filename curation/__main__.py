@@ -60,7 +60,7 @@ def run(*configs: Any) -> None:
     print(summary(markers, config.ingest.run_dir))
     if not any(marker["step"] == "select" for marker in markers):
         print(
-            f"\n{step('select.grid')(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. "
+            f"\n{step('pipeline.grid')(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. "
             "Choose one from the grid and give the same command again with it; what is done is kept."
         )
 

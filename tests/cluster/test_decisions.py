@@ -124,7 +124,7 @@ def test_thresholds_keep_what_brute_force_keeps(
     assert marker["rows_out"] == len(kept)
     outliers = {frame for frame, row in decisions.items() if row["reason"] == "outlier"}
     assert bool(outliers) == (config.epsilon is not None)
-    assert all(row["because_of"] not in outliers for row in decisions.values())
+    assert all(row["because_of"] not in outliers for row in decisions.values() if row["reason"] == "duplicate")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from training import datasets, probe, segment
+from training.copies import near_pairs, small_copies
 from training.evaluate import EncoderConfig, EvaluateConfig, evaluate
 from training.intervals import compare
 from training.masks import arrays
@@ -68,13 +69,22 @@ def part(folder: Path, name: str) -> Pairs:
     return Pairs(*arrays(examples, SIZE))
 
 
+def unseen(folder: Path) -> Pairs:
+    """The test part without near copies of what is trained on or stopped by."""
+    test, taught = part(folder, "test"), [part(folder, name).images for name in ("train", "validation")]
+    near = {row for row, _ in near_pairs(small_copies(test.images), small_copies(np.concatenate(taught)))}
+    rows = [row for row in range(len(test.images)) if row not in near]
+    assert 0 < len(rows) < len(test.images)
+    return Pairs(test.images[rows], test.masks[rows])
+
+
 def files(output: Path) -> dict[str, tuple[int, bytes]]:
     """Time of change and content of the file of every run."""
     return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(output.glob("results/*"))}
 
 
 def test_rows_are_those_of_fine_tuning_by_hand(done: tuple[Path, pa.Table], polyps: Path, encoder: Path) -> None:
-    train, validation, test = (part(polyps, name) for name in PARTS)
+    train, validation, test = part(polyps, "train"), part(polyps, "validation"), unseen(polyps)
     for seed in (0, 1):
         rows = {
             row["epoch"]: row for row in done[1].to_pylist() if row["seed"] == seed and row["test_dataset"] == "phantom"
@@ -118,11 +128,15 @@ def test_rows_say_what_was_evaluated(done: tuple[Path, pa.Table]) -> None:
 
 
 def test_no_copy_of_what_was_trained_on_is_tested_on(done: tuple[Path, pa.Table], polyps: Path) -> None:
+    """Neither one of equal bytes nor one that is the same picture otherwise."""
+    small = {name: small_copies(part(polyps, name).images) for name in PARTS}
+    known = np.concatenate([small["train"], small["validation"]])
+    expected = {"phantom": len(unseen(polyps).images)}
+    every = np.concatenate([small[name] for name in PARTS])
+    expected["all"] = len(every) - len({row for row, _ in near_pairs(every, known)})
     content = {name: [file.read_bytes() for file in sorted((polyps / name / "images").iterdir())] for name in PARTS}
-    known = {*content["train"], *content["validation"]}
-    expected = {"all": sum(data not in known for name in PARTS for data in content[name])}
-    expected["phantom"] = sum(data not in known for data in content["test"])
-    assert 0 < expected["all"] < sum(map(len, content.values()))
+    exact = sum(data not in {*content["train"], *content["validation"]} for name in PARTS for data in content[name])
+    assert 0 < expected["all"] < exact < len(every)
     found = {(row["test_dataset"], row["images"]) for row in done[1].to_pylist()}
     assert found == set(expected.items())
 
@@ -226,7 +240,7 @@ def test_probes_run_once_and_are_those_of_the_library(
 ) -> None:
     table = evaluate(*ask(tmp_path, probe=way))
     [row] = table.to_pylist()
-    train, test = part(polyps, "train"), part(polyps, "test")
+    train, test = part(polyps, "train"), unseen(polyps)
     loaded = probe.load_encoder(str(encoder), 32)
     known, asked = (torch.cat(list(probe.encode(loaded, one.images, "float32"))) for one in (train, test))
     found = (probe.linear_probe if way == "linear" else probe.neighbour_probe)(known, train.masks, asked, SIZE)

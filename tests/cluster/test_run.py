@@ -55,7 +55,8 @@ def test_markers_list_every_file_with_its_checksum(reference: Reference) -> None
     run_dir, _ = reference
     kept = run_dir / "subsets/curated/kept.parquet"
     exported = {kept, kept.with_name("copies.parquet")}
-    unlisted = {file for file in run_dir.rglob("*.parquet") if file.parent.name != "iterations"} - exported
+    unmarked = ("iterations", "_listing")
+    unlisted = {file for file in run_dir.rglob("*.parquet") if file.parent.name not in unmarked} - exported
     for marker in run_dir.rglob("_SUCCESS.json"):
         for file in json.loads(marker.read_text())["files"]:
             path = run_dir / file["path"]
