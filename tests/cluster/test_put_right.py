@@ -76,7 +76,7 @@ def test_weights_that_do_not_fit_leave_no_trace(
         assert code == 2, name
         assert all(word in message for word in words), message
     wrong = {
-        "no Vision Transformer of timm; did you mean vit_tiny_patch16_224": {"encoder": "vit_tiny_patch16_225"},
+        "not a Vision Transformer of timm; did you mean vit_tiny_patch16_224": {"encoder": "vit_tiny_patch16_225"},
         "image_size 100 is not a multiple of the encoder's patch, 16; use 96": {"image_size": 100},
         "--weights FILE": {"encoder": "vit_tiny_patch16_224.nowhere", "weights": None},
     }

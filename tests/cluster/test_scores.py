@@ -1,5 +1,7 @@
 """Clusters and scores on Ray against the same computed on the whole in float64, however the work is shared out."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +156,11 @@ def test_a_vector_that_is_not_finite_is_named(made_up: Path, tmp_path: Path) -> 
     column = table.schema.field("embedding")
     vectors_ND = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.ravel()), type=column.type)
     pq.write_table(table.set_column(1, column, vectors_ND), part)
+    marker = run_dir / "embeddings/_SUCCESS.json"
+    content = json.loads(marker.read_text())
+    [file] = [file for file in content["files"] if file["path"] == "embeddings/part-000003.parquet"]
+    file |= {"bytes": part.stat().st_size, "sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
+    marker.write_text(json.dumps(content))
     frame = table["frame_id"][5].as_py()
     message = f"embeddings/part-000003.parquet: the embedding of frame {frame} has length nan, expected 1"
     with pytest.raises(ValueError, match=message):
