@@ -229,7 +229,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def complain(error: BaseException) -> int:
-    """Print what a user can mend and return exit code 2; for a Ray that died 1; raise anything else again."""
+    """Print what a user can put right and return exit code 2; for a Ray that died 1; raise anything else again."""
     cause = cause_of(error)
     if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
         print(f"error: {cause}", file=sys.stderr)

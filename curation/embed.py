@@ -58,14 +58,17 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     run.clear_rejected("embed", run.parts("embeddings"))
     missing, written = missing_parts(run)
     originals = before["rows_out"] - before["copies"]
-    with progress("embed", originals, done=sum(file.rows for file in written)) as bar:
-        arriving = counted(chunks(run, config, missing, precision), bar)
-        for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
-            written += write_part(run, part, embeddings, rejected)
-            early = sum(file.rows for file in written) < originals
-            check_rejected("embed", rejected_in(written), before["rows_out"], config.max_rejected, early=early)
     rejections = rejected_in(written)
     embedded = sum(file.rows for file in written) - rejections
+    with progress("embed", originals, done=embedded + rejections) as bar:
+        arriving = counted(chunks(run, config, missing, precision), bar)
+        for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
+            files = write_part(run, part, embeddings, rejected)
+            written += files
+            rejections += rejected_in(files)
+            embedded += len(embeddings)
+            early = embedded + rejections < originals
+            check_rejected("embed", rejections, before["rows_out"], config.max_rejected, early=early)
     left = before["rows_out"] - embedded - rejections  # copies of what was embedded
     found = f"{before['rows_out']} frames in, {embedded} out, {rejections} rejected, {left} copies"
     assert embedded <= originals <= embedded + rejections, found

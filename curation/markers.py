@@ -118,5 +118,5 @@ def check_rejected(step: str, rejected: int, rows: int, limit: float, *, early: 
         raise ValueError(
             f"{stopped}, more than max_rejected "
             f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, and it resumes; or "
-            "mend or exclude those files and begin another --run-dir"
+            "repair or exclude those files and begin another --run-dir"
         )

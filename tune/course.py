@@ -96,8 +96,8 @@ class Course:
 
     def baselines(self, of: Iterable[Candidate]) -> list[Point]:
         """The baselines of the sizes of some candidates of the search."""
-        sizes = sorted({one.frames for one in of if one.folder and one.point.baseline is None})
-        return [point for frames in sizes for point in space.beside(self.what.space.baselines, frames)]
+        sizes = sorted({(one.frames, one.ratio) for one in of if one.folder and one.point.baseline is None})
+        return [point for size in sizes for point in space.beside(self.what.space.baselines, *size)]
 
     def forecast(self) -> None:
         """Print the configurations with their sizes, and what training them will cost."""

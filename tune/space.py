@@ -210,6 +210,7 @@ def full() -> Point:
     return Point(baseline="full", epsilon=2.0, d=1.0)
 
 
-def beside(kinds: tuple[Baseline, ...], frames: int) -> list[Point]:
-    """Return the baselines of one size."""
-    return [Point(select=kind, budget=float(frames), baseline=kind) for kind in kinds if kind != "full"]
+def beside(kinds: tuple[Baseline, ...], frames: int, ratio: float) -> list[Point]:
+    """Return the baselines of one size, which is `ratio` of the pool; a budget of 1 would be all of it."""
+    budget = float(frames) if frames > 1 else ratio
+    return [Point(select=kind, budget=budget, baseline=kind) for kind in kinds if kind != "full"]

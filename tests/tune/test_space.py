@@ -72,7 +72,7 @@ def test_counts_of_frames_are_drawn_whole() -> None:
 
 def test_a_baseline_has_no_name_of_the_search() -> None:
     searched = Point(select="semdedup", budget=200.0)
-    [beside_it] = beside(("semdedup",), 200)
+    [beside_it] = beside(("semdedup",), 200, 0.5)
     assert beside_it.name != searched.name
     assert beside_it.config("RUN").name != searched.config("RUN").name
     assert (beside_it.select, beside_it.budget) == (searched.select, searched.budget)
@@ -85,10 +85,11 @@ def test_seeds_draw_differently_and_optuna_lists_nothing() -> None:
 
 
 def test_baselines() -> None:
-    assert [point.name for point in beside(SpaceConfig(d=(0.9,)).baselines, 26)] == [
+    assert [point.name for point in beside(SpaceConfig(d=(0.9,)).baselines, 26, 0.1)] == [
         "baseline-random-budget26",
         "baseline-semdedup-budget26",
     ]
+    assert {point.budget for point in beside(("random", "semdedup"), 1, 1 / 368)} == {1 / 368}  # not 1: that is all
     assert SpaceConfig(d=(0.9,), baseline=("none",)).baselines == ()
     assert SpaceConfig(d=(0.9,), baseline=("full",)).baselines == ("full",)
     whole = full().config("RUN")
