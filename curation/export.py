@@ -97,7 +97,7 @@ def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict
             else f"{target.uri}/{path} was not written by an export; {remedy}",
         )
     found = target.read_json(MANIFEST) if target.exists(MANIFEST) else {"images": None, "complete": False}
-    link = config.link if config.format == "folder" else found["images"]
+    link = config.linking if config.format == "folder" else found["images"]
     if found["images"] is None:
         require(not target.holds_files(IMAGES), f"{target.uri}/{IMAGES} was not written by an export; {remedy}")
     else:

@@ -238,13 +238,31 @@ def synthetic() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tables() -> Callable[[Path], dict[str, str]]:
-    """tables(run_dir): the SHA-256 of every whole Parquet file by its path below the run directory."""
+    """tables(run_dir): the SHA-256 of every whole Parquet file by its path below the run directory.
+
+    But for frames/_listing, which records when the source's files were written.
+    """
 
     def digests(run_dir: Path) -> dict[str, str]:
-        files = sorted(file for file in run_dir.rglob("*.parquet") if not file.name.startswith("."))
+        whole = (file for file in run_dir.rglob("*.parquet") if not file.name.startswith("."))
+        files = sorted(file for file in whole if file.parent.name != "_listing")
         return {str(file.relative_to(run_dir)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     return digests
+
+
+@pytest.fixture(scope="session")
+def relisted() -> Callable[[Path], None]:
+    """relisted(run_dir): its markers list the files that a test has rewritten, as if another program had made them."""
+
+    def relist(run_dir: Path) -> None:
+        run = RunDirectory(str(run_dir))
+        for path in run_dir.rglob("_SUCCESS.json"):
+            marker = json.loads(path.read_text())
+            marker["files"] = [vars(run.describe(file["path"])) for file in marker["files"]]
+            path.write_text(json.dumps(marker))
+
+    return relist
 
 
 @pytest.fixture(scope="session")

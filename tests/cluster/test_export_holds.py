@@ -136,7 +136,7 @@ def test_a_killed_export_is_finished_and_another_one_refused(
 
 
 def test_a_file_system_that_ignores_case_is_told_of_names_it_would_mix(
-    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: Path, relisted: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EXPORT.JSON stands for a file system on which that is export.json."""
     run_dir = Path(shutil.copytree(two, tmp_path / "run"))
@@ -151,6 +151,7 @@ def test_a_file_system_that_ignores_case_is_told_of_names_it_would_mix(
                 if row["frame_id"] == one["frame_id"]:
                     row |= {"path": path, "source": "s"}
         pq.write_table(type(table).from_pylist(rows, table.schema), part)
+    relisted(run_dir)
     config = {"run_dir": str(run_dir), "name": "few", "format": "folder"}
     export(ExportConfig(**config, output=str(tmp_path / "fine")))
     assert {"s/same.jpg", "s/SAME.jpg"} <= names(tmp_path / "fine")
@@ -160,7 +161,7 @@ def test_a_file_system_that_ignores_case_is_told_of_names_it_would_mix(
         export(ExportConfig(**config, output=str(tmp_path / "out")))
 
 
-def test_paths_that_lead_out_are_exported_inside(two: Path, tmp_path: Path) -> None:
+def test_paths_that_lead_out_are_exported_inside(two: Path, relisted: Callable[[Path], None], tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(two, tmp_path / "run"))
     wild = iter(["../../../escaped.jpg", "/escaped.jpg", "a/../../../../escaped.jpg", "b\\..\\..\\escaped.jpg"])
     export(ExportConfig(run_dir=str(run_dir), name="few", output=str(tmp_path / "first")))
@@ -169,6 +170,7 @@ def test_paths_that_lead_out_are_exported_inside(two: Path, tmp_path: Path) -> N
         table = pq.read_table(part)
         rows = [row | {"path": chosen.get(row["frame_id"], row["path"])} for row in table.to_pylist()]
         pq.write_table(type(table).from_pylist(rows, table.schema), part)
+    relisted(run_dir)
     before = {file for file in tmp_path.rglob("*") if "out" not in file.parts}
     export(ExportConfig(run_dir=str(run_dir), name="few", output=str(tmp_path / "a/b/out"), format="folder"))
     assert len(names(tmp_path / "a/b/out")) == 20
