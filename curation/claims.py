@@ -150,7 +150,7 @@ class Claim:
             if match is None or match[1] == self.owner.id:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                other = read_owner(self.directory.read_bytes(name))
+                other = read_owner(read(self.directory, name))
                 beat = max(at, found.get(heart(match[1]), at))
                 if place[0] - beat > EXPIRY_S or (other and other.ended):
                     delete(self.directory, heart(match[1]), name)
@@ -177,6 +177,16 @@ def heart(claim: str) -> str:
     return f".lease-{claim}.beat"
 
 
+def read(directory: "RunDirectory", name: str) -> bytes:
+    """All of a lease file. FileNotFoundError where it is gone: PyArrow has other words for it once it began to read."""
+    try:
+        return directory.read_bytes(name)
+    except OSError as error:
+        if directory.exists(name):
+            raise
+        raise FileNotFoundError(f"{directory.uri}/{name} has gone") from error
+
+
 def delete(directory: "RunDirectory", *paths: str) -> None:
     """Delete what is there of some files."""
     for path in paths:
@@ -191,7 +201,12 @@ def times(directory: "RunDirectory") -> dict[str, float]:
     if isinstance(system, pafs.PyFileSystem):
         system.handler.fs.invalidate_cache()  # else some list what they listed before
     found = system.get_file_info(pafs.FileSelector(directory.root, allow_not_found=True))
-    return {info.base_name: written_at(directory, info) for info in found if info.base_name.startswith(".lease-")}
+    seconds: dict[str, float] = {}
+    for info in found:
+        if info.base_name.startswith(".lease-"):
+            with contextlib.suppress(FileNotFoundError):  # withdrawn since it was listed
+                seconds[info.base_name] = written_at(directory, info)
+    return seconds
 
 
 def written_at(directory: "RunDirectory", info: pafs.FileInfo) -> float:
@@ -201,5 +216,5 @@ def written_at(directory: "RunDirectory", info: pafs.FileInfo) -> float:
     try:
         return float(directory.filesystem.handler.fs.modified(info.path).timestamp())
     except NotImplementedError:
-        content: dict[str, Any] = directory.read_json(info.base_name)
+        content: dict[str, Any] = json.loads(read(directory, info.base_name))
         return float(content.get("at") or content["since"])

@@ -48,8 +48,10 @@ def test_nearly_equal_subsets_share_one_and_keep_their_own_ratio(chooser: Choose
 
 
 def test_baselines_have_the_size_they_are_asked_for(chooser: Chooser) -> None:
-    made = [chooser.candidate(point) for point in beside(("random", "semdedup"), 31)]
+    made = [chooser.candidate(point) for point in beside(("random", "semdedup"), 31, 0.2)]
     assert [one.frames for one in made] == [31, 31]
+    alone = [chooser.candidate(point) for point in beside(("random", "semdedup"), 1, 1 / chooser.pool())]
+    assert [one.frames for one in alone] == [1, 1]
     assert made[0].trained != made[1].trained
 
 

@@ -196,6 +196,31 @@ def test_a_claim_of_a_process_that_ended_here_counts_for_nothing(lockless: None,
         take(run)
 
 
+def test_a_claim_that_is_withdrawn_while_it_is_read_is_gone(
+    lockless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyArrow has it on S3: an object that goes after its size was asked for is an error of the server."""
+    run, other = RunDirectory(str(tmp_path / "run")), f".lease-{'f' * 32}.json"
+    run.write_json(other, {"id": "f" * 32})
+    whole, asked = RunDirectory.read_bytes, list[str]()
+
+    def going(directory: RunDirectory, path: str) -> bytes:
+        asked.append(path)
+        if path == other:
+            directory.delete(path)
+            raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation")
+        return whole(directory, path)
+
+    monkeypatch.setattr(RunDirectory, "read_bytes", going)
+    with run.lock():
+        assert other in asked
+    monkeypatch.setattr(RunDirectory, "read_bytes", whole)
+    run.write_json(other, {"id": "f" * 32})
+    monkeypatch.setattr(RunDirectory, "read_bytes", lambda *_: (_ for _ in ()).throw(OSError("the server is down")))
+    with pytest.raises(OSError, match="the server is down"), run.lock():
+        pass
+
+
 def test_a_later_claim_gives_way(lockless: None, tmp_path: Path) -> None:
     run = RunDirectory(str(tmp_path))
     claim(run, -30)
