@@ -18,7 +18,7 @@ import tyro
 
 from curation import settings
 from curation.console import warn
-from curation.filesystems import without_credentials
+from curation.store.filesystems import without_credentials
 
 Config = TypeVar("Config")
 Configs = tuple[type[Any], ...]

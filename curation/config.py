@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from curation import effect
 from curation.options import check_common, check_name, option, require, run_dir_option
+from curation.subsets import effect
 
 Keep = Literal["nearest", "farthest", "random"]
 Rule = Literal["any", "greedy"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import phantom, phantom_polyps, pipeline
+from curation import pipeline
 from curation.config import (
     ClusterConfig,
     DemoConfig,
@@ -20,7 +20,8 @@ from curation.config import (
     SelectConfig,
 )
 from curation.console import summary
-from curation.store import RunDirectory
+from curation.phantom import colonoscopy, polyps
+from curation.store.directory import RunDirectory
 
 KEPT = 150  # frames of the 672: a little more than there are scenes
 EVERYTHING = "everything"  # the subset that the encoder is trained on
@@ -66,8 +67,8 @@ def settings(config: DemoConfig, run: str, embed: dict[str, Any], select: dict[s
 def demo(config: DemoConfig) -> None:
     """Draw, curate, train, curate again, and print what came out each time."""
     print(f"drawing a phantom colonoscopy in {config.output}/phantom")
-    truth = phantom.draw(phantom.PhantomConfig(output=f"{config.output}/phantom", seed=config.seed))
-    phantom_polyps.lay_out(truth, f"{config.output}/phantom", f"{config.output}/polyps")
+    truth = colonoscopy.draw(colonoscopy.PhantomConfig(output=f"{config.output}/phantom", seed=config.seed))
+    polyps.lay_out(truth, f"{config.output}/phantom", f"{config.output}/polyps")
     untrained = {"encoder": "vit_tiny_patch16_224", "weights": "random", "image_size": 32}
     before = curated(settings(config, "untrained", untrained, {"budget": float(KEPT)}), truth)
     every = {"name": EVERYTHING, "d": 1.0, "epsilon": 2.0}
@@ -87,7 +88,7 @@ def curated(chosen: pipeline.RunConfig, truth: pa.Table) -> dict[str, float]:
     print("\n" + summary(markers, chosen.ingest.run_dir))
     run = RunDirectory(chosen.ingest.run_dir)
     kept = run.read_table(f"subsets/{chosen.select.name}/kept.parquet", ["path"])["path"].to_pylist()
-    return phantom.compare(truth, kept)
+    return colonoscopy.compare(truth, kept)
 
 
 def train(subset: str, output: str, seed: int) -> None:

@@ -3,17 +3,17 @@
 import dataclasses
 from typing import Any
 
-from curation import grid as grids
-from curation import select as selection
-from curation.cluster import cluster
+from curation.clusters.cluster import cluster
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, ScoreConfig, SelectConfig
-from curation.embed import embed
-from curation.export import export
-from curation.ingest import ingest
-from curation.markers import marker_of
+from curation.embeddings.embed import embed
+from curation.exports.export import export
+from curation.frames.ingest import ingest
 from curation.options import require
-from curation.score import score
-from curation.store import SUCCESS, RunDirectory, holding
+from curation.scores.score import score
+from curation.store.directory import SUCCESS, RunDirectory, holding
+from curation.store.markers import marker_of
+from curation.subsets import grid as grids
+from curation.subsets import select as selection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from curation import pools
 from curation.cli import Command, Configs, dispatch
 from curation.settings import flag_value
+from curation.sources import pools
 
 
 def named(*paths: str) -> Callable[[Sequence[str]], Configs]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from curation.options import flags_of, option, require
-from training.config import PretrainConfig
+from training.pretraining.config import PretrainConfig
 
 PER_TRIAL = ("subset", "output")  # of PretrainConfig: every trial has its own
 

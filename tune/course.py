@@ -9,23 +9,23 @@ import pyarrow as pa
 import ray
 from ray import tune as ray_tune
 
-from curation import leases
 from curation.config import ExportConfig
-from curation.export import discard, export
+from curation.exports.export import discard, export
 from curation.options import digest, hashed_fields, require
-from curation.store import RunDirectory
-from training.evaluate import EvaluateConfig
-from training.rank import Settings
-from training.segment import FinetuneConfig
+from curation.store import leases
+from curation.store.directory import RunDirectory
+from training.evaluation.evaluate import EvaluateConfig
+from training.pretraining.rank import Settings
+from training.segmentation.finetune import FinetuneConfig
 from tune import estimate, report, results, space
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.driver import Job, Told, finished, trial
-from tune.ended import Ended
+from tune.ledger import Ended
+from tune.optuna_search import drawn, opened, point_of, spent, study
 from tune.results import Row
-from tune.search import drawn, opened, point_of, spent, study
+from tune.runner import Limit, Tuning, halving_scheduler, run_trials
 from tune.space import Candidate, Point, SpaceConfig
 from tune.subsets import Chooser
-from tune.tuning import Limit, Tuning, halving_scheduler, run_trials
+from tune.trial import Job, Told, finished, trial
 
 
 @dataclass(frozen=True)

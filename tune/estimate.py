@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import ray
 
-from curation import engine
-from curation.store import RunDirectory
-from curation.vectors import limit_threads
-from training.draws import Rank
-from training.frames import Frames
-from training.loop import Plan, train
-from training.prepared import PreparedSet, load, pairs
-from training.pretrain import plan_of
-from training.probe import load_encoder
-from training.rank import Settings
-from training.segment import FinetuneConfig, finetune
-from training.subset import read_subset
-from tune.driver import Job
+from curation.embeddings.vectors import limit_threads
+from curation.engine import resources
+from curation.store.directory import RunDirectory
+from training.datasets.prepared import PreparedSet, load, pairs
+from training.loader.decoded import Frames
+from training.loader.order import Rank
+from training.loader.subset import read_subset
+from training.pretraining.loop import Plan, train
+from training.pretraining.pretrain import plan_of
+from training.pretraining.rank import Settings
+from training.segmentation.finetune import FinetuneConfig, finetune
+from training.segmentation.probes import load_encoder
 from tune.space import Candidate
+from tune.trial import Job
 
 UPDATES = 4  # timed; the first is not counted
 
@@ -36,17 +36,17 @@ def speed(job: Job, candidate: Candidate) -> Speed:
     """Time both on the device of a trial, with made-up frames and some images of the first set."""
     [settings, *_] = job.planned(candidate)
     plan = plan_of(settings, read_subset(candidate.folder))
-    cpus = max(1, int(min(settings.compute.cpus, engine.largest("CPU"))))
+    cpus = max(1, int(min(settings.compute.cpus, resources.largest("CPU"))))
     one = next(one for one in job.sets if one.parts["train"])
-    timed = ray.remote(time_steps).options(**engine.arithmetic_options() | {"num_cpus": cpus})
+    timed = ray.remote(time_steps).options(**resources.arithmetic_options() | {"num_cpus": cpus})
     found: Speed = ray.get(timed.remote(settings, plan, RunDirectory(job.output), one, job.finetune))
     return found
 
 
 def time_steps(settings: Settings, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
     """Time updates and fine-tuning on the device that this task was granted: of one rank's share, on one rank."""
-    limit_threads(engine.granted_cpus())
-    length, device = plan.length, engine.device()
+    limit_threads(resources.granted_cpus())
+    length, device = plan.length, resources.device()
     draws = max(1, length.batch_size // length.draw_rows // settings.compute.workers)
     share = length.micro_batch or draws * length.draw_rows
     side = round(settings.model.image_size * settings.compute.cache_margin)

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from curation.store import RunDirectory
-from training.figures import COLOURS, MARKERS, STYLE, grid, legend, write
+from curation.store.directory import RunDirectory
+from training.reporting.figures import COLOURS, MARKERS, STYLE, grid, legend, write
 from tune.results import Row, main_effects
 from tune.space import AXES
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from curation.options import require
-from curation.store import RunDirectory
-from training import tables
-from training.normdel import normdel
+from curation.store.directory import RunDirectory
+from training.metrics.normdel import normdel
+from training.reporting import tables
 from tune.config import Question
 from tune.figures import draw_all
 from tune.results import SCHEMA, Answer, Row, answer, interval, ious_of, main_effects

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from training import results
-from training.intervals import Bootstrap, Comparison, compare, estimate_values
-from training.normdel import nominal_ratio, normdel
+from training.metrics.intervals import Bootstrap, Comparison, compare, estimate_values
+from training.metrics.normdel import nominal_ratio, normdel
+from training.reporting import results
 from tune.config import Question
 from tune.space import AXES, Candidate
 

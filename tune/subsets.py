@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from curation import cluster, leases, pipeline
-from curation import select as selection
+from curation import pipeline
+from curation.clusters import cluster
 from curation.config import ClusterConfig, ExportConfig, SelectConfig
-from curation.export import export
-from curation.markers import marker_of, read_record
+from curation.embeddings.vectors import Keys
+from curation.exports.export import export
 from curation.options import require
-from curation.store import TEMPORARY, IntegrityError, RunDirectory
-from curation.vectors import Keys
+from curation.store import leases
+from curation.store.directory import TEMPORARY, IntegrityError, RunDirectory
+from curation.store.markers import marker_of, read_record
+from curation.subsets import select as selection
 from tune.space import Candidate, Point
 
 ORDER = "chosen.json"

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from curation import engine
+from curation.engine import resources
 from curation.options import require
-from curation.store import RunDirectory
-from training.checkpoint import located
-from training.evaluate import chosen_precision, find_sources, prepare_all, record_precision
-from training.prepared import PreparedSet
+from curation.store.directory import RunDirectory
+from training.datasets.prepared import PreparedSet
+from training.evaluation.evaluate import chosen_precision, find_sources, prepare_all, record_precision
+from training.pretraining.checkpoint import located
 from tune import results
 from tune.course import Course, Sweep
-from tune.driver import FOLDER, Job
 from tune.resources import Shares, shares
 from tune.subsets import Chooser
+from tune.trial import FOLDER, Job
 
 
 def sweep(what: Sweep) -> pa.Table:
@@ -30,10 +30,10 @@ def sweep(what: Sweep) -> pa.Table:
         run.filesystem.type_name == "local",
         f"output is {what.evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
-    engine.connect()
+    resources.connect()
     what = settled(what, run)
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
-    share = shares(engine.count("CPU"), engine.count("GPU"), *asked)
+    share = shares(resources.count("CPU"), resources.count("GPU"), *asked)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
     chooser.pool()
     with run.lock(), RunDirectory(what.config.run_dir).lock():

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from harness import paired, report, seconds
 
-from curation import schema
-from curation.store import Listed, RunDirectory
+from curation.store import schema
+from curation.store.directory import Listed, RunDirectory
 
 ROWS, DIMENSIONS = 2000, 768
 

@@ -10,7 +10,8 @@ import numpy as np
 from harness import paired, report, seconds
 from PIL import Image
 
-from curation import images, phantom
+from curation.frames import decoding
+from curation.phantom import colonoscopy
 
 SIZE = 224
 
@@ -18,10 +19,10 @@ SIZE = 224
 def frame() -> bytes:
     """A phantom frame at 1280 x 1024, as JPEG."""
     with tempfile.TemporaryDirectory() as folder:
-        config = phantom.PhantomConfig(
+        config = colonoscopy.PhantomConfig(
             output=folder, procedures=1, scenes=1, frames_per_scene=1, width=1280, height=1024, invalid_share=0
         )
-        path = phantom.draw(config)["path"][0].as_py()
+        path = colonoscopy.draw(config)["path"][0].as_py()
         with Image.open(f"{folder}/frames/{path}") as image:
             sink = io.BytesIO()
             image.save(sink, "JPEG", quality=92)
@@ -41,9 +42,9 @@ def main() -> None:
             image.draft("RGB", (SIZE, SIZE))
             image.load()
 
-    ours, peer = paired(lambda: images.decode(data, SIZE), full, repeats=41)
+    ours, peer = paired(lambda: decoding.decode(data, SIZE), full, repeats=41)
     least = seconds(floor, repeats=41)
-    difference = np.abs(images.decode(data, SIZE).astype(int) - full()).mean()
+    difference = np.abs(decoding.decode(data, SIZE).astype(int) - full()).mean()
     rows = [
         {"way": "Pillow, full decode and resize", "ms": peer * 1e3, "ratio": 1.0, "mean difference": 0.0},
         {"way": "images.decode", "ms": ours * 1e3, "ratio": peer / ours, "mean difference": float(difference)},

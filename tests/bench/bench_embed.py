@@ -19,12 +19,14 @@ import torch
 from harness import OUTPUT, report, seconds
 from torch.utils.data import DataLoader, Dataset
 
-from curation import embed, images, phantom
-from curation.chips import chip, resolve_precision
 from curation.config import EmbedConfig, IngestConfig
-from curation.encoder import PRECISIONS, Encoder
-from curation.ingest import ingest
-from curation.store import RunDirectory
+from curation.embeddings import embed
+from curation.embeddings.encoder import PRECISIONS, Encoder
+from curation.engine.chips import chip, resolve_precision
+from curation.frames import decoding
+from curation.frames.ingest import ingest
+from curation.phantom import colonoscopy
+from curation.store.directory import RunDirectory
 
 
 class Frames(Dataset):
@@ -37,7 +39,7 @@ class Frames(Dataset):
         return len(self.paths)
 
     def __getitem__(self, place: int) -> torch.Tensor:
-        return torch.from_numpy(images.decode(Path(self.paths[place]).read_bytes(), self.size).copy())
+        return torch.from_numpy(decoding.decode(Path(self.paths[place]).read_bytes(), self.size).copy())
 
 
 def bare(config: EmbedConfig, precision: str, paths: list[str], workers: int, threads: int) -> float:
@@ -82,7 +84,9 @@ def main() -> None:
     given = parser.parse_args()
     folder = f"{OUTPUT}/frames-{given.frames}"
     scenes = -(-given.frames // 8)
-    phantom.draw(phantom.PhantomConfig(output=folder, procedures=8, scenes=scenes, frames_per_scene=1, copy_share=0))
+    colonoscopy.draw(
+        colonoscopy.PhantomConfig(output=folder, procedures=8, scenes=scenes, frames_per_scene=1, copy_share=0)
+    )
     run_dir = f"{folder}-run"
     shutil.rmtree(run_dir, ignore_errors=True)
     cores = len(os.sched_getaffinity(0))

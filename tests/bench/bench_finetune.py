@@ -22,10 +22,10 @@ from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from curation.chips import chip, resolve_precision
-from training.mae import pixel_statistics
-from training.probe import load_encoder
-from training.segment import FinetuneConfig, Pairs, finetune
+from curation.engine.chips import chip, resolve_precision
+from training.methods.mae import pixel_statistics
+from training.segmentation.finetune import FinetuneConfig, Pairs, finetune
+from training.segmentation.probes import load_encoder
 
 Batch = tuple[Tensor, Tensor]
 

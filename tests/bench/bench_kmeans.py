@@ -16,11 +16,11 @@ import numpy as np
 import ray
 from harness import report, seconds
 
-from curation import cluster, kmeans
+from curation.clusters import cluster, kmeans
 from curation.config import ClusterConfig
-from curation.nearest import Coded
-from curation.store import RunDirectory
-from curation.vectors import limit_threads, to_unit
+from curation.embeddings.nearest import Coded
+from curation.embeddings.vectors import limit_threads, to_unit
+from curation.store.directory import RunDirectory
 
 
 def points(rows: int, dimensions: int, clusters: int) -> np.ndarray:

@@ -18,14 +18,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from harness import OUTPUT, real_data, report
 
-from curation import engine, images, pipeline
+from curation import pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from training.augment import Augmentation
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.mae import MaeConfig
-from training.pretrain import pretrain
-from training.probe import encode, load_encoder, source_probe
-from training.rank import Settings
+from curation.engine import resources
+from curation.frames import decoding
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.pretrain import pretrain
+from training.pretraining.rank import Settings
+from training.segmentation.probes import encode, load_encoder, source_probe
 
 ENCODER, SIZE = "vit_tiny_patch16_224", 112
 FEW = (5, 20)
@@ -83,7 +85,7 @@ def labelled(data: str) -> tuple[list[Path], np.ndarray, np.ndarray]:
 def accuracy(source: str, name: str | None, data: str) -> dict[str, float]:
     """Balanced accuracy of the probe on an encoder's features, by what it learns from."""
     files, labels, held = labelled(data)
-    pixels = np.stack([images.decode(path.read_bytes(), SIZE) for path in files])
+    pixels = np.stack([decoding.decode(path.read_bytes(), SIZE) for path in files])
     encoder = load_encoder(source, SIZE, name)
     tokens = [part.float().mean(dim=1).numpy() for part in encode(encoder, pixels, "float32")]
     features, held_out = np.concatenate(tokens), np.flatnonzero(held)
@@ -109,7 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     data = str(real_data() / "data")
     folder = f"{OUTPUT}/learning"
-    engine.connect()
+    resources.connect()
     output = f"{folder}/encoder-{given.epochs}"
     card = pretrain(settings(everything(folder, data), output, given.epochs))
     curve = pq.read_table(f"{output}/metrics.parquet").to_pylist()

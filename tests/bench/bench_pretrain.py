@@ -23,19 +23,21 @@ import timm
 import torch
 from harness import OUTPUT, report, seconds
 
-from curation import engine, phantom, pipeline
-from curation.chips import chip, resolve_precision
+from curation import pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.encoder import PRECISIONS
-from training.augment import Augmentation
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.cost import flops_per_image
-from training.draws import Draws, Rank
-from training.frames import Frames
-from training.loop import Plan, Trainer
-from training.mae import MaeConfig, MaeMethod
-from training.pretrain import pretrain
-from training.rank import Settings
+from curation.embeddings.encoder import PRECISIONS
+from curation.engine import resources
+from curation.engine.chips import chip, resolve_precision
+from curation.phantom import colonoscopy
+from training.loader.decoded import Frames
+from training.loader.order import Draws, Rank
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig, MaeMethod
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.cost import flops_per_image
+from training.pretraining.loop import Plan, Trainer
+from training.pretraining.pretrain import pretrain
+from training.pretraining.rank import Settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Work = Callable[[], Any]
@@ -140,7 +142,7 @@ def subset_of(frames: int) -> str:
     run_dir = f"{folder}/run"
     if not Path(run_dir, "subsets/all/kept.parquet").exists():
         small = {"procedures": 4, "scenes": -(-frames // 8), "frames_per_scene": 2, "copy_share": 0}
-        phantom.draw(phantom.PhantomConfig(output=folder, **small))
+        colonoscopy.draw(colonoscopy.PhantomConfig(output=folder, **small))
         encoder = {"encoder": "test_vit", "weights": "random", "image_size": 32, "pooling": "mean"}
         pipeline.run(
             pipeline.RunConfig(
@@ -237,7 +239,7 @@ def matmul_rate(precision: str) -> float:
 def trainings(given: argparse.Namespace, precision: str) -> list[dict[str, Any]]:
     """The questions loop and cache."""
     model, batch, size = MaeConfig(encoder=given.loop_encoder), given.batch, min(16, given.batch)
-    engine.connect()
+    resources.connect()
     subset = subset_of(given.frames)
     cached, frames = through_ray(subset, model, batch, given.steps, None)
     plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, draw_rows=size), OptimiserConfig(), precision)

@@ -11,18 +11,19 @@ import numpy as np
 import pyarrow as pa
 from harness import real_data, report
 
-from curation import images, kmeans
-from curation.cluster import load_vectors
-from curation.dedup import earlier_similarity, order
-from curation.store import RunDirectory
-from curation.vectors import keys_of, to_unit
+from curation.clusters import kmeans
+from curation.clusters.cluster import load_vectors
+from curation.embeddings.vectors import keys_of, to_unit
+from curation.frames import decoding
+from curation.scores.duplicates import earlier_similarity, order
+from curation.store.directory import RunDirectory
 
 SETS = ("endotect2020_512", "kvasir_seg_352", "kvasir_seg_orig30", "sinus_seq381_480", "lap_intermountain_480")
 
 
 def thumbnails(uris: list[str]) -> np.ndarray:
     """Pixels at 32 px, mean subtracted, unit length."""
-    frames = [images.decode(Path(uri).read_bytes(), 32).astype(np.float32).ravel() for uri in uris]
+    frames = [decoding.decode(Path(uri).read_bytes(), 32).astype(np.float32).ravel() for uri in uris]
     return to_unit(np.stack([pixels - pixels.mean() for pixels in frames]))
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from harness import report, seconds
 
-from curation import dedup
-from curation.select import grid_sizes
-from curation.vectors import limit_threads, to_unit
+from curation.embeddings.vectors import limit_threads, to_unit
+from curation.scores import duplicates
+from curation.subsets.select import grid_sizes
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95)
 
@@ -47,7 +47,7 @@ def measure(way: str, rows: int, dimensions: int) -> dict:
     if way == "ours":
         limit_threads(1)
     x = vectors(rows, dimensions)
-    work = semdedup if way == "semdedup" else lambda x: dedup.earlier_similarity(x)[0]
+    work = semdedup if way == "semdedup" else lambda x: duplicates.earlier_similarity(x)[0]
     work(x[:512])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = []
@@ -95,7 +95,7 @@ def main() -> None:
     limit_threads(1)
     x = vectors(20_000, 384)
     start = time.perf_counter()
-    similarity, _ = dedup.earlier_similarity(x)
+    similarity, _ = duplicates.earlier_similarity(x)
     scoring = time.perf_counter() - start
     distance = 1 - x @ to_unit(x.mean(axis=0, keepdims=True))[0]
     epsilons, ds = np.quantile(distance, np.linspace(0.1, 1, 10)), np.quantile(similarity, np.linspace(0.1, 1, 10))

@@ -24,23 +24,25 @@ from bench_benchmark import RECIPE, call, flags
 from bench_benchmark import real as real_ground
 from harness import OUTPUT, report
 
-from curation import engine, phantom, pipeline
+from curation import pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.phantom_polyps import lay_out
-from curation.store import RunDirectory
-from training.augment import Augmentation
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.evaluate import EvaluateConfig, find_sources, prepare_all
-from training.mae import MaeConfig
-from training.rank import Settings
-from training.segment import FinetuneConfig
+from curation.engine import resources
+from curation.phantom import colonoscopy
+from curation.phantom.polyps import lay_out
+from curation.store.directory import RunDirectory
+from training.evaluation.evaluate import EvaluateConfig, find_sources, prepare_all
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.rank import Settings
+from training.segmentation.finetune import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
-from tune.driver import carry_out
 from tune.resources import shares
 from tune.space import SpaceConfig, listed
 from tune.subsets import Chooser
 from tune.sweep import job_of, sweep
+from tune.trial import carry_out
 
 FOLDER = OUTPUT / "sweep"
 PHANTOM, POLYPS, RUN = (str(FOLDER / name) for name in ("phantom", "polyps", "run"))
@@ -52,7 +54,7 @@ TOLD = ("frames", "ratio", "miou", "standard_error", "normdel", "normdel_low", "
 
 def prepare() -> None:
     """Draw the pool and curate it up to its scores, unless that was done."""
-    pool = phantom.PhantomConfig(
+    pool = colonoscopy.PhantomConfig(
         output=PHANTOM,
         frames_per_scene=4,
         copy_share=0.3,
@@ -60,7 +62,7 @@ def prepare() -> None:
         invalid_kinds=("black", "static", "white", "static"),
     )
     if not Path(PHANTOM, "truth.parquet").exists():
-        lay_out(phantom.draw(pool), PHANTOM, POLYPS)
+        lay_out(colonoscopy.draw(pool), PHANTOM, POLYPS)
     pipeline.run(
         pipeline.RunConfig(
             ingest=IngestConfig(run_dir=RUN, source=(f"phantom={PHANTOM}/frames",), part_rows=400),
@@ -107,7 +109,7 @@ def grid(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for row in sorted(table.to_pylist(), key=lambda row: -row["normdel"]):
         kept = pq.read_table(f"{row['folder']}/kept.parquet")["path"].to_pylist()
-        found = phantom.compare(truth, kept)
+        found = colonoscopy.compare(truth, kept)
         removed = {"duplicates_removed": found["duplicates_found"], "invalid_removed": found["invalid_dropped"]}
         thresholds = {name: row[name] for name in ("name", "baseline", "epsilon", "d")}
         rows.append(thresholds | {name: row[name] for name in TOLD} | removed | {"minutes": minutes})
@@ -158,7 +160,7 @@ def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
             output = Path(f"{FOLDER}/overhead/{way.replace(' ', '-')}-{number}")
             shutil.rmtree(output, ignore_errors=True)
             copy = shutil.copytree(RUN, output / "run", ignore=shutil.ignore_patterns("subsets"))
-            what = settings(f"{output}/swept", given, space=none, run_dir=str(copy), cpus=engine.count("CPU"))
+            what = settings(f"{output}/swept", given, space=none, run_dir=str(copy), cpus=resources.count("CPU"))
             start = time.perf_counter()
             ways[way](what)
             spent[way] = time.perf_counter() - start
@@ -193,7 +195,7 @@ def by_hand(what: Sweep) -> None:
     output = RunDirectory(what.evaluation.output)
     sets = prepare_all(output, find_sources(what.evaluation), what.evaluation)
     chooser = Chooser(what.config.run_dir, output.address, what.space.same)
-    alone = shares(engine.count("CPU"), engine.count("GPU"), 1, what.config.cpus_per_trial, 0)
+    alone = shares(resources.count("CPU"), resources.count("GPU"), 1, what.config.cpus_per_trial, 0)
     job = job_of(what, alone, sets)
     for point in listed(what.space, 0):
         carry_out(job, chooser.candidate(point), {}.update)
@@ -212,7 +214,7 @@ def main() -> None:
         report("sweep-real", real(given), f"{RECIPE['encoder']} at {RECIPE['image-size']} px, {REAL['steps']} updates")
         return
     prepare()
-    engine.connect()
+    resources.connect()
     rows = {"grid": grid, "halving": halving, "overhead": overhead}[given.question](given)
     report(f"sweep-{given.question}", rows, f"{ENCODER} at {SIDE} px, {given.steps} updates of 16")
 

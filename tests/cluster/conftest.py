@@ -23,12 +23,16 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from curation import phantom_polyps, pipeline, schema, sources
+from curation import pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.markers import Step
-from curation.phantom import PhantomConfig, draw
-from curation.store import RunDirectory
-from training import checkpoint, probe
+from curation.phantom import polyps as phantom_polyps
+from curation.phantom.colonoscopy import PhantomConfig, draw
+from curation.sources import reader
+from curation.store import schema
+from curation.store.directory import RunDirectory
+from curation.store.markers import Step
+from training.pretraining import checkpoint
+from training.segmentation import probes
 
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
@@ -210,7 +214,7 @@ def synthetic() -> Callable[..., Path]:
         paths = [f"{row:06d}.jpg" for row in range(rows)]
         place = {"source": "made-up", "byte_size": 1}
         table = [
-            place | {"frame_id": sources.frame_id("made-up", path), "uri": path, "path": path, "content_hash": path}
+            place | {"frame_id": reader.frame_id("made-up", path), "uri": path, "path": path, "content_hash": path}
             for path in paths
         ]
         run = RunDirectory(str(run_dir))
@@ -304,7 +308,7 @@ def encoder_folder() -> Callable[..., Path]:
     """encoder_folder(folder, name, ...): a folder as pre-training leaves it, of an untrained encoder."""
 
     def make(folder: Path, name: str = "a", seed: int = 0, method: str = "meddel", **data: Any) -> Path:
-        weights = probe.load_encoder("random", 32, "test_vit", seed).state_dict()
+        weights = probes.load_encoder("random", 32, "test_vit", seed).state_dict()
         counts = {"outlier": 0, "duplicate": 0, "over budget": 7, "exact copy": 2, "rejected": 1}
         data = {"subset": name, "ratio": 0.1902, "selection": {"method": method}, "counts": counts} | data
         card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}

@@ -16,19 +16,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curation.store import RunDirectory
-from training import benchmark as module
-from training import checkpoint, probe
+from curation.store.directory import RunDirectory
 from training.__main__ import main
-from training.benchmark import BenchmarkConfig, benchmark
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.evaluate import EvaluateConfig
-from training.intervals import compare
-from training.mae import MaeConfig
-from training.methods import METHODS
-from training.normdel import normdel
-from training.rank import Settings
-from training.segment import FinetuneConfig
+from training.evaluation import benchmark as module
+from training.evaluation.benchmark import BenchmarkConfig, benchmark
+from training.evaluation.evaluate import EvaluateConfig
+from training.methods.mae import MaeConfig
+from training.methods.method import METHODS
+from training.metrics.intervals import compare
+from training.metrics.normdel import normdel
+from training.pretraining import checkpoint
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.rank import Settings
+from training.segmentation import probes
+from training.segmentation.finetune import FinetuneConfig
 
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
 SMALL = FinetuneConfig(epochs=2, batch_size=8, image_size=32, precision="float32", **FAST)
@@ -65,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         about = json.loads(Path(settings.what.subset, "subset.json").read_text())
         assert settings.model.seed == settings.what.seed
         asked.append((about["name"], settings.what.seed, settings.length.epochs))
-        weights = probe.load_encoder("random", 32, "test_vit", 100 * len(about["name"]) + settings.what.seed)
+        weights = probes.load_encoder("random", 32, "test_vit", 100 * len(about["name"]) + settings.what.seed)
         data = {"subset": about["name"], "selection": about["config"]} | {
             key: about[key] for key in ("ratio", "counts")
         }

@@ -14,15 +14,15 @@ from PIL import Image
 
 from curation import pipeline
 from curation.__main__ import main
-from curation.cluster import cluster
+from curation.clusters.cluster import cluster
 from curation.config import ExportConfig
-from curation.decode import DecodePart
-from curation.embed import embed
-from curation.export import export
-from curation.frames import ReadError
-from curation.ingest import ingest
-from curation.store import RunDirectory
-from training.subset import decode_rows, read_subset
+from curation.embeddings.chunks import DecodePart
+from curation.embeddings.embed import embed
+from curation.exports.export import export
+from curation.frames.frame import ReadError
+from curation.frames.ingest import ingest
+from curation.store.directory import RunDirectory
+from training.loader.subset import decode_rows, read_subset
 
 Settings = Callable[..., pipeline.RunConfig]
 Rows = Callable[[Path, str], pa.Table]
@@ -171,7 +171,7 @@ def test_a_failure_that_may_pass_commits_nothing_of_its_part(
             raise ReadError(f"{uri} could not be read: rerun the same command")
         return Path(uri).read_bytes()
 
-    monkeypatch.setattr("curation.decode.read_unchanged", read)
+    monkeypatch.setattr("curation.embeddings.chunks.read_unchanged", read)
     decoder = DecodePart(run, config.embed)
     assert len(list(decoder(pa.table({"part": [0]})))) == 1
     chunks = decoder(pa.table({"part": [2]}))

@@ -20,11 +20,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from curation import lineage, listing, sources
 from curation.config import EmbedConfig, IngestConfig
-from curation.encoder import resolved
-from curation.ingest import ingest, ingest_part
-from curation.store import RunDirectory
+from curation.embeddings.encoder import resolved
+from curation.frames.ingest import ingest, ingest_part
+from curation.sources import lineage, listing, reader
+from curation.store.directory import RunDirectory
 
 ACCESS, SECRET = "AKIAEXAMPLEKEYOFATEST", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLE"
 
@@ -180,7 +180,7 @@ def test_odd_files_are_rejected_rows_and_the_others_go_through(
 def test_tasks_work_wherever_their_worker_is(frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(frames.parent)
     config = IngestConfig(run_dir="run", source=("frames",), lineage_pattern=r"(?P<shot>\d)")
-    found = sources.parse_sources(config.source)
+    found = reader.parse_sources(config.source)
     [part] = listing.Listing(config, found).parts(100)
     lineages = lineage.Lineages(found, config.lineage_pattern)
     call = pickle.dumps((RunDirectory(config.run_dir), lineages, config.max_pixels, part, False))

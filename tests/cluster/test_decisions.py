@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import dedup, pipeline, schema, vectors
+from curation import pipeline
 from curation.__main__ import main
-from curation.cluster import cluster
+from curation.clusters.cluster import cluster
 from curation.config import ScoreConfig, SelectConfig
-from curation.embed import embed
-from curation.score import score
+from curation.embeddings import vectors
+from curation.embeddings.embed import embed
+from curation.scores import duplicates
+from curation.scores.score import score
+from curation.store import schema
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]
@@ -75,7 +78,7 @@ def wanted_by_brute_force(run_dir: Path, rows: Rows, config: SelectConfig) -> se
     """The paper's walk through each cluster, all pairs, one frame after the other, in float64."""
     units, scored = units64(run_dir, rows), rows(run_dir, "scores").to_pylist()
     keys = vectors.keys_of([row["frame_id"] for row in scored])
-    drawn = vectors.scramble(keys, config.seed, dedup.RANDOM).tolist()
+    drawn = vectors.scramble(keys, config.seed, duplicates.RANDOM).tolist()
     place = dict(zip((row["frame_id"] for row in scored), drawn, strict=True))
     visit: dict[str, Callable[[dict[str, Any]], Any]] = {
         "nearest": lambda row: (row["centroid_distance"], row["frame_id"]),

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from curation import demo, phantom
-from curation.chips import chip
+from curation import demo
+from curation.engine.chips import chip
+from curation.phantom import colonoscopy
 
 
 @pytest.mark.slow
@@ -23,7 +24,7 @@ def test_the_demonstration_trains_its_encoder_and_finds_more_with_it(
     for run in ("untrained", "run"):
         kept = pq.read_table(tmp_path / run / "subsets/curated/kept.parquet")["path"].to_pylist()
         assert len(kept) == demo.KEPT
-        found[run] = phantom.compare(truth, kept)
+        found[run] = colonoscopy.compare(truth, kept)
     assert found["run"]["duplicates_found"] >= max(0.95, found["untrained"]["duplicates_found"] - 0.01)
     assert found["run"]["distinct_kept"] >= max(0.95, found["untrained"]["distinct_kept"] - 0.01)
     losses = pq.read_table(tmp_path / "encoder/metrics.parquet")["loss"].to_pylist()

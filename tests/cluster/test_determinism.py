@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
-from curation.embed import embed
+from curation.embeddings.embed import embed
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Tables = Callable[[Path], dict[str, str]]

@@ -4,7 +4,7 @@ import ray
 from ray.util import remove_placement_group
 from ray.util.placement_group import placement_group
 
-from curation import engine
+from curation.engine import resources
 
 
 class Holder:
@@ -19,13 +19,13 @@ def test_what_a_killed_actor_held_is_free_again(local_ray: None) -> None:
     own = placement_group([{"CPU": 0.5}])
     ray.get(own.ready())
     try:
-        known = engine.placement_groups()
+        known = resources.placement_groups()
         assert own.id.hex() in known
         holder = ray.remote(Holder).options(num_cpus=0).remote()
         ray.get(holder.hold.remote())
         ray.kill(holder)
-        assert len(engine.placement_groups() - known) == 1
-        engine.free_placement_groups(known)
-        assert engine.placement_groups() == known
+        assert len(resources.placement_groups() - known) == 1
+        resources.free_placement_groups(known)
+        assert resources.placement_groups() == known
     finally:
         remove_placement_group(own)

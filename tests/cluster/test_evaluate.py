@@ -15,14 +15,15 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from training.datasets.near_copies import near_pairs, small_copies
 
-from training import datasets, probe, segment
-from training.copies import near_pairs, small_copies
-from training.evaluate import EncoderConfig, EvaluateConfig, evaluate
-from training.intervals import compare
-from training.masks import arrays
-from training.normdel import normdel
-from training.segment import FinetuneConfig, Pairs
+from training.datasets import folders
+from training.datasets.masks import arrays
+from training.evaluation.evaluate import EncoderConfig, EvaluateConfig, evaluate
+from training.metrics.intervals import compare
+from training.metrics.normdel import normdel
+from training.segmentation import finetune, probes
+from training.segmentation.finetune import FinetuneConfig, Pairs
 
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
 SMALL = FinetuneConfig(epochs=3, batch_size=4, image_size=32, precision="float32", **FAST)
@@ -65,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 
 def part(folder: Path, name: str) -> Pairs:
-    examples = [one for one in datasets.load("generic", str(folder)).examples if one.split == name]
+    examples = [one for one in folders.load("generic", str(folder)).examples if one.split == name]
     return Pairs(*arrays(examples, SIZE))
 
 
@@ -92,11 +93,11 @@ def test_rows_are_those_of_fine_tuning_by_hand(done: tuple[Path, pa.Table], poly
         assert list(rows) == [1, 2, 3]
         best, expected = -1.0, 0
         with one_thread():
-            loaded = probe.load_encoder(str(encoder), 32)
-            for epoch in segment.finetune(loaded, train, validation, replace(SMALL, seed=seed)):
+            loaded = probes.load_encoder(str(encoder), 32)
+            for epoch in finetune.finetune(loaded, train, validation, replace(SMALL, seed=seed)):
                 if epoch.metrics["validation_iou"] > best:
                     best, expected = epoch.metrics["validation_iou"], epoch.number
-                ious = probe.image_ious(segment.predict(epoch.model, test.images), test.masks)
+                ious = probes.image_ious(finetune.predict(epoch.model, test.images), test.masks)
                 assert rows[epoch.number]["miou"] == pytest.approx(ious.mean(), abs=1e-12)
                 if rows[epoch.number]["final"]:
                     np.testing.assert_allclose(rows[epoch.number]["image_iou"], ious, atol=1e-12)
@@ -241,10 +242,10 @@ def test_probes_run_once_and_are_those_of_the_library(
     table = evaluate(*ask(tmp_path, probe=way))
     [row] = table.to_pylist()
     train, test = part(polyps, "train"), unseen(polyps)
-    loaded = probe.load_encoder(str(encoder), 32)
-    known, asked = (torch.cat(list(probe.encode(loaded, one.images, "float32"))) for one in (train, test))
-    found = (probe.linear_probe if way == "linear" else probe.neighbour_probe)(known, train.masks, asked, SIZE)
-    np.testing.assert_allclose(row["image_iou"], probe.image_ious(found, test.masks), atol=0.02)
+    loaded = probes.load_encoder(str(encoder), 32)
+    known, asked = (torch.cat(list(probes.encode(loaded, one.images, "float32"))) for one in (train, test))
+    found = (probes.linear_probe if way == "linear" else probes.neighbour_probe)(known, train.masks, asked, SIZE)
+    np.testing.assert_allclose(row["image_iou"], probes.image_ious(found, test.masks), atol=0.02)
     assert (row["seed"], row["epoch"], row["final"]) == (0, 0, True)
 
 

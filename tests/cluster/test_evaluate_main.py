@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from training import results
 from training.__main__ import main
-from training.trial import subject_of
+from training.evaluation.run import subject_of
+from training.reporting import results
 
 
 @pytest.fixture(scope="module")

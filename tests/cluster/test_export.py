@@ -12,9 +12,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from curation import pipeline, schema
+from curation import pipeline
 from curation.config import ExportConfig, SelectConfig
-from curation.export import export
+from curation.exports.export import export
+from curation.store import schema
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]

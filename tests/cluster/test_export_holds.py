@@ -14,8 +14,8 @@ import pytest
 
 from curation import pipeline
 from curation.config import ExportConfig, SelectConfig
-from curation.export import discard, export
-from curation.store import RunDirectory
+from curation.exports.export import discard, export
+from curation.store.directory import RunDirectory
 
 Written = Callable[[Path], dict[str, tuple[int, int]]]
 

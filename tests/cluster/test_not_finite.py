@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from curation import pipeline
 from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.embed import embed
-from curation.ingest import ingest
+from curation.embeddings.embed import embed
+from curation.frames.ingest import ingest
 
 Rows = Callable[[Path, str], pa.Table]
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
-from curation import embed, engine
-from curation.chips import Chip, chip
 from curation.config import EmbedConfig
-from curation.encoder import build
+from curation.embeddings import embed
+from curation.embeddings.encoder import build
+from curation.engine import resources
+from curation.engine.chips import Chip, chip
 from training.__main__ import main
 
 OTHER = [Chip("another chip", True)]
@@ -38,7 +39,7 @@ def test_finished_embeddings_are_used_on_any_chip(
     made = embed.embed(config)
     assert made["device"] == chip().name
     assert made["inputs"]["precision"] == "float32"
-    monkeypatch.setattr(engine, "chips", lambda: OTHER)
+    monkeypatch.setattr(resources, "chips", lambda: OTHER)
     again = embed.embed(dataclasses.replace(config, precision="auto", weights=str(files[1])))
     assert again["reused"]
     assert again["output_hash"] == made["output_hash"]
@@ -68,7 +69,7 @@ def test_a_training_resumes_in_its_arithmetic_and_with_its_cache(
     assert card["device"] == chip().name
     shutil.rmtree(output / "checkpoints/update-00000004")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=kept // 2))
-    monkeypatch.setattr(engine, "chips", lambda: OTHER)
+    monkeypatch.setattr(resources, "chips", lambda: OTHER)
     assert main(flags) == 0
     resumed = json.loads((output / "card.json").read_text())
     assert resumed["cost"]["decoded_bytes_kept"] == kept
@@ -85,10 +86,10 @@ def test_a_training_resumes_in_its_arithmetic_and_with_its_cache(
 
 
 def test_each_node_is_asked_for_its_chip(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.chips_of.cache_clear()
-    assert engine.chips() == [chip()]
-    nodes = engine.ray.nodes()
-    monkeypatch.setattr(engine, "count", lambda _: 1)
-    monkeypatch.setattr(engine.ray, "nodes", lambda: [node | {"Resources": {"GPU": 1.0}} for node in nodes])
-    assert engine.chips() == [chip("cuda")]  # asked by a task, which holds no GPU
-    engine.chips_of.cache_clear()
+    resources.chips_of.cache_clear()
+    assert resources.chips() == [chip()]
+    nodes = resources.ray.nodes()
+    monkeypatch.setattr(resources, "count", lambda _: 1)
+    monkeypatch.setattr(resources.ray, "nodes", lambda: [node | {"Resources": {"GPU": 1.0}} for node in nodes])
+    assert resources.chips() == [chip("cuda")]  # asked by a task, which holds no GPU
+    resources.chips_of.cache_clear()

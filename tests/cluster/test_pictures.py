@@ -12,8 +12,8 @@ import tifffile
 from PIL import ExifTags, Image
 
 from curation import pipeline
-from curation.embed import embed
-from curation.ingest import ingest
+from curation.embeddings.embed import embed
+from curation.frames.ingest import ingest
 
 WIDTH, HEIGHT = 128, 96
 

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from curation.store import RunDirectory
-from training import checkpoint
+from curation.store.directory import RunDirectory
 from training.__main__ import main
+from training.pretraining import checkpoint
 
 SMALL = {
     "encoder": "test_vit",

@@ -10,9 +10,9 @@ import torch
 from moto.server import ThreadedMotoServer
 from safetensors.torch import load, load_file
 
-from curation.store import RunDirectory
-from training import checkpoint
+from curation.store.directory import RunDirectory
 from training.__main__ import main
+from training.pretraining import checkpoint
 
 FLAGS = [
     "--encoder=test_vit",

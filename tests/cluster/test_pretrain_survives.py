@@ -18,9 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from curation.store import RunDirectory
-from training import checkpoint
+from curation.store.directory import RunDirectory
 from training.__main__ import main
+from training.pretraining import checkpoint
 
 SMALL = {
     "encoder": "test_vit",

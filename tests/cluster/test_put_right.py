@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from curation import pipeline
 from curation.__main__ import main
 from curation.config import ClusterConfig, ScoreConfig
-from curation.store import RunDirectory
+from curation.store.directory import RunDirectory
 
 Tables = Callable[[Path], dict[str, str]]
 Written = Callable[[Path], dict[str, tuple[int, int]]]

@@ -12,7 +12,7 @@ import pytest
 
 from curation import pipeline
 from curation.__main__ import main
-from curation.ingest import ingest
+from curation.frames.ingest import ingest
 
 Written = Callable[[Path], dict[str, tuple[int, int]]]
 

@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curation import pipeline, schema, sources
-from curation.cluster import cluster
+from curation import pipeline
+from curation.clusters.cluster import cluster
 from curation.config import ScoreConfig
-from curation.embed import embed
-from curation.export import export
-from curation.ingest import ingest
-from curation.score import score
+from curation.embeddings.embed import embed
+from curation.exports.export import export
+from curation.frames.ingest import ingest
+from curation.scores.score import score
+from curation.sources import reader
+from curation.store import schema
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]
@@ -75,7 +77,7 @@ def test_lineage_and_identity(reference: Reference, rows: Rows, drawn: tuple[Pat
     for row in table:
         folder = {"alpha": "center_a", "beta": "center_b"}[row["source"]]
         expected = known.pop(f"{folder}/{row['path']}")
-        assert row["frame_id"] == sources.frame_id(row["source"], row["path"])
+        assert row["frame_id"] == reader.frame_id(row["source"], row["path"])
         assert len(bytes.fromhex(row["frame_id"])) == 16
         assert row["uri"] == str(root / expected["path"])
         lineage = (row["center"], row["patient"], row["procedure"], int(row["shot"]))

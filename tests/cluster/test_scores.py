@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import groups, kmeans, vectors
-from curation import score as scoring
-from curation.cluster import cluster
+from curation.clusters import kmeans
+from curation.clusters.cluster import cluster
 from curation.config import ClusterConfig, ScoreConfig
-from curation.score import score
+from curation.embeddings import vectors
+from curation.scores import groups
+from curation.scores import score as scoring
+from curation.scores.score import score
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]

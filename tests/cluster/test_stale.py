@@ -10,8 +10,8 @@ import pytest
 from curation import pipeline
 from curation.__main__ import main
 from curation.config import ScoreConfig
-from curation.store import IntegrityError
-from training.subset import read_subset
+from curation.store.directory import IntegrityError
+from training.loader.subset import read_subset
 from tune.space import Point
 from tune.subsets import Chooser
 

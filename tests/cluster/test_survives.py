@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from curation import pipeline
-from curation.cluster import cluster
+from curation.clusters.cluster import cluster
 from curation.config import ClusterConfig, ScoreConfig
-from curation.score import score
+from curation.scores.score import score
 
 Tables = Callable[[Path], dict[str, str]]
 Written = Callable[[Path], dict[str, tuple[int, int]]]
@@ -165,7 +165,7 @@ def leave_half_written(run_dir: Path) -> None:
 def test_no_more_parts_are_under_way_than_workers(
     begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedding = importlib.import_module("curation.embed")  # curation.embed may be the function
+    embedding = importlib.import_module("curation.embeddings.embed")  # curation.embed may be the function
     chunks, write_part = embedding.chunks, embedding.write_part
     begun_parts: set[int] = set()
     written_parts: set[int] = set()

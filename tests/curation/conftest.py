@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow.fs as pafs
 import pytest
 
-from curation import select
 from curation.config import SelectConfig
-from curation.store import RunDirectory
-from curation.vectors import to_unit
+from curation.embeddings.vectors import to_unit
+from curation.store.directory import RunDirectory
+from curation.subsets import select
 
 Floats = npt.NDArray[np.floating]
 

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from curation import frames, listing, sources
 from curation.config import IngestConfig
-from curation.filesystems import absolute, address_of, below, filesystem_of, without_credentials
-from curation.store import RunDirectory
+from curation.frames import frame
+from curation.sources import listing, reader
+from curation.store.directory import RunDirectory
+from curation.store.filesystems import absolute, address_of, below, filesystem_of, without_credentials
 
 KEYS = (
     "img- (1).png",
@@ -82,7 +83,7 @@ def put(server: str) -> Callable[..., None]:
     return call
 
 
-def listed(source: str) -> list[sources.Entry]:
+def listed(source: str) -> list[reader.Entry]:
     return list(listing.Listing(IngestConfig(run_dir="unused", source=(source,))))
 
 
@@ -94,7 +95,7 @@ def test_every_key_is_listed_and_read_with_the_endpoint_in_the_address(
     address = f"s3://{ACCESS}:{SECRET}@frames/{prefix}?endpoint_override=http://{server}"
     entries = listed(address)
     assert sorted(entry.path for entry in entries) == sorted([*KEYS, "folder/deep/1.png"])
-    assert {entry.path: frames.read_bytes(entry.uri) for entry in entries} == {
+    assert {entry.path: frame.read_bytes(entry.uri) for entry in entries} == {
         key: key.encode() for key in [*KEYS, "folder/deep/1.png"]
     }
     assert all(entry.mtime_ns for entry in entries)
@@ -122,7 +123,7 @@ def test_the_endpoint_of_the_environment(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     [entry] = listed("s3://frames/environment/")
     assert entry.uri == "s3://frames/environment/a%20b.png"
-    assert frames.read_bytes(entry.uri) == b"a b.png"
+    assert frame.read_bytes(entry.uri) == b"a b.png"
 
 
 def test_a_run_directory_with_the_endpoint_in_its_address(server: str) -> None:
@@ -224,8 +225,8 @@ def test_existing_paths_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / folder).mkdir(parents=True)
 
     def read(text: str) -> tuple[str, str]:
-        [source] = sources.parse_sources((text,))
-        again = sources.parse_source(source.text)
+        [source] = reader.parse_sources((text,))
+        again = reader.parse_source(source.text)
         assert (again.name, again.uri) == (source.name, source.uri)
         return source.name, source.uri.removeprefix(f"{tmp_path}/")
 
@@ -236,11 +237,11 @@ def test_existing_paths_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read("c=b") == ("c", "b")
     assert read("frames/") == ("frames", "frames")
     assert read("./center=1") == ("center=1", "center=1")
-    [told] = sources.readings(("a=b", "c=b", "center=1/frames"))
+    [told] = reader.readings(("a=b", "c=b", "center=1/frames"))
     assert "a=b is taken as the folder of this name" in told
     assert "give a=./b" in told
     with pytest.raises(ValueError, match="has no name of its own; name it with NAME=/"):
-        sources.parse_source("/")
+        reader.parse_source("/")
 
 
 def test_sources_that_are_not_there_say_whether_a_disk_may_be_missing(tmp_path: Path) -> None:
@@ -249,13 +250,13 @@ def test_sources_that_are_not_there_say_whether_a_disk_may_be_missing(tmp_path: 
     (tmp_path / "full/x.png").write_bytes(b"1")
     hint = "is empty: is a disk or share to be mounted there first"
     with pytest.raises(ValueError, match=f"disk/frames does not exist .*disk {hint}"):
-        sources.check_there(sources.parse_sources((f"{tmp_path}/disk/frames",)))
+        reader.check_there(reader.parse_sources((f"{tmp_path}/disk/frames",)))
     with pytest.raises(ValueError, match=r"full/frames does not exist$"):
-        sources.check_there(sources.parse_sources((f"{tmp_path}/full/frames",)))
+        reader.check_there(reader.parse_sources((f"{tmp_path}/full/frames",)))
     with pytest.raises(ValueError, match=f"no image found in .*disk {hint}"):
         listing.survey(IngestConfig(run_dir="unused", source=(f"{tmp_path}/disk",)))
     with pytest.raises(ValueError, match=f"is there: {hint.partition(': ')[2]}"):
-        sources.check_there(sources.parse_sources(("/mnt/no-such-disk/frames",)))
+        reader.check_there(reader.parse_sources(("/mnt/no-such-disk/frames",)))
 
 
 @pytest.mark.parametrize(

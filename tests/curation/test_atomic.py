@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 
-from curation import atomic
-from curation.store import RunDirectory
+from curation.store import atomic
+from curation.store.directory import RunDirectory
 
 KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
 LARGE = 22 << 20  # several parts of an upload

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curation import select
 from curation.config import SelectConfig
-from curation.vectors import scramble
+from curation.embeddings.vectors import scramble
+from curation.subsets import select
 
 Columns = Callable[..., select.Columns]
 Kept = Callable[..., set[int]]

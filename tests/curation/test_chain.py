@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation import chain
 from curation.config import ClusterConfig, EmbedConfig, IngestConfig, ScoreConfig, SelectConfig
-from curation.markers import Step, marker_of, read_record
-from curation.store import SUCCESS, IntegrityError, RunDirectory
+from curation.store import chain
+from curation.store.directory import SUCCESS, IntegrityError, RunDirectory
+from curation.store.markers import Step, marker_of, read_record
 
 FARTHEST = "scores/farthest_any"
 PARENT = {

@@ -5,10 +5,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import changes
-from curation.listing import Part
-from curation.sources import Entry
-from curation.store import RunDirectory
+from curation.sources import changes
+from curation.sources.listing import Part
+from curation.sources.reader import Entry
+from curation.store.directory import RunDirectory
 
 FILES = st.dictionaries(
     st.sampled_from(["a", "a/b", "a-b", "b", "b/a/c", "b/b", "b.c", "c", "d", "d/d", "e", "ö"]),

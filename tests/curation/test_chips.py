@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from curation import chips, nearest
-from curation.chips import Chip, chip, resolve_precision
-from curation.vectors import to_unit
+from curation.embeddings import nearest
+from curation.embeddings.vectors import to_unit
+from curation.engine import chips
+from curation.engine.chips import Chip, chip, resolve_precision
 
 ON_AVX512 = {"avx512_f": True, "avx512_vnni": True}
 

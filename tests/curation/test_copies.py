@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import copies, schema, sources
-from curation.store import RunDirectory
+from curation.frames import copies
+from curation.sources import reader
+from curation.store import schema
+from curation.store.directory import RunDirectory
 
 PARTS = ["aab", "ca", "", "bd"]  # the content of each frame, by part
 
@@ -18,7 +20,7 @@ def frame(number: int, row: int) -> str:
 
 
 def content(letter: str) -> str:
-    return sources.content_hash(letter.encode())
+    return reader.content_hash(letter.encode())
 
 
 @pytest.fixture

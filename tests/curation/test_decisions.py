@@ -6,11 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation import grid, schema, select
 from curation.config import IngestConfig, SelectConfig
-from curation.markers import Step
-from curation.store import RunDirectory
-from curation.vectors import keys_of
+from curation.embeddings.vectors import keys_of
+from curation.store import schema
+from curation.store.directory import RunDirectory
+from curation.store.markers import Step
+from curation.subsets import grid, select
 
 IDS = [f"{number:016x}{0:016x}" for number in range(7)]
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from curation import dedup, nearest
-from curation.vectors import scramble, to_unit
+from curation.embeddings import nearest
+from curation.embeddings.vectors import scramble, to_unit
+from curation.scores import duplicates
 
 Exact = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
@@ -57,7 +58,7 @@ def visited(distance: Exact, keys: Keys, keep: str, seed: int) -> list[int]:
     rank = {
         "nearest": lambda row: (float(distance[row]), int(keys[row])),
         "farthest": lambda row: (-float(distance[row]), int(keys[row])),
-        "random": lambda row: int(scramble(keys, seed, dedup.RANDOM)[row]),
+        "random": lambda row: int(scramble(keys, seed, duplicates.RANDOM)[row]),
     }[keep]
     return sorted(range(len(keys)), key=rank)
 
@@ -75,11 +76,11 @@ def walk(cluster: Cluster, keep: str, rule: str, epsilon: float, d: float) -> se
 
 def scored(cluster: Cluster, keep: str, rule: str, epsilon: float, d: float) -> set[int]:
     """The same from our scores: one pass, then a threshold on each column."""
-    order = dedup.order(cluster.distance, cluster.keys, keep, 3)
+    order = duplicates.order(cluster.distance, cluster.keys, keep, 3)
     if (keep, rule) != ("nearest", "any"):
         order = order[cluster.distance[order] <= np.float32(epsilon)]
     units = cluster.units[order]
-    similarity, _ = dedup.earlier_similarity(units) if rule == "any" else dedup.greedy_similarity(units, d)
+    similarity, _ = duplicates.earlier_similarity(units) if rule == "any" else duplicates.greedy_similarity(units, d)
     stays = (cluster.distance[order] <= np.float32(epsilon)) & (similarity <= np.float32(d))
     return set(order[stays].tolist())
 
@@ -99,9 +100,9 @@ def check_against_all_pairs(units: npt.NDArray[np.float32], similarity: Exact, i
 def blocks(rows: int, columns: int, integers: bool = True, dense_share: float = 0.01) -> Iterator[None]:
     """Many small blocks, and the paths of a chip with and without products of 8-bit integers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedup, "ROWS", rows)
-        patch.setattr(dedup, "COLUMNS", columns)
-        patch.setattr(dedup, "GPU_BLOCK", rows)
+        patch.setattr(duplicates, "ROWS", rows)
+        patch.setattr(duplicates, "COLUMNS", columns)
+        patch.setattr(duplicates, "GPU_BLOCK", rows)
         patch.setattr(nearest, "BLOCK", 1)  # of 64 rows, the least there are
         patch.setattr(nearest, "COLUMNS", columns)
         patch.setattr(nearest, "DENSE_SHARE", dense_share)
@@ -115,9 +116,9 @@ def test_of_equally_similar_rows_the_first_is_named(integers: bool, dense_share:
     axes = np.eye(3, dtype=np.float32)[[0, 1, 0, 0, 1, 2, 2, 0]]
     with blocks(2, 2, integers, dense_share):
         for similarity, index in (
-            dedup.earlier_similarity(axes),
-            dedup.earlier_similarity(axes, device=TORCH_PATH),
-            dedup.greedy_similarity(axes, 0.5),
+            duplicates.earlier_similarity(axes),
+            duplicates.earlier_similarity(axes, device=TORCH_PATH),
+            duplicates.greedy_similarity(axes, 0.5),
         ):
             assert similarity.tolist() == [-1, 0, 1, 1, 1, 0, 1, 1]
             assert index.tolist() == [-1, 0, 0, 0, 1, 0, 5, 0]
@@ -129,8 +130,8 @@ def test_earlier_similarity_against_all_pairs(
     cluster: Cluster, rows: int, columns: int, integers: bool, dense_share: float
 ) -> None:
     with blocks(rows, columns, integers, dense_share):
-        check_against_all_pairs(cluster.units, *dedup.earlier_similarity(cluster.units))
-        check_against_all_pairs(cluster.units, *dedup.earlier_similarity(cluster.units, device=TORCH_PATH))
+        check_against_all_pairs(cluster.units, *duplicates.earlier_similarity(cluster.units))
+        check_against_all_pairs(cluster.units, *duplicates.earlier_similarity(cluster.units, device=TORCH_PATH))
 
 
 @settings(deadline=None)
@@ -139,7 +140,7 @@ def test_greedy_similarity_against_all_pairs(cluster: Cluster, rows: int, column
     cosines = cluster.cosines
     assume(np.abs(cosines - d).min() > MARGIN)
     with blocks(rows, columns):
-        similarity, index = dedup.greedy_similarity(cluster.units, d)
+        similarity, index = duplicates.greedy_similarity(cluster.units, d)
     stays: list[int] = []
     for row in range(len(cosines)):
         highest = max((min(1, cosines[row, other]) for other in stays), default=-1)
@@ -153,11 +154,11 @@ def test_greedy_similarity_against_all_pairs(cluster: Cluster, rows: int, column
 @settings(deadline=None, max_examples=50)
 @given(clusters(150), st.integers(1, 40), st.integers(5, 30))
 def test_row_ranges_add_up_to_the_whole(cluster: Cluster, size: int, columns: int) -> None:
-    ranges = dedup.row_blocks(len(cluster.units), size)
+    ranges = duplicates.row_blocks(len(cluster.units), size)
     with blocks(columns + 1, columns):
         for device in ("cpu", TORCH_PATH):
-            whole, _ = dedup.earlier_similarity(cluster.units, device=device)
-            pieces = [dedup.earlier_similarity(cluster.units, *edges, device) for edges in ranges]
+            whole, _ = duplicates.earlier_similarity(cluster.units, device=device)
+            pieces = [duplicates.earlier_similarity(cluster.units, *edges, device) for edges in ranges]
             similarity, index = (np.concatenate(column) for column in zip(*pieces, strict=True))
             np.testing.assert_allclose(similarity, whole, atol=ROUNDING)
             check_against_all_pairs(cluster.units, similarity, index)
@@ -166,10 +167,10 @@ def test_row_ranges_add_up_to_the_whole(cluster: Cluster, size: int, columns: in
 @settings(deadline=None)
 @given(clusters(), st.sampled_from(KEEPS), st.integers(0, 2**31))
 def test_order_is_total_and_independent_of_the_rows(cluster: Cluster, keep: str, seed: int) -> None:
-    order = dedup.order(cluster.distance, cluster.keys, keep, 3)
+    order = duplicates.order(cluster.distance, cluster.keys, keep, 3)
     assert order.tolist() == visited(cluster.distance, cluster.keys, keep, 3)
     shuffled = np.random.default_rng(seed).permutation(len(order))
-    again = dedup.order(cluster.distance[shuffled], cluster.keys[shuffled], keep, 3)
+    again = duplicates.order(cluster.distance[shuffled], cluster.keys[shuffled], keep, 3)
     assert shuffled[again].tolist() == order.tolist()
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import folder
-from curation.store import RunDirectory
+from curation.exports import folder
+from curation.store.directory import RunDirectory
 
 NASTY = st.sampled_from(["..", ".", "", "/", "//", "\\", "\0", "%", "%2E", "%2E%2E", ".tmp-", "~", "a.png", "é", " "])
 PATHS = st.lists(st.one_of(NASTY, st.text(max_size=6), st.sampled_from(["x" * 250, "ü" * 200])), max_size=8).map(

@@ -11,11 +11,13 @@ import pyarrow.fs as pafs
 import pytest
 import tenacity
 
-from curation import frames, images, schema, sources
-from curation.store import RunDirectory
+from curation.frames import decoding, frame
+from curation.sources import reader
+from curation.store import schema
+from curation.store.directory import RunDirectory
 
 DATA = b"the bytes of a frame"
-HASH = sources.content_hash(DATA)
+HASH = reader.content_hash(DATA)
 
 
 class Flaky(pafs.FileSystemHandler):
@@ -54,7 +56,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flaky]:
     def use(error: Exception, failures: int, **given: Any) -> Flaky:
         handler = Flaky(error, failures, **given)
         system = pafs.PyFileSystem(handler)
-        monkeypatch.setattr(frames, "filesystem_of", lambda uri: (system, uri))
+        monkeypatch.setattr(frame, "filesystem_of", lambda uri: (system, uri))
         return handler
 
     return use
@@ -93,10 +95,10 @@ FACTS = [
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_a_failure_that_passes_is_tried_again(flaky: Callable[..., Flaky], waits: list[float], error: OSError) -> None:
-    handler = flaky(error, frames.ATTEMPTS - 1)
-    assert frames.read_bytes("x") == DATA
-    assert (handler.opened, len(waits)) == (frames.ATTEMPTS, frames.ATTEMPTS - 1)
-    assert all(0 <= wait <= frames.LONGEST_WAIT_S for wait in waits)
+    handler = flaky(error, frame.ATTEMPTS - 1)
+    assert frame.read_bytes("x") == DATA
+    assert (handler.opened, len(waits)) == (frame.ATTEMPTS, frame.ATTEMPTS - 1)
+    assert all(0 <= wait <= frame.LONGEST_WAIT_S for wait in waits)
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
@@ -104,11 +106,11 @@ def test_a_failure_that_stays_stops_the_step_and_rejects_nothing(
     flaky: Callable[..., Flaky], waits: list[float], error: OSError
 ) -> None:
     handler = flaky(error, 100)
-    with pytest.raises(frames.ReadError, match="rerun the same command") as caught:
-        frames.read_bytes("there/x.png")
+    with pytest.raises(frame.ReadError, match="rerun the same command") as caught:
+        frame.read_bytes("there/x.png")
     assert str(error) in str(caught.value)
     assert "there/x.png" in str(caught.value)
-    assert handler.opened == frames.ATTEMPTS
+    assert handler.opened == frame.ATTEMPTS
 
 
 @pytest.mark.parametrize(("error", "reason"), FACTS, ids=repr)
@@ -116,8 +118,8 @@ def test_a_fact_about_the_file_rejects_the_frame_at_once(
     flaky: Callable[..., Flaky], waits: list[float], error: OSError, reason: str
 ) -> None:
     handler = flaky(error, 100)
-    with pytest.raises(images.FrameError) as caught:
-        frames.read_bytes("x")
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.read_bytes("x")
     assert (caught.value.reason, handler.opened, waits) == (reason, 1, [])
 
 
@@ -138,8 +140,8 @@ def test_files_that_cannot_be_files(tmp_path: Path) -> None:
     }
     found = {}
     for name in expected:
-        with pytest.raises(images.FrameError) as caught:
-            frames.read_bytes(f"{tmp_path}/{name}")
+        with pytest.raises(decoding.FrameError) as caught:
+            frame.read_bytes(f"{tmp_path}/{name}")
         found[name] = caught.value.reason
     assert found == expected
 
@@ -148,20 +150,20 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     sparse = tmp_path / "sparse.png"
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(images.FrameError, match="1099511627776 bytes, more than 1000") as caught:
-        frames.read_bytes(str(sparse), limit=1000)
+    with pytest.raises(decoding.FrameError, match="1099511627776 bytes, more than 1000") as caught:
+        frame.read_bytes(str(sparse), limit=1000)
     assert caught.value.reason == "too large"
     (tmp_path / "fits").write_bytes(DATA)
-    assert frames.read_bytes(str(tmp_path / "fits"), limit=len(DATA)) == DATA
+    assert frame.read_bytes(str(tmp_path / "fits"), limit=len(DATA)) == DATA
 
 
 def test_what_was_read_again_has_the_hash_it_had(tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     file.write_bytes(DATA)
-    assert frames.read_unchanged(str(file), HASH) == DATA
+    assert frame.read_unchanged(str(file), HASH) == DATA
     file.write_bytes(DATA[::-1])  # as long
-    with pytest.raises(images.FrameError, match=HASH) as caught:
-        frames.read_unchanged(str(file), HASH)
+    with pytest.raises(decoding.FrameError, match=HASH) as caught:
+        frame.read_unchanged(str(file), HASH)
     assert caught.value.reason == "changed since ingest"
 
 
@@ -176,10 +178,10 @@ def test_the_first_of_equal_files_that_is_right_is_read(tmp_path: Path) -> None:
             asked.append(name)
             yield name
 
-    assert frames.read_first(addresses(), HASH) == (names[2], DATA)
+    assert frame.read_first(addresses(), HASH) == (names[2], DATA)
     assert asked == names[:3]
-    with pytest.raises(images.FrameError) as caught:
-        frames.read_first(names[:2], HASH)
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.read_first(names[:2], HASH)
     assert caught.value.reason == "missing", "the reason is that of the frame's own file"
 
 
@@ -192,6 +194,6 @@ def test_parts_with_unread_frames_are_done_again(run: RunDirectory) -> None:
         rows = [dict.fromkeys(schema.REJECTED.names, "x") | {"reason": reason} for reason in of_part]
         step = "ingest" if number == 3 else "embed"
         run.write_table(f"rejected/part-{number:06d}-{step}.parquet", pa.Table.from_pylist(rows, schema.REJECTED))
-    frames.forget_unread(run, "embed", "embeddings")
+    frame.forget_unread(run, "embed", "embeddings")
     assert list(run.parts("embeddings")) == [0, 1, 3]
     assert run.names("rejected") == ["part-000001-embed.parquet", "part-000003-ingest.parquet"]

@@ -1,6 +1,6 @@
 """What is said of pages and animation frames that are not read."""
 
-from curation.further import FURTHER, Further, further_of
+from curation.frames.further import FURTHER, Further, further_of
 
 
 def rows(*counts: int) -> list[dict[str, object]]:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curation import dedup, groups, nearest
 from curation.config import ScoreConfig
-from curation.vectors import scramble, to_unit
+from curation.embeddings import nearest
+from curation.embeddings.vectors import scramble, to_unit
+from curation.scores import duplicates, groups
 
 Score = dict[str, tuple[float, str | None]]
 PASSES = [("nearest", "any"), ("farthest", "any"), ("random", "any")]
@@ -46,7 +47,7 @@ class Clustered:
 
 def brute_force(config: ScoreConfig, piece: groups.Piece) -> Score:
     """Each cluster's pairs in float64, of frames in visiting order; of equally similar frames the first is named."""
-    drawn = scramble(piece.keys, config.seed, dedup.RANDOM).tolist()
+    drawn = scramble(piece.keys, config.seed, duplicates.RANDOM).tolist()
     keys, distance, ids = piece.keys.tolist(), piece.distance.tolist(), piece.ids.astype(str).tolist()
     rank = {
         "nearest": lambda row: (distance[row], keys[row]),
@@ -148,7 +149,12 @@ def test_scores_are_those_of_each_cluster_alone(
     assert [group.first for group in planned] == [0, *(group.last + 1 for group in planned[:-1])]
     assert planned[-1].last == len(sizes) - 1
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((dedup, "ROWS"), (dedup, "COLUMNS"), (dedup, "GPU_BLOCK"), (nearest, "COLUMNS")):
+        for module, name in (
+            (duplicates, "ROWS"),
+            (duplicates, "COLUMNS"),
+            (duplicates, "GPU_BLOCK"),
+            (nearest, "COLUMNS"),
+        ):
             patch.setattr(module, name, block)
         patch.setattr(nearest, "BLOCK", 1)
         patch.setattr(nearest, "FEW_COLUMNS", 2)
@@ -191,5 +197,8 @@ def test_frames_of_two_clusters_are_not_compared() -> None:
 def test_an_opposite_frame_is_named(at_degrees: Callable[..., npt.NDArray[np.float32]], device: str) -> None:
     """Its cosine is that of no frame at all, -1."""
     units = np.array([[1, 0], [-1, 0]], np.float32)
-    for similarity, index in (dedup.earlier_similarity(units, device=device), dedup.greedy_similarity(units, -1)):
+    for similarity, index in (
+        duplicates.earlier_similarity(units, device=device),
+        duplicates.greedy_similarity(units, -1),
+    ):
         assert (similarity.tolist(), index.tolist()) == ([-1, -1], [-1, 0])

@@ -20,7 +20,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageFile
 
-from curation import images, pillow, samples
+from curation.frames import decoding, pillow, samples
 
 Array = npt.NDArray[Any]
 WIDTH, HEIGHT = 67, 50
@@ -264,11 +264,11 @@ def exact() -> dict[str, tuple[bytes, Array]]:
 def rejected(data: bytes, limit: int = LIMIT) -> str:
     """The reason, which `inspect` or at last `decode` gives."""
     try:
-        images.inspect(data, limit)
-    except images.FrameError as error:
+        decoding.inspect(data, limit)
+    except decoding.FrameError as error:
         return error.reason
-    with pytest.raises(images.FrameError) as caught:
-        images.decode(data, 32, limit)
+    with pytest.raises(decoding.FrameError) as caught:
+        decoding.decode(data, 32, limit)
     return caught.value.reason
 
 
@@ -276,19 +276,19 @@ def rejected(data: bytes, limit: int = LIMIT) -> str:
 def test_every_kind_is_the_picture(name: str) -> None:
     """Within 1 of 255: by full size, by size as a frame, and by what is looked at first."""
     data, expected = exact()[name]
-    assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
-    found = images.rgb(data, LIMIT)
+    assert decoding.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
+    found = decoding.rgb(data, LIMIT)
     assert (found.dtype, found.shape) == (np.uint8, (HEIGHT, WIDTH, 3))
     assert np.abs(found.astype(float) - expected).max() <= 1.01
     squeezed = Image.fromarray(np.asarray(expected).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
-    assert np.abs(images.decode(data, 32, LIMIT).astype(float) - squeezed).mean() <= 1
+    assert np.abs(decoding.decode(data, 32, LIMIT).astype(float) - squeezed).mean() <= 1
 
 
 @pytest.mark.parametrize("name", lossy())
 def test_lossy_kinds_are_close_to_the_picture(name: str) -> None:
     data, expected = lossy()[name]
-    assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
-    assert np.abs(images.rgb(data, LIMIT).astype(float) - expected).mean() <= 3
+    assert decoding.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
+    assert np.abs(decoding.rgb(data, LIMIT).astype(float) - expected).mean() <= 3
 
 
 def oriented(kind: str, turn: int) -> bytes:
@@ -314,25 +314,25 @@ def oriented(kind: str, turn: int) -> bytes:
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_pictures_and_masks_are_upright(kind: str, turn: int) -> None:
     data = oriented(kind, turn)
-    assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
+    assert decoding.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
     allowed = 2 if kind == "JPEG" else 0
-    for found in (images.rgb(data, LIMIT), images.planes(data, LIMIT)):
+    for found in (decoding.rgb(data, LIMIT), decoding.planes(data, LIMIT)):
         assert found.shape == RGB.shape
         assert np.abs(found.astype(float) - RGB).mean() <= allowed
     squeezed = Image.fromarray(RGB).resize((16, 16), Image.Resampling.BICUBIC)
-    assert np.abs(images.decode(data, 16, LIMIT).astype(float) - squeezed).mean() <= allowed
+    assert np.abs(decoding.decode(data, 16, LIMIT).astype(float) - squeezed).mean() <= allowed
 
 
 @pytest.mark.parametrize("turn", [0, 9, 77])
 def test_orientations_that_are_none_are_ignored(turn: int) -> None:
-    assert np.array_equal(images.rgb(encoded(RGB, "PNG", exif=exif(turn))), RGB)
+    assert np.array_equal(decoding.rgb(encoded(RGB, "PNG", exif=exif(turn))), RGB)
 
 
 def test_damaged_exif_leaves_the_picture() -> None:
     for content in (b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM"):
         data = encoded(RGB, "JPEG", exif=content, quality=95)
-        assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
-        assert images.decode(data, 16, LIMIT).any()
+        assert decoding.inspect(data, LIMIT) == (WIDTH, HEIGHT, 0)
+        assert decoding.decode(data, 16, LIMIT).any()
 
 
 def test_a_turned_jpeg_is_still_scaled_while_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +341,7 @@ def test_a_turned_jpeg_is_still_scaled_while_decoding(monkeypatch: pytest.Monkey
     seen: list[Any] = []
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda image, *rest: seen.append(image.size) or resize(image, *rest))
-    found = images.decode(data, 100)
+    found = decoding.decode(data, 100)
     assert seen == [(126, 160)]
     monkeypatch.undo()
     assert np.abs(found.astype(float) - big.resize((100, 100), Image.Resampling.BICUBIC)).mean() < 2
@@ -359,8 +359,8 @@ def pages(kind: str, count: int, **options: Any) -> bytes:
 def test_the_first_frame_is_read_and_the_others_are_counted(kind: str, options: dict[str, Any], count: int) -> None:
     count = min(count, 2) if kind == "MPO" else count  # Pillow 11.0 writes no more than two of them right
     data = pages(kind, count, **options)
-    assert images.inspect(data, LIMIT) == (WIDTH, HEIGHT, count - 1)
-    assert np.abs(images.rgb(data, LIMIT).astype(float) - RGB).mean() <= (3 if kind == "MPO" else 0)
+    assert decoding.inspect(data, LIMIT) == (WIDTH, HEIGHT, count - 1)
+    assert np.abs(decoding.rgb(data, LIMIT).astype(float) - RGB).mean() <= (3 if kind == "MPO" else 0)
 
 
 def header(side: int) -> bytes:
@@ -442,37 +442,37 @@ def test_what_is_no_picture_is_rejected_with_its_reason(name: str) -> None:
     ("name", "word"), [("gif", "GIF"), ("eps", "PostScript"), ("pointer of git lfs", "git lfs pull")]
 )
 def test_a_known_kind_is_named(name: str, word: str) -> None:
-    with pytest.raises(images.FrameError) as caught:
-        images.inspect(REJECTED[name][0](), LIMIT)
+    with pytest.raises(decoding.FrameError) as caught:
+        decoding.inspect(REJECTED[name][0](), LIMIT)
     assert word in caught.value.message
 
 
 def test_limits_hold_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     data = deflate_bomb()
     tracemalloc.start()
-    assert images.rgb(data, LIMIT).shape == (2, 2, 3)  # what the bomb holds beyond its 4 pixels is never made
+    assert decoding.rgb(data, LIMIT).shape == (2, 2, 3)  # what the bomb holds beyond its 4 pixels is never made
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
     assert rejected(encoded(RGB, "PNG")) == "too large"
-    with pytest.raises(images.FrameError, match="1001 bytes, more than 1000"):
-        images.check_bytes(1001)
+    with pytest.raises(decoding.FrameError, match="1001 bytes, more than 1000"):
+        decoding.check_bytes(1001)
     small = tiff(np.zeros((40, 40, 3), np.uint8), photometric="rgb", compression="zlib")
     assert len(small) < 1000
     assert rejected(small) == "too large"
-    monkeypatch.setattr(images, "MAX_BYTES", 1 << 20)
-    monkeypatch.setattr(images, "MAX_SIDE", 1000)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(decoding, "MAX_SIDE", 1000)
     assert rejected(encoded(np.zeros((1, 1001), np.uint8), "PNG")) == "too large"
-    assert images.decode(encoded(np.full((1, 999), 9, np.uint8), "PNG"), 8).tolist() == [[[9] * 3] * 8] * 8
+    assert decoding.decode(encoded(np.full((1, 999), 9, np.uint8), "PNG"), 8).tolist() == [[[9] * 3] * 8] * 8
 
 
 def test_a_limit_is_that_of_every_decode() -> None:
     """As many pixels as were found at first, and no more."""
     for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP"):
         data = encoded(RGB, kind)
-        for read in (lambda limit: images.decode(data, 8, limit), lambda limit: images.rgb(data, limit)):  # noqa: B023
+        for read in (lambda limit: decoding.decode(data, 8, limit), lambda limit: decoding.rgb(data, limit)):  # noqa: B023
             assert read(WIDTH * HEIGHT).ndim == 3
-            with pytest.raises(images.FrameError, match="67 x 50 pixels, more than 3349"):
+            with pytest.raises(decoding.FrameError, match="67 x 50 pixels, more than 3349"):
                 read(WIDTH * HEIGHT - 1)
 
 
@@ -490,34 +490,34 @@ def test_codes_of_masks_are_not_scaled() -> None:
         ),
         tiff(codes, photometric="minisblack", compression="zlib", tile=(16, 16)),
     ):
-        assert np.array_equal(images.planes(data, LIMIT), plain)
+        assert np.array_equal(decoding.planes(data, LIMIT), plain)
     turned = tiff(
         np.asarray(Image.fromarray(codes).transpose(Image.Transpose.ROTATE_90)),
         photometric="minisblack",
         extratags=[(274, "H", 1, 6, True)],
     )
-    assert np.array_equal(images.planes(turned, LIMIT), plain)
+    assert np.array_equal(decoding.planes(turned, LIMIT), plain)
     clear = np.dstack([codes, codes, codes, codes * 0])
-    assert np.array_equal(images.planes(encoded(clear, "PNG"), LIMIT), clear[:, :, :3])
-    assert np.array_equal(images.planes(tiff(deep(GRAY), photometric="minisblack"), LIMIT), GRAY[:, :, None])
-    with pytest.raises(images.FrameError, match="samples are float32; expected 8 or 16 bits"):
-        images.planes(tiff(codes.astype(np.float32), photometric="minisblack"), LIMIT)
+    assert np.array_equal(decoding.planes(encoded(clear, "PNG"), LIMIT), clear[:, :, :3])
+    assert np.array_equal(decoding.planes(tiff(deep(GRAY), photometric="minisblack"), LIMIT), GRAY[:, :, None])
+    with pytest.raises(decoding.FrameError, match="samples are float32; expected 8 or 16 bits"):
+        decoding.planes(tiff(codes.astype(np.float32), photometric="minisblack"), LIMIT)
 
 
 def test_nothing_global_is_left_and_threads_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     state = (list(warnings.filters), [list(logging.getLogger(name).filters) for name in pillow.LOGGERS])
-    wanted = [(data, images.rgb(data)) for data in (encoded(RGB, "JPEG"), encoded(RGB, "PNG"), tiff(RGB))]
+    wanted = [(data, decoding.rgb(data)) for data in (encoded(RGB, "JPEG"), encoded(RGB, "PNG"), tiff(RGB))]
     cut = encoded(RGB, "JPEG")[:-400]
     wrong: list[Any] = []
 
     def read() -> None:
         for _ in range(30):
-            wrong.extend(data[:4] for data, pixels in wanted if not np.array_equal(images.rgb(data), pixels))
+            wrong.extend(data[:4] for data, pixels in wanted if not np.array_equal(decoding.rgb(data), pixels))
             try:
-                wrong.append(images.decode(cut, 8))
-            except images.FrameError as error:
+                wrong.append(decoding.decode(cut, 8))
+            except decoding.FrameError as error:
                 wrong.extend([] if error.reason == "truncated" else [error])
 
     threads = [threading.Thread(target=read) for _ in range(4)]
@@ -566,10 +566,10 @@ def test_damage_is_an_image_or_a_reason(name: str, capfd: pytest.CaptureFixture[
     for _ in range(15):
         broken = damaged(data, generator)
         begun = time.process_time()
-        for read in (images.inspect, lambda data, limit: images.decode(data, 16, limit), images.planes):
+        for read in (decoding.inspect, lambda data, limit: decoding.decode(data, 16, limit), decoding.planes):
             try:
                 read(broken, LIMIT)
-            except images.FrameError as error:
+            except decoding.FrameError as error:
                 reasons.add(error.reason)
         assert time.process_time() - begun < 5
     assert reasons <= {"not an image", "too large", "truncated", "corrupt", "unsupported"}

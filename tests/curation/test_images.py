@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from curation import images
+from curation.frames import decoding
 
 LIMIT = 100_000_000
 
@@ -44,8 +44,8 @@ def bomb(side: int) -> bytes:
 
 
 def reason_of(data: bytes, decode: bool = False, limit: int = LIMIT) -> str:
-    read = partial(images.decode, data, 32) if decode else partial(images.inspect, data)
-    with pytest.raises(images.FrameError) as caught:
+    read = partial(decoding.decode, data, 32) if decode else partial(decoding.inspect, data)
+    with pytest.raises(decoding.FrameError) as caught:
         read(limit)
     assert caught.value.message
     return caught.value.reason
@@ -58,8 +58,8 @@ LOSSLESS = [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "ti
 def test_lossless_formats_decode_to_the_resized_picture(kind: str, settings: dict[str, Any]) -> None:
     picture = scene(96, 64)
     data = encoded(picture, kind, **settings)
-    assert images.inspect(data, LIMIT) == (96, 64, 0)
-    pixels = images.decode(data, 48)
+    assert decoding.inspect(data, LIMIT) == (96, 64, 0)
+    pixels = decoding.decode(data, 48)
     assert (pixels.dtype, pixels.shape) == (np.uint8, (48, 48, 3))
     assert np.array_equal(pixels, np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC)))
 
@@ -68,8 +68,8 @@ def test_lossless_formats_decode_to_the_resized_picture(kind: str, settings: dic
 def test_lossy_formats_decode_close_to_the_picture(kind: str, settings: dict[str, Any]) -> None:
     picture = scene(96, 64)
     data = encoded(picture, kind, **settings)
-    assert images.inspect(data, LIMIT) == (96, 64, 0)
-    pixels = images.decode(data, 48)
+    assert decoding.inspect(data, LIMIT) == (96, 64, 0)
+    pixels = decoding.decode(data, 48)
     assert pixels.shape == (48, 48, 3)
     assert mean_difference(pixels, picture.resize((48, 48), Image.Resampling.BICUBIC)) < 2
 
@@ -77,7 +77,7 @@ def test_lossy_formats_decode_close_to_the_picture(kind: str, settings: dict[str
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_gray_is_scaled_and_not_clipped(kind: str) -> None:
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
-    pixels = images.decode(encoded(Image.fromarray(ramp), kind), 64)
+    pixels = decoding.decode(encoded(Image.fromarray(ramp), kind), 64)
     assert mean_difference(pixels, (ramp / 257)[..., None]) < 0.6
     assert len(np.unique(pixels)) > 60
 
@@ -99,7 +99,7 @@ def test_16_bit_gray_is_scaled_and_not_clipped(kind: str) -> None:
 def test_modes_become_rgb(mode: str, kind: str, bound: float) -> None:
     picture = scene(48, 48)
     settings = {"lossless": True} if kind == "WEBP" else {"quality": 97} if kind == "JPEG" else {}
-    pixels = images.decode(encoded(picture.convert(mode), kind, **settings), 48)
+    pixels = decoding.decode(encoded(picture.convert(mode), kind, **settings), 48)
     expected = picture.convert(mode).convert("RGB") if mode in ("L", "LA", "1", "P") else picture
     assert pixels.shape == (48, 48, 3)
     assert mean_difference(pixels, expected) <= bound
@@ -109,7 +109,7 @@ def difference_from_full_decode(width: int, height: int, size: int, quality: int
     data = encoded(scene(width, height), "JPEG", quality=quality)
     with Image.open(io.BytesIO(data)) as full:
         expected = full.resize((size, size), Image.Resampling.BICUBIC)
-    return mean_difference(images.decode(data, size), expected)
+    return mean_difference(decoding.decode(data, size), expected)
 
 
 @settings(deadline=None, max_examples=25)
@@ -140,7 +140,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(
         return resize(image, *arguments)
 
     monkeypatch.setattr(Image.Image, "resize", spy)
-    assert images.decode(data, size).shape == (size, size, 3)
+    assert decoding.decode(data, size).shape == (size, size, 3)
     assert seen == [drafted]
 
 
@@ -169,7 +169,7 @@ def test_a_png_damaged_inside_is_corrupt_on_decoding(at: float) -> None:
     data = bytearray(encoded(scene(320, 256), "PNG"))
     start = int(at * len(data))
     data[start : start + 200] = bytes(200)
-    assert images.inspect(bytes(data), LIMIT) == (320, 256, 0)  # whole, as far as a look without decoding can tell
+    assert decoding.inspect(bytes(data), LIMIT) == (320, 256, 0)  # whole, as far as a look without decoding can tell
     assert reason_of(bytes(data), decode=True) in ("corrupt", "truncated")
 
 
@@ -188,19 +188,19 @@ def test_a_decompression_bomb_is_rejected_unread(monkeypatch: pytest.MonkeyPatch
     for decode in (False, True):
         assert reason_of(data, decode) == "too large"
     assert loads == []
-    with pytest.raises(images.FrameError, match="60000 x 60000 pixels, more than 100000000"):
-        images.inspect(data, LIMIT)
+    with pytest.raises(decoding.FrameError, match="60000 x 60000 pixels, more than 100000000"):
+        decoding.inspect(data, LIMIT)
 
 
 def test_the_limit_of_pixels_is_inclusive() -> None:
     data = encoded(scene(40, 30), "PNG")
-    assert images.inspect(data, 1200) == (40, 30, 0)
-    assert images.decode(data, 8, 1200).shape == (8, 8, 3)
+    assert decoding.inspect(data, 1200) == (40, 30, 0)
+    assert decoding.decode(data, 8, 1200).shape == (8, 8, 3)
     assert reason_of(data, limit=1199) == "too large"
     assert reason_of(data, decode=True, limit=1199) == "too large"
 
 
-def flat(*color: int) -> images.Pixels:
+def flat(*color: int) -> decoding.Pixels:
     return np.full((16, 16, 3), color, np.uint8)
 
 
@@ -226,12 +226,12 @@ def flat(*color: int) -> images.Pixels:
     ],
 )
 def test_measures_by_hand(image: npt.NDArray[Any], expected: tuple[float, ...]) -> None:
-    assert images.measure(image.astype(np.uint8)) == pytest.approx(expected, abs=1e-6)
+    assert decoding.measure(image.astype(np.uint8)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_blur_lowers_sharpness_and_leaves_brightness() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     blurred = np.asarray(Image.fromarray(noise).resize((16, 16)).resize((64, 64)))
-    sharp, soft = images.measure(noise), images.measure(blurred)
+    sharp, soft = decoding.measure(noise), decoding.measure(blurred)
     assert soft[3] < 0.05 * sharp[3]
     assert soft[0] == pytest.approx(sharp[0], abs=0.02)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from curation import kmeans, nearest
-from curation.vectors import to_unit
+from curation.clusters import kmeans
+from curation.embeddings import nearest
+from curation.embeddings.vectors import to_unit
 
 Array = npt.NDArray[np.floating]
 Make = Callable[..., Array]

@@ -18,9 +18,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from curation import claims, leases
 from curation.__main__ import main
-from curation.store import RunDirectory, holding
+from curation.store import claims, leases
+from curation.store.directory import RunDirectory, holding
 
 HOLD = """
 import sys

@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation import store
 from curation.config import IngestConfig
-from curation.markers import SUCCESS, Step, check_rejected, marker_of
 from curation.options import digest, hashed_fields
-from curation.store import RunDirectory
+from curation.store import directory
+from curation.store.directory import RunDirectory
+from curation.store.markers import SUCCESS, Step, check_rejected, marker_of
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
 Paths = Callable[[RunDirectory], list[str]]
@@ -61,7 +61,7 @@ def test_begin_records_config_inputs_and_versions(run: RunDirectory) -> None:
 def test_other_settings_are_refused_and_damage_nothing(run: RunDirectory, every_file: Paths) -> None:
     step(run, ingest(part_rows=100), sources="abc").begin()
     run.write_table("frames/part-000000.parquet", TABLE)
-    run.write_bytes(f"frames/{store.TEMPORARY}x", b"of a writer that may still be at work")
+    run.write_bytes(f"frames/{directory.TEMPORARY}x", b"of a writer that may still be at work")
     before = {path: run.read_bytes(path) for path in every_file(run)}
     with pytest.raises(ValueError, match="ingest was run in") as caught:
         step(run, ingest(part_rows=200, include=("*.jpg",)), sources="abd").find()
@@ -103,7 +103,7 @@ def test_what_does_not_shape_the_result_may_change(run: RunDirectory) -> None:
 
 
 def test_begin_clears_what_killed_writers_left(run: RunDirectory) -> None:
-    run.write_bytes(f"frames/{store.TEMPORARY}x", b"half")
+    run.write_bytes(f"frames/{directory.TEMPORARY}x", b"half")
     run.write_bytes("frames/part-000000.parquet", b"whole")
     step(run).begin()
     assert run.names("frames") == ["part-000000.parquet"]

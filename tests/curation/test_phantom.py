@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curation import phantom, phantom_invalid, phantom_scene
+from curation.phantom import colonoscopy, invalid, scene
 
 SMALL = {"procedures": 3, "scenes": 6, "frames_per_scene": 4, "width": 160, "height": 128}
 
@@ -16,8 +16,8 @@ SMALL = {"procedures": 3, "scenes": 6, "frames_per_scene": 4, "width": 160, "hei
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
     output = tmp_path_factory.mktemp("phantom")
-    config = phantom.PhantomConfig(output=str(output), invalid_share=0.2, copy_share=0.2, **SMALL)
-    return output, phantom.draw(config)
+    config = colonoscopy.PhantomConfig(output=str(output), invalid_share=0.2, copy_share=0.2, **SMALL)
+    return output, colonoscopy.draw(config)
 
 
 def files(output: Path) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def rows_of(truth: pa.Table, *kinds: str) -> list[dict[str, object]]:
 
 
 def test_default_config_plans_672_files() -> None:
-    shots = phantom.plan(phantom.PhantomConfig(output="unused"))
+    shots = colonoscopy.plan(colonoscopy.PhantomConfig(output="unused"))
     assert Counter(shot.kind for shot in shots) == {
         "distinct": 120,  # 6 procedures of 20 scenes
         "near_duplicate": 480,  # the other 4 of 5 frames
@@ -71,7 +71,7 @@ def test_truth_counts_by_kind(drawn: tuple[Path, pa.Table]) -> None:
         "out_of_body": 3,
     }
     assert pq.read_table(output / "truth.parquet").equals(truth)
-    assert truth.schema.equals(phantom.TRUTH)
+    assert truth.schema.equals(colonoscopy.TRUTH)
 
 
 def test_truth_lists_exactly_the_files(drawn: tuple[Path, pa.Table]) -> None:
@@ -96,13 +96,13 @@ def test_scenes_are_runs_of_frames_that_begin_with_the_distinct_one(drawn: tuple
         indices = [int(str(row["frame_index"])) for row in members]
         assert indices == list(range(indices[0], indices[0] + len(members)))
         assert [row["kind"] for row in members] == ["distinct"] + ["near_duplicate"] * (len(members) - 1)
-    assert {row["scene"] for row in rows_of(truth, *phantom_invalid.KINDS)} == {None}
+    assert {row["scene"] for row in rows_of(truth, *invalid.KINDS)} == {None}
 
 
 def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) -> None:
     output, truth = drawn
     by_path = {row["path"]: row for row in truth.to_pylist()}
-    for row in rows_of(truth, *phantom.COPY_KINDS):
+    for row in rows_of(truth, *colonoscopy.COPY_KINDS):
         original = by_path[row["copy_of"]]
         assert original["kind"] in ("distinct", "near_duplicate")
         assert (original["scene"], original["polyp"]) == (row["scene"], row["polyp"])
@@ -110,12 +110,12 @@ def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) 
         mine, theirs = ((output / "frames" / path).read_bytes() for path in (row["path"], row["copy_of"]))
         assert (mine == theirs) == (row["kind"] == "exact_copy")
         assert thumbnail(output, row["path"]) @ thumbnail(output, original["path"]) > 0.995
-    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *phantom_invalid.KINDS))
+    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *invalid.KINDS))
 
 
 def test_masks_are_binary_fit_their_frame_and_lie_in_the_field_of_view(drawn: tuple[Path, pa.Table]) -> None:
     output, truth = drawn
-    fields = {center: phantom_scene.field_of_view(center, 160, 128) for center in phantom_scene.CENTERS}
+    fields = {center: scene.field_of_view(center, 160, 128) for center in scene.CENTERS}
     for row in truth.filter(truth["polyp"]).to_pylist():
         with Image.open((output / "masks" / row["path"]).with_suffix(".png")) as image:
             mask = np.asarray(image)
@@ -128,10 +128,9 @@ def test_masks_are_binary_fit_their_frame_and_lie_in_the_field_of_view(drawn: tu
 
 def test_a_polyp_changes_the_picture_on_its_mask_and_hardly_elsewhere() -> None:
     rng = np.random.default_rng
-    wall = phantom_scene.mucosa(rng(0), rng(1), "center_a", 160, 128)
+    wall = scene.mucosa(rng(0), rng(1), "center_a", 160, 128)
     (with_polyp, mask_HW), (without, empty_HW) = (
-        phantom_scene.render(wall, phantom_scene.view(rng(2), (0.9, 0.4), polyps), phantom_scene.Camera())
-        for polyps in (1, 0)
+        scene.render(wall, scene.view(rng(2), (0.9, 0.4), polyps), scene.Camera()) for polyps in (1, 0)
     )
     change_HW = np.abs(with_polyp - without).max(axis=0)
     assert not empty_HW.any()
@@ -149,7 +148,7 @@ def test_frames_look_like_their_kind(drawn: tuple[Path, pa.Table]) -> None:
     output, truth = drawn
 
     def measure(row: dict[str, object]) -> tuple[float, float, float]:
-        field = phantom_scene.field_of_view(str(row["center"]), 160, 128)
+        field = scene.field_of_view(str(row["center"]), 160, 128)
         inside = picture(output, str(row["path"]))[field]
         gray = picture(output, str(row["path"])).mean(axis=2)[32:96, 48:112]  # the middle: no border in it
         return inside.mean(), np.abs(np.diff(gray)).mean(), (inside[:, 0] - inside[:, 2]).mean()
@@ -182,21 +181,21 @@ def test_same_config_same_bytes_and_redrawing_is_harmless(tmp_path: Path) -> Non
     tiny = {"procedures": 2, "scenes": 2, "frames_per_scene": 2, "width": 64, "height": 64}
     shares = {"invalid_share": 0.5, "copy_share": 0.5}
     one, other, seeded = (
-        phantom.PhantomConfig(output=str(tmp_path / name), seed=seed, **tiny, **shares)
+        colonoscopy.PhantomConfig(output=str(tmp_path / name), seed=seed, **tiny, **shares)
         for name, seed in (("one", 7), ("other", 7), ("seeded", 8))
     )
     for config in (one, other, seeded, one):
-        phantom.draw(config)
+        colonoscopy.draw(config)
     assert files(tmp_path / "one") == files(tmp_path / "other")
     first = "frames/center_a/patient_00/procedure_00/frame_00000.jpg"
     assert files(tmp_path / "one")[first] != files(tmp_path / "seeded")[first]
     assert not files(tmp_path / "one").keys() & {"truth.parquet.part"}
     with pytest.raises(ValueError, match=r"the truth of another config.*choose another output"):
-        phantom.draw(phantom.PhantomConfig(output=str(tmp_path / "one"), seed=8, **tiny, **shares))
+        colonoscopy.draw(colonoscopy.PhantomConfig(output=str(tmp_path / "one"), seed=8, **tiny, **shares))
     (tmp_path / "one/truth.parquet").unlink()  # as if a draw had been killed
     (tmp_path / "one/frames/foreign.jpg").touch()
     with pytest.raises(ValueError, match=r"foreign\.jpg, which this config does not draw"):
-        phantom.draw(one)
+        colonoscopy.draw(one)
 
 
 def test_frames_do_not_depend_on_how_many_procedures_there_are(tmp_path: Path) -> None:
@@ -208,8 +207,8 @@ def test_frames_do_not_depend_on_how_many_procedures_there_are(tmp_path: Path) -
         "invalid_share": 0,
         "copy_share": 0,
     }
-    few = phantom.draw(phantom.PhantomConfig(output=str(tmp_path / "few"), procedures=1, **tiny))
-    phantom.draw(phantom.PhantomConfig(output=str(tmp_path / "many"), procedures=2, **tiny))
+    few = colonoscopy.draw(colonoscopy.PhantomConfig(output=str(tmp_path / "few"), procedures=1, **tiny))
+    colonoscopy.draw(colonoscopy.PhantomConfig(output=str(tmp_path / "many"), procedures=2, **tiny))
     many = files(tmp_path / "many")
     for path in few["path"].to_pylist():
         assert (tmp_path / "few/frames" / path).read_bytes() == many["frames/" + path]
@@ -217,15 +216,15 @@ def test_frames_do_not_depend_on_how_many_procedures_there_are(tmp_path: Path) -
 
 def test_kinds_of_invalid_frames_are_chosen_in_turn() -> None:
     few = {"procedures": 2, "scenes": 4, "frames_per_scene": 3}
-    config = phantom.PhantomConfig(output="x", invalid_share=2.0, invalid_kinds=("white", "black"), **few)
-    kinds = Counter(shot.kind for shot in phantom.plan(config) if shot.scene is None)
+    config = colonoscopy.PhantomConfig(output="x", invalid_share=2.0, invalid_kinds=("white", "black"), **few)
+    kinds = Counter(shot.kind for shot in colonoscopy.plan(config) if shot.scene is None)
     assert kinds == {"white": 24, "black": 24}
 
 
 def test_static_is_noise_about_a_colour_of_its_own(tmp_path: Path) -> None:
     small = {"procedures": 2, "scenes": 2, "frames_per_scene": 3, "width": 160, "height": 128, "copy_share": 0.0}
-    config = phantom.PhantomConfig(output=str(tmp_path), invalid_share=1.0, invalid_kinds=("static",), **small)
-    truth = phantom.draw(config)
+    config = colonoscopy.PhantomConfig(output=str(tmp_path), invalid_share=1.0, invalid_kinds=("static",), **small)
+    truth = colonoscopy.draw(config)
     middle = np.s_[44:84, 60:100]  # within the field of view
     static = [picture(tmp_path, str(row["path"]))[middle] for row in rows_of(truth, "static")]
     assert len(static) == 12
@@ -258,4 +257,4 @@ def test_static_is_noise_about_a_colour_of_its_own(tmp_path: Path) -> None:
 )
 def test_bad_config(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        phantom.PhantomConfig(**{"output": "somewhere", **change})
+        colonoscopy.PhantomConfig(**{"output": "somewhere", **change})

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from curation import ingest, lineage, listing, pools, sources
 from curation.config import LINEAGE, IngestConfig, check_pattern
+from curation.frames import ingest
 from curation.options import digest, hashed_fields
+from curation.sources import lineage, listing, pools, reader
 
 VIDEO = "11305ea5-389a-46c8-95f3-94a1af84247d"
 CAPSULE = "131368cc17e44240"
@@ -66,7 +67,7 @@ def config(*source: str, **values: Any) -> IngestConfig:
 
 
 def lineages_of(settings: IngestConfig) -> lineage.Lineages:
-    return lineage.Lineages(sources.parse_sources(settings.source), settings.lineage_pattern)
+    return lineage.Lineages(reader.parse_sources(settings.source), settings.lineage_pattern)
 
 
 def test_every_pool_is_tested() -> None:
@@ -114,7 +115,7 @@ def test_what_the_user_says_goes_first(tmp_path: Path) -> None:
 
 def test_a_folder_that_only_happens_to_have_a_pools_name_is_no_pool(tmp_path: Path) -> None:
     folder = plant(tmp_path / "kvasir-capsule", TREES["kvasir-capsule"])
-    [source] = sources.parse_sources((str(folder),))
+    [source] = reader.parse_sources((str(folder),))
     assert (source.name, source.pool) == ("kvasir-capsule", None)
     found = listing.Listing(config(str(folder)))
     assert len(list(found)) == 3  # the banner too
@@ -186,7 +187,7 @@ def test_globs_and_lineage_of_the_user_make_any_folder_the_pool(tmp_path: Path) 
 def test_a_partial_pool_is_warned_of_before_it_is_read(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.engine.connect", lambda: sys.exit("reached"))
+    monkeypatch.setattr("curation.engine.resources.connect", lambda: sys.exit("reached"))
     folder = plant(tmp_path / "pool", TREES[name])
     settings = IngestConfig(run_dir=str(tmp_path / "run"), source=(f"{name}={folder}",))
     with pytest.raises(SystemExit, match="reached"):

@@ -7,8 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from curation import dedup, kmeans, seeds, select
+from curation import seeds
+from curation.clusters import kmeans
 from curation.config import SelectConfig
+from curation.scores import duplicates
+from curation.subsets import select
 
 ROWS, TAKEN = 20_000, 2000
 
@@ -29,7 +32,7 @@ def test_random_subsets_overlap_as_chance_has_it(
         "sample": set(np.flatnonzero(kmeans.sample(keys, TAKEN / ROWS, seed)).tolist()),
         "random": kept(columns, selection(method="random", **values)),
         "balanced": kept(columns, selection(method="cluster-balanced", **values)),
-        "visited": set(dedup.order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),
+        "visited": set(duplicates.order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),
     }
     names = list(chosen)
     for place, name in enumerate(names):

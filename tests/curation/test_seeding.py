@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import kmeans
-from curation.vectors import to_unit
+from curation.clusters import kmeans
+from curation.embeddings.vectors import to_unit
 
 Make = Callable[..., npt.NDArray[Any]]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curation import dedup, select
 from curation.config import SelectConfig
-from curation.vectors import scramble, to_unit
+from curation.embeddings.vectors import scramble, to_unit
+from curation.scores import duplicates
+from curation.subsets import select
 
 Columns = Callable[..., select.Columns]
 Kept = Callable[..., set[int]]
@@ -37,8 +38,8 @@ class Pool:
         similarity = np.empty(rows, np.float32)
         for number in set(cluster.tolist()):
             members = np.flatnonzero(cluster == number)
-            order = members[dedup.order(distance[members], keys[members], keep, pass_seed)]
-            similarity[order] = dedup.earlier_similarity(self.units[order])[0]
+            order = members[duplicates.order(distance[members], keys[members], keep, pass_seed)]
+            similarity[order] = duplicates.earlier_similarity(self.units[order])[0]
         self.columns = select.Columns(distance, similarity, cluster, keys)
 
     @property
@@ -78,7 +79,7 @@ def semdedup(pool: Pool, which_to_keep: str, eps: float, seed: int) -> set[int]:
         if which_to_keep == "hard":
             by_distance = sorted(members.tolist(), key=lambda row: (-columns.distance[row], columns.keys[row]))
         if which_to_keep == "random":
-            by_distance = members[np.argsort(scramble(columns.keys[members], seed, dedup.RANDOM))].tolist()
+            by_distance = members[np.argsort(scramble(columns.keys[members], seed, duplicates.RANDOM))].tolist()
         exact = pool.units[by_distance].astype(np.float64)
         largest = np.triu(exact @ exact.T, k=1).max(axis=0)
         stays |= {row for row, m in zip(by_distance, largest, strict=True) if not m > 1 - eps}
@@ -137,7 +138,7 @@ def ranked(columns: select.Columns, chosen: SelectConfig) -> list[int]:
     """The order of a budget by Python's own sort, but for the random ones."""
     rows = range(len(columns.keys))
     distance, similarity, keys = (column.tolist() for column in (columns.distance, columns.similarity, columns.keys))
-    drawn = scramble(columns.keys, chosen.seed, dedup.RANDOM).tolist()
+    drawn = scramble(columns.keys, chosen.seed, duplicates.RANDOM).tolist()
     second = {"nearest": distance, "farthest": [-value for value in distance], "random": drawn}
     rank = {
         "meddel": lambda row: (similarity[row], second[chosen.order][row], keys[row]),

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation import frames, images, lineage, listing, schema, sources
 from curation.config import LINEAGE, IngestConfig
-from curation.further import FURTHER
+from curation.frames import decoding, frame
+from curation.frames.further import FURTHER
+from curation.sources import lineage, listing, reader
+from curation.store import schema
 
 TREE = (
     "a/images/1.jpg",
@@ -86,7 +88,7 @@ def test_what_globs_exclude_is_not_counted_as_another_kind(tree: Path) -> None:
 
 
 def identities(*source: Any) -> list[str]:
-    return [sources.frame_id(entry.source, entry.path) for entry in listed(*source)]
+    return [reader.frame_id(entry.source, entry.path) for entry in listed(*source)]
 
 
 def test_identity_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
@@ -106,22 +108,22 @@ def test_identity_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
 )
 def test_frame_ids_differ_where_places_do(places: list[tuple[str, str, str | None]]) -> None:
     places = [place for place in set(places) if not any("\0" in (text or "") for text in place)]
-    ids = {sources.frame_id(*place) for place in places}
-    ids |= {sources.frame_id(*place, frame_index=index) for place in places for index in (0, 7)}
+    ids = {reader.frame_id(*place) for place in places}
+    ids |= {reader.frame_id(*place, frame_index=index) for place in places for index in (0, 7)}
     assert len(ids) == 3 * len(places)
     assert all(len(bytes.fromhex(frame_id)) == 16 for frame_id in ids)
 
 
 def test_frame_id_stays_what_it_is() -> None:
     """Ids are in users' tables: a change of this value orphans them."""
-    assert sources.frame_id("s", "a/1.jpg") == "41e30c6ea37e47db7403fa56e46e9334"  # BLAKE2b of 16 bytes
-    assert sources.content_hash(b"abc") == "cf4ab791c62b8d2b2109c90275287816"
+    assert reader.frame_id("s", "a/1.jpg") == "41e30c6ea37e47db7403fa56e46e9334"  # BLAKE2b of 16 bytes
+    assert reader.content_hash(b"abc") == "cf4ab791c62b8d2b2109c90275287816"
 
 
 def test_sources_are_named_and_sorted(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "a=b").mkdir()
     texts = (f"{tree}/", f"zz={tree}", f"first.one-2={tree}/a", f"{tmp_path}/a=b")
-    assert [(source.name, source.uri) for source in sources.parse_sources(texts)] == [
+    assert [(source.name, source.uri) for source in reader.parse_sources(texts)] == [
         ("a=b", f"{tmp_path}/a=b"),
         ("first.one-2", f"{tree}/a"),
         ("tree", str(tree)),
@@ -131,13 +133,13 @@ def test_sources_are_named_and_sorted(tree: Path, tmp_path: Path) -> None:
 
 def test_sources_that_cannot_be_read_are_refused(tree: Path) -> None:
     with pytest.raises(ValueError, match="source /nowhere/at/all does not exist"):
-        sources.check_there(sources.parse_sources(("/nowhere/at/all",)))
+        reader.check_there(reader.parse_sources(("/nowhere/at/all",)))
     with pytest.raises(ValueError, match=r"b.txt is not a folder"):
-        sources.check_there(sources.parse_sources((f"{tree}/b.txt",)))
+        reader.check_there(reader.parse_sources((f"{tree}/b.txt",)))
     with pytest.raises(ValueError, match=r"two sources are named 'tree' .* tell them apart with NAME=PATH"):
-        sources.parse_sources((str(tree), f"tree={tree}/a"))
+        reader.parse_sources((str(tree), f"tree={tree}/a"))
     with pytest.raises(ValueError, match="no file system is known for zzz://"):
-        sources.parse_sources(("zzz://bucket/x",))
+        reader.parse_sources(("zzz://bucket/x",))
 
 
 def test_a_source_in_memory(tree: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_source_in_memory(tree: Path) -> None:
         ("source", "0.png", 4),
         ("source", "a/1.jpg", 3),
     ]
-    assert [frames.read_bytes(entry.uri) for entry in entries] == [b"abcd", b"abc"]
+    assert [frame.read_bytes(entry.uri) for entry in entries] == [b"abcd", b"abc"]
     system.rm("/source", recursive=True)
 
 
@@ -187,7 +189,7 @@ def test_addresses_of_a_relative_source_hold_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     entry = next(iter(listed("tree")))
     monkeypatch.chdir(os.sep)
-    assert frames.read_bytes(entry.uri) == b"x" * len(entry.path)
+    assert frame.read_bytes(entry.uri) == b"x" * len(entry.path)
 
 
 def test_lineage_by_hand() -> None:
@@ -226,25 +228,25 @@ def test_lineage_refuses_bad_patterns() -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> sources.Entry:
+def picture(tmp_path: Path) -> reader.Entry:
     stream = io.BytesIO()
     Image.new("RGB", (40, 30)).save(stream, "PNG")
     file = tmp_path / "p1" / "x.png"
     file.parent.mkdir()
     file.write_bytes(stream.getvalue())
-    return sources.Entry("s", "p1/x.png", str(file), len(stream.getvalue()))
+    return reader.Entry("s", "p1/x.png", str(file), len(stream.getvalue()))
 
 
-def test_a_frames_row(picture: sources.Entry) -> None:
-    row = frames.frame_row(picture, lineage.Lineage(r"(?P<patient>p\d)/(?P<name>\w+)"), 1200)
+def test_a_frames_row(picture: reader.Entry) -> None:
+    row = frame.frame_row(picture, lineage.Lineage(r"(?P<patient>p\d)/(?P<name>\w+)"), 1200)
     data = Path(picture.uri).read_bytes()
     assert row.pop(FURTHER) == 0
     assert row == {
-        "frame_id": sources.frame_id("s", "p1/x.png"),
+        "frame_id": reader.frame_id("s", "p1/x.png"),
         "source": "s",
         "uri": picture.uri,
         "path": "p1/x.png",
-        "content_hash": sources.content_hash(data),
+        "content_hash": reader.content_hash(data),
         "byte_size": len(data),
         "width": 40,
         "height": 30,
@@ -256,12 +258,12 @@ def test_a_frames_row(picture: sources.Entry) -> None:
     assert set(row) <= set(schema.frames(("name",)).names)
 
 
-def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> None:
-    with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(picture, lineage.Lineage(None), 1199)
-    row = frames.rejected_row(picture.source, picture.uri, picture.path, "ingest", caught.value)
+def test_a_rejected_row_keeps_the_frames_identity(picture: reader.Entry) -> None:
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.frame_row(picture, lineage.Lineage(None), 1199)
+    row = frame.rejected_row(picture.source, picture.uri, picture.path, "ingest", caught.value)
     assert row == {
-        "frame_id": sources.frame_id("s", "p1/x.png"),
+        "frame_id": reader.frame_id("s", "p1/x.png"),
         "source": "s",
         "uri": picture.uri,
         "path": "p1/x.png",
@@ -273,9 +275,9 @@ def test_a_rejected_row_keeps_the_frames_identity(picture: sources.Entry) -> Non
     assert list(row) == schema.REJECTED.names
 
 
-def test_a_file_that_has_gone_is_missing(picture: sources.Entry) -> None:
+def test_a_file_that_has_gone_is_missing(picture: reader.Entry) -> None:
     Path(picture.uri).unlink()
-    with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(picture, lineage.Lineage(None), 1200)
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.frame_row(picture, lineage.Lineage(None), 1200)
     assert caught.value.reason == "missing"
     assert picture.uri in caught.value.message

@@ -10,9 +10,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from curation import store
-from curation.filesystems import filesystem_of
-from curation.store import RunDirectory
+from curation.store import directory
+from curation.store.directory import RunDirectory
+from curation.store.filesystems import filesystem_of
 
 TABLE = pa.table({"number": list(range(1000)), "name": [f"frame {number % 7}" for number in range(1000)]})
 Paths = Callable[[RunDirectory], list[str]]
@@ -22,7 +22,7 @@ def test_a_table_comes_back_and_is_described(run: RunDirectory, every_file: Path
     path = "frames/part-000003.parquet"
     written = run.write_table(path, TABLE.replace_schema_metadata({"key": "value"}))
     content = run.read_bytes(path)
-    assert written == store.File(path, 1000, len(content), hashlib.sha256(content).hexdigest())
+    assert written == directory.File(path, 1000, len(content), hashlib.sha256(content).hexdigest())
     assert run.describe(path) == written
     assert run.read_table(path).equals(TABLE)
     assert run.read_table(path, ["name"]).equals(TABLE.select(["name"]))
@@ -39,8 +39,8 @@ def test_equal_tables_give_equal_bytes(run: RunDirectory) -> None:
 
 
 def test_row_groups_are_bounded(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.ROW_GROUP_BYTES == 64 << 20
-    monkeypatch.setattr(store, "ROW_GROUP_BYTES", 1000)
+    assert directory.ROW_GROUP_BYTES == 64 << 20
+    monkeypatch.setattr(directory, "ROW_GROUP_BYTES", 1000)
     run.write_table("t", TABLE.select(["number"]))  # 8 bytes a row
     groups = pq.ParquetFile(pa.BufferReader(run.read_bytes("t"))).metadata
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [125] * 8
@@ -94,7 +94,7 @@ def test_content_shows_only_when_the_block_has_ended(run: RunDirectory) -> None:
 def test_names_parts_and_what_killed_writers_left(run: RunDirectory) -> None:
     for name in ("part-000002.parquet", "part-000010.parquet", "part-1000000.parquet", "part-x.parquet"):
         run.write_bytes(f"f/{name}", b"")
-    run.write_bytes(f"f/{store.TEMPORARY}abc-part-000003.parquet", b"half")
+    run.write_bytes(f"f/{directory.TEMPORARY}abc-part-000003.parquet", b"half")
     run.write_bytes("f/below/part-000004.parquet", b"")
     assert run.parts("f") == {
         2: "f/part-000002.parquet",
@@ -171,14 +171,14 @@ def listed(run: RunDirectory) -> str:
     return run.parts("scores")[0]
 
 
-@pytest.mark.parametrize("whole", [store.WHOLE_BYTES, 10])
+@pytest.mark.parametrize("whole", [directory.WHOLE_BYTES, 10])
 @pytest.mark.parametrize("columns", [None, ["name"]])
 def test_a_listed_table_is_compared_with_its_marker(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, whole: int, columns: list[str] | None
 ) -> None:
-    monkeypatch.setattr(store, "WHOLE_BYTES", whole)
+    monkeypatch.setattr(directory, "WHOLE_BYTES", whole)
     path = pickle.loads(pickle.dumps(listed(run)))
-    assert isinstance(path, store.Listed)
+    assert isinstance(path, directory.Listed)
     assert path == "scores/part-000000.parquet"
     assert run.read_table(path, columns).equals(TABLE.select(columns or TABLE.column_names))
     content = run.read_bytes(path)
@@ -187,16 +187,16 @@ def test_a_listed_table_is_compared_with_its_marker(
         flipped[place] ^= 1
         run.write_bytes(path, bytes(flipped))
         with pytest.raises(
-            store.IntegrityError, match=r"scores/part-000000\.parquet is damaged or was changed"
+            directory.IntegrityError, match=r"scores/part-000000\.parquet is damaged or was changed"
         ) as caught:
             run.read_table(path, columns)
         for words in (f"{len(content)} bytes with {path.file.sha256}", "Put it back as it was; or delete it and the"):
             assert words in str(caught.value)
     run.write_bytes(path, content[:-1])
-    with pytest.raises(store.IntegrityError, match=f"has {len(content) - 1} bytes"):
+    with pytest.raises(directory.IntegrityError, match=f"has {len(content) - 1} bytes"):
         run.read_table(path, columns)
     run.delete(path)
-    with pytest.raises(store.IntegrityError, match=r"scores/part-000000\.parquet is missing"):
+    with pytest.raises(directory.IntegrityError, match=r"scores/part-000000\.parquet is missing"):
         run.read_table(path, columns)
 
 
@@ -206,5 +206,5 @@ def test_what_a_marker_lists_are_the_parts(run: RunDirectory) -> None:
     run.write_bytes("scores/other/part-000001.parquet", b"unfinished")
     assert run.parts("scores") == {0: path}
     assert run.parts("scores/other") == {1: "scores/other/part-000001.parquet"}
-    assert isinstance(run.listed("scores/part-000000.parquet"), store.Listed)
-    assert not isinstance(run.listed("scores/x"), store.Listed)
+    assert isinstance(run.listed("scores/part-000000.parquet"), directory.Listed)
+    assert not isinstance(run.listed("scores/x"), directory.Listed)

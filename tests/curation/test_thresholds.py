@@ -9,9 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation import grid, schema, select
 from curation.config import ScoreConfig, SelectConfig
 from curation.options import hashed_fields
+from curation.store import schema
+from curation.subsets import grid, select
 
 Columns = Callable[..., select.Columns]
 Kept = Callable[..., set[int]]

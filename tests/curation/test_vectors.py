@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.vectors import as_tensor, centered, faults, keys_of, on_grid, scramble, to_unit
+from curation.embeddings.vectors import as_tensor, centered, faults, keys_of, on_grid, scramble, to_unit
 
 WORD = 2**64
 

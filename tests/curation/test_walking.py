@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from curation import frames, images, listing
 from curation.config import IngestConfig
-from curation.lineage import Lineage
-from curation.walking import leftover
+from curation.frames import decoding, frame
+from curation.sources import listing
+from curation.sources.folder import leftover
+from curation.sources.lineage import Lineage
 
 NAMES = (
     "img- (1).png",
@@ -66,7 +67,7 @@ def test_every_name_is_listed_and_read(tmp_path: Path, below: str) -> None:
     tree = plant(tmp_path / below, *NAMES)
     entries = list(listed(tree))
     assert sorted(entry.path for entry in entries) == sorted(NAMES)
-    assert {entry.path: frames.read_bytes(entry.uri) for entry in entries} == {name: name.encode() for name in NAMES}
+    assert {entry.path: frame.read_bytes(entry.uri) for entry in entries} == {name: name.encode() for name in NAMES}
     assert not any(entry.problem for entry in entries)
 
 
@@ -79,10 +80,10 @@ def test_a_name_that_is_not_utf8_is_one_rejected_row(tmp_path: Path) -> None:
     entries = list(listed(tmp_path))
     assert [entry.path for entry in entries] == ["H\\xf6he/1.png", "H\\xf6he/\\xff.png", "x.png"]
     assert [entry.problem and entry.problem[0] for entry in entries] == ["name is not UTF-8"] * 2 + [None]
-    with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(entries[0], Lineage(None), 1200)
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.frame_row(entries[0], Lineage(None), 1200)
     assert caught.value.reason == "name is not UTF-8"
-    row = frames.rejected_row("s", entries[0].uri, entries[0].path, "ingest", caught.value)
+    row = frame.rejected_row("s", entries[0].uri, entries[0].path, "ingest", caught.value)
     assert row["uri"] == f"{tmp_path}/H\\xf6he/1.png"
 
 
@@ -235,7 +236,7 @@ def test_pointers_are_named(tmp_path: Path, content: bytes, todo: str) -> None:
     plant(tmp_path, "x.png")
     (tmp_path / "x.png").write_bytes(content)
     [entry] = listed(tmp_path)
-    with pytest.raises(images.FrameError) as caught:
-        frames.frame_row(entry, Lineage(None), 1200)
+    with pytest.raises(decoding.FrameError) as caught:
+        frame.frame_row(entry, Lineage(None), 1200)
     assert caught.value.reason == "pointer to a file elsewhere"
     assert todo in caught.value.message

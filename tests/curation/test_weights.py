@@ -13,10 +13,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from curation import encoder
-from curation.checkpoints import NAMED, read_weights
 from curation.config import EmbedConfig
-from curation.weights import prefixes
+from curation.embeddings import encoder
+from curation.embeddings.checkpoints import NAMED, read_weights
+from curation.embeddings.weights import prefixes
 
 NAME, SIZE = "test_vit", 64
 DATA = os.environ.get("ENDOSIEVE_DATA")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from training.mae import MaeConfig
+from training.methods.mae import MaeConfig
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training import benchmark
+from training.evaluation import benchmark
 
 
 def planned(count: int) -> Any:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from curation.store import RunDirectory
-from training import cache
+from curation.store.directory import RunDirectory
+from training.loader import cache
 
 
 @pytest.fixture

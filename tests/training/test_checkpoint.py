@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
-from curation.store import RunDirectory
-from training import checkpoint
-from training.augment import Augmentation
-from training.mae import MaeConfig, MaeMethod
+from curation.store.directory import RunDirectory
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig, MaeMethod
+from training.pretraining import checkpoint
 
 SMALL = MaeConfig(encoder="vit_tiny_patch16_224", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
 

@@ -11,12 +11,14 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from training.datasets.near_copies import near_pairs, small_copies
 
-from curation.store import RunDirectory
-from training import codings, datasets, metrics, probe, segment
-from training.copies import near_pairs, small_copies
-from training.masks import resize_mask
-from training.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
+from curation.store.directory import RunDirectory
+from training.datasets import codings, folders
+from training.datasets.masks import resize_mask
+from training.datasets.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
+from training.metrics import iou
+from training.segmentation import finetune, probes
 
 Pixels = npt.NDArray[Any]
 SIDE, NUMBER = 32, 12
@@ -52,7 +54,7 @@ def made(folder: Path, run: Path, size: int = SIDE, **asked: Any) -> tuple[Prepa
     """The set as prepared, all of it test, and its masks."""
     found = RunDirectory(str(run))
     choice = (asked.get("coding", "auto"), asked.get("ignore"))
-    one = prepare(found, "set", datasets.load("generic", str(folder)), size, None, choice)
+    one = prepare(found, "set", folders.load("generic", str(folder)), size, None, choice)
     return one, np.asarray(load(found, f"{one.stem}.masks.npy"))
 
 
@@ -182,7 +184,7 @@ def test_the_flags_decide(tmp_path: Path) -> None:
 
 def test_a_known_set_states_its_coding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = drawn(tmp_path / "set", gray(inside=128, around=255))
-    found = datasets.replace(datasets.load("generic", str(folder)), name="kvasir-seg")
+    found = folders.replace(folders.load("generic", str(folder)), name="kvasir-seg")
     one = prepare(RunDirectory(str(tmp_path / "run")), "set", found, SIDE, None)
     assert one.coding == "as the set states"
 
@@ -197,7 +199,7 @@ def test_one_missing_mask_is_told_and_many_are_refused(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "set", gray())
     (folder / "masks/03.png").unlink()
     Image.fromarray(disc()).save(folder / "masks/extra.png")
-    found = datasets.load("generic", str(folder))
+    found = folders.load("generic", str(folder))
     assert len(found.examples) == NUMBER - 1
     assert found.notes() == [
         "generic: images without a mask are passed over: 1 (images/03.png)",
@@ -205,7 +207,7 @@ def test_one_missing_mask_is_told_and_many_are_refused(tmp_path: Path) -> None:
     ]
     (folder / "masks/04.png").unlink()
     with pytest.raises(ValueError, match=r"images without a mask: 2 \(images/03.png, images/04.png\)"):
-        datasets.load("generic", str(folder))
+        folders.load("generic", str(folder))
 
 
 @pytest.mark.parametrize("what", ["images", "masks"])
@@ -236,20 +238,20 @@ def test_loss_gradient_and_scores_are_blind_to_open_pixels() -> None:
         logits = torch.randn(2, outputs, 8, 8, generator=generator, requires_grad=True)
         masks = torch.randint(0, max(2, outputs), (2, 8, 8), generator=generator).to(torch.uint8)
         masks[:, :, 5:] = codings.IGNORED
-        loss = segment.segmentation_loss(logits, masks)
+        loss = finetune.segmentation_loss(logits, masks)
         torch.autograd.backward(loss)
         assert logits.grad is not None
         assert not logits.grad[..., 5:].any()
         assert logits.grad[..., :5].abs().min() > 0
-        torch.testing.assert_close(loss, segment.segmentation_loss(logits[..., :5], masks[..., :5]))
-        nothing = segment.segmentation_loss(logits, torch.full_like(masks, codings.IGNORED))
+        torch.testing.assert_close(loss, finetune.segmentation_loss(logits[..., :5], masks[..., :5]))
+        nothing = finetune.segmentation_loss(logits, torch.full_like(masks, codings.IGNORED))
         assert float(nothing.detach()) == 0
     found = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype(np.uint8)
     truth = masks.numpy().clip(0, 1) + 254 * (masks.numpy() == codings.IGNORED).astype(np.uint8)
-    assert np.array_equal(metrics.count(found, truth, ignored=255), metrics.count(found[..., :5], truth[..., :5]))
-    assert np.array_equal(probe.image_ious(found, truth), probe.image_ious(found[..., :5], truth[..., :5]))
+    assert np.array_equal(iou.count(found, truth, ignored=255), iou.count(found[..., :5], truth[..., :5]))
+    assert np.array_equal(probes.image_ious(found, truth), probes.image_ious(found[..., :5], truth[..., :5]))
     with pytest.raises(ValueError, match="prediction holds values 0 to 255"):
-        metrics.count(truth, found, ignored=255)
+        iou.count(truth, found, ignored=255)
 
 
 def test_probes_are_blind_to_open_pixels() -> None:
@@ -257,14 +259,14 @@ def test_probes_are_blind_to_open_pixels() -> None:
     masks = rng.integers(0, 2, (3, 8, 8)).astype(np.uint8)
     masks[:, :, 6:] = codings.IGNORED  # the last patches of each row
     masks[:, :1, :2] = codings.IGNORED
-    shares = probe.patch_shares(masks, 4, 2).reshape(3, 4, 4, 2)
+    shares = probes.patch_shares(masks, 4, 2).reshape(3, 4, 4, 2)
     assert not shares[:, :, 3].any()
     assert torch.allclose(shares[:, :, :3].sum(dim=3), torch.ones(3, 4, 3))
     assert shares[0, 0, 0, 1] == pytest.approx(masks[0, 1, :2].mean())
     tokens = torch.from_numpy(rng.normal(size=(3, 16, 5))).float()
     other = tokens.clone().reshape(3, 4, 4, 5)
     other[:, :, 3] += 100
-    for found in (probe.linear_probe, probe.neighbour_probe):
+    for found in (probes.linear_probe, probes.neighbour_probe):
         first, second = (found(each, masks, tokens, 8) for each in (tokens, other.reshape(3, 16, 5)))
         assert np.array_equal(first, second)
 
@@ -274,12 +276,12 @@ def test_a_fine_tuned_model_does_not_see_what_is_open() -> None:
     images = rng.integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     masks = np.stack([disc(number) for number in range(4)]).astype(np.uint8)
     masks[:, :, 20:] = codings.IGNORED
-    config = segment.FinetuneConfig(epochs=2, batch_size=4, image_size=SIDE, head_width=8, precision="float32")
-    encoder = probe.load_encoder("random", SIDE, "test_vit")
-    epochs = list(segment.finetune(encoder, segment.Pairs(images, masks), segment.Pairs(images, masks), config))
+    config = finetune.FinetuneConfig(epochs=2, batch_size=4, image_size=SIDE, head_width=8, precision="float32")
+    encoder = probes.load_encoder("random", SIDE, "test_vit")
+    epochs = list(finetune.finetune(encoder, finetune.Pairs(images, masks), finetune.Pairs(images, masks), config))
     assert epochs[-1].model.outputs == 1  # 255 is no class
-    found = segment.predict(epochs[-1].model, images)
-    expected = probe.image_ious(found[:, :, :20], masks[:, :, :20]).mean()
+    found = finetune.predict(epochs[-1].model, images)
+    expected = probes.image_ious(found[:, :, :20], masks[:, :, :20]).mean()
     assert epochs[0].metrics["validation_iou"] <= expected
     assert np.isfinite(epochs[-1].metrics["loss"])
 
@@ -292,8 +294,8 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
         image.resize((2 * SIDE, 2 * SIDE)).save(other / f"images/{number:02d}.jpg", quality=85)
         (other / f"images/{number:02d}.png").unlink()
         Image.fromarray(disc(0, 18, 2 * SIDE)).save(other / f"masks/{number:02d}.png")
-    trained = prepare(run, "first", datasets.load("generic", str(first)), SIDE, 0)
-    tested = prepare(run, "other", datasets.load("generic", str(other)), SIDE, None)
+    trained = prepare(run, "first", folders.load("generic", str(first)), SIDE, 0)
+    tested = prepare(run, "other", folders.load("generic", str(other)), SIDE, None)
     sets = with_near_copies(run, [trained, tested])
     known = {int(trained.names[row]) for part in ("train", "validation") for row in trained.parts[part]}
     copies = {number for number in range(4) if number in known}

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from training.augment import Augmentation, SimclrAugmentation
-from training.cost import Cost, flops_per_image
-from training.mae import MaeConfig, MaeMethod
-from training.simclr import SimclrConfig, SimclrMethod
+from training.methods.augment import Augmentation, SimclrAugmentation
+from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.simclr import SimclrConfig, SimclrMethod
+from training.pretraining.cost import Cost, flops_per_image
 
 
 def blocks(depth: int, width: int, tokens: int) -> int:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.draws import Draws, Rank, draw_generator
+from training.loader.order import Draws, Rank, draw_generator
 
 
 @settings(deadline=None)

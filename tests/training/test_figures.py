@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from curation.store import RunDirectory
-from training import figures, results
-from training.matrix import matrix
+from curation.store.directory import RunDirectory
+from training.reporting import figures, results
+from training.reporting.matrix import matrix
 
 SUBSETS = [("random", 0.2), ("meddel", 0.2), ("meddel", 0.05), ("full", 1.0)]
 SETS = ["kvasir-seg", "etis"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.draws import Draws, Rank
-from training.frames import Frames
+from training.loader.decoded import Frames
+from training.loader.order import Draws, Rank
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3), dtype=np.uint8)
 IDS = [f"frame-{number}" for number in range(13)]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from training import intervals
-from training.intervals import Bootstrap, compare, estimate_values
+from training.metrics import intervals
+from training.metrics.intervals import Bootstrap, compare, estimate_values
 
 FEW = Bootstrap(replicates=400)
 

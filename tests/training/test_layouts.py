@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training import datasets, layouts
+from training.datasets import catalogue, folders
 
 CJU = "cju0qkwl35piu0993l0dewei2"
 CJV = "cju0sr5ghl0nd08789uzf1raf"
@@ -205,7 +205,7 @@ def plant(root: Path, paths: tuple[str, ...]) -> Path:
 
 @pytest.mark.parametrize(("name", "files", "expected"), CASES, ids=[case[0] for case in CASES])
 def test_a_set_is_found_as_it_is_packed(name: str, files: tuple[str, ...], expected: Expected, tmp_path: Path) -> None:
-    found = datasets.load(name, str(plant(tmp_path, files)), partial=True)
+    found = folders.load(name, str(plant(tmp_path, files)), partial=True)
     assert {example.name: (example.masks, example.groups, example.split) for example in found.examples} == {
         key: (tuple(str(root_of(tmp_path, files, mask)) for mask in masks), groups, part)
         for key, (masks, groups, part) in expected.items()
@@ -225,29 +225,29 @@ def root_of(root: Path, files: tuple[str, ...], mask: str) -> Path:
 
 
 def test_every_set_is_tested() -> None:
-    assert {case[0] for case in CASES} == set(layouts.LAYOUTS)
+    assert {case[0] for case in CASES} == set(catalogue.LAYOUTS)
     wanted = "kvasir-instrument kvasir-seg imageclefmed etis-larib polypgen2021 cvc-300 cvc-clinicdb cvc-colondb"
-    assert set(layouts.LAYOUTS) == {
+    assert set(catalogue.LAYOUTS) == {
         *wanted.split(), "ead2019", "edd2020", "kvasir-sessile", "endotect", "generic"
     }  # fmt: skip
 
 
 def test_clinicdb_has_29_sequences_and_612_frames() -> None:
-    sequences = [layouts.clinicdb_sequence({"key": str(number)}) for number in range(1, 613)]
+    sequences = [catalogue.clinicdb_sequence({"key": str(number)}) for number in range(1, 613)]
     sizes = Counter(sequences)
     assert len(sizes) == 29
     assert sequences == sorted(sequences, key=lambda name: int(name[0].split()[1]))
     lengths = [25, 25, 17, 11, 25, 23, 25, 26, 22, 6, 22, 25, 25, 20, 20]
     lengths += [25, 21, 20, 25, 20, 19, 19, 12, 25, 25, 18, 25, 20, 21]
     assert list(sizes.values()) == lengths
-    assert layouts.CLINICDB_SEQUENCES[:3] == ((1, 25), (26, 50), (51, 67))
-    assert layouts.CLINICDB_SEQUENCES[-1] == (592, 612)
+    assert catalogue.CLINICDB_SEQUENCES[:3] == ((1, 25), (26, 50), (51, 67))
+    assert catalogue.CLINICDB_SEQUENCES[-1] == (592, 612)
     with pytest.raises(ValueError, match="frames 1 to 612; found frame 613"):
-        layouts.clinicdb_sequence({"key": "613"})
+        catalogue.clinicdb_sequence({"key": "613"})
 
 
 def test_expected_counts_are_those_of_the_benchmark() -> None:
-    counts = {name: layout.count for name, layout in layouts.LAYOUTS.items()}
+    counts = {name: layout.count for name, layout in catalogue.LAYOUTS.items()}
     assert counts == {
         "kvasir-seg": 1000, "kvasir-instrument": 590, "imageclefmed": None, "etis-larib": 196, "polypgen2021": 3762,
         "cvc-300": 60, "cvc-clinicdb": 612, "cvc-colondb": 380, "ead2019": None, "edd2020": 380,
@@ -255,9 +255,9 @@ def test_expected_counts_are_those_of_the_benchmark() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", layouts.LAYOUTS)
+@pytest.mark.parametrize("name", catalogue.LAYOUTS)
 def test_a_layout_is_whole(name: str) -> None:
-    layout = layouts.LAYOUTS[name]
+    layout = catalogue.LAYOUTS[name]
     for pair in (pair for tree in layout.trees for pair in tree.pairs):
         images, masks = (set(re.compile(pattern).groupindex) for pattern in (pair.images, pair.masks))
         assert "key" in images & masks

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from curation.store import RunDirectory
-from training import checkpoint, loop
-from training.augment import Augmentation
-from training.config import LengthConfig, OptimiserConfig
-from training.draws import Rank
-from training.frames import Frames
-from training.mae import MaeConfig, MaeMethod
+from curation.store.directory import RunDirectory
+from training.loader.decoded import Frames
+from training.loader.order import Rank
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig, MaeMethod
+from training.pretraining import checkpoint, loop
+from training.pretraining.config import LengthConfig, OptimiserConfig
 
 SMALL = MaeConfig(encoder="vit_tiny_patch16_224", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
 UPDATES = 5

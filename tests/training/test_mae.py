@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from training import mae
+from training.methods import mae
 
 Array = npt.NDArray[np.float64]
 Config = Callable[..., mae.MaeConfig]

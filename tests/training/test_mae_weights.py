@@ -10,8 +10,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from training import checkpoint, mae
-from training.augment import Augmentation
+from training.methods import mae
+from training.methods.augment import Augmentation
+from training.pretraining import checkpoint
 
 Config = Callable[..., mae.MaeConfig]
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from curation import cli
-from curation.pools import POOLS
+from curation.sources.pools import POOLS
 from training import __main__ as command_line
-from training import datasets
 from training.__main__ import COMMANDS, main
-from training.benchmark import FinetuneFlags, finetune_of
-from training.config import LengthConfig
-from training.layouts import LAYOUTS
-from training.normdel import normdel
-from training.segment import FinetuneConfig
+from training.datasets import folders
+from training.datasets.catalogue import LAYOUTS
+from training.evaluation.benchmark import FinetuneFlags, finetune_of
+from training.metrics.normdel import normdel
+from training.pretraining.config import LengthConfig
+from training.segmentation.finetune import FinetuneConfig
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -69,7 +69,7 @@ def test_datasets_are_listed_with_what_to_know(capsys: pytest.CaptureFixture[str
         assert f"{name}: " in told
     sets, _, presets = told.partition("\nPools for pre-training")
     assert sets.count("licence: ") == sets.count("cite: ") == sets.count("split: ") == sets.count("masks: ") >= 12
-    assert datasets.expected(LAYOUTS["kvasir-seg"]).replace("  ", "    ") in sets
+    assert folders.expected(LAYOUTS["kvasir-seg"]).replace("  ", "    ") in sets
     assert "--source NAME=DIR" in presets
     for name, pool in POOLS.items():
         assert f"\n{name}: " in presets

@@ -5,8 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from training import augment, mae, simclr
-from training.methods import METHODS, Method
+from training.methods import augment, mae, simclr
+from training.methods.method import METHODS, Method
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import published
-from training.normdel import (
+from training.metrics.normdel import (
     NOMINAL_RATIOS,
     NormdelConfig,
     del_,
@@ -21,6 +20,7 @@ from training.normdel import (
     sensitivity,
     subset_ratio,
 )
+from training.reporting import published
 
 
 def test_the_papers_48_cells() -> None:

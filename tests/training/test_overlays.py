@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from training import overlays
+from training.segmentation import outlines
 
 
 def test_the_outline_of_a_square_is_its_rim() -> None:
@@ -17,17 +17,17 @@ def test_the_outline_of_a_square_is_its_rim() -> None:
     rim, thick = mask > 0, mask > 0
     rim[3:6, 3:6] = False
     thick[4, 4] = False
-    assert (overlays.outline(mask, 1) == rim).all()
-    assert (overlays.outline(mask, 2) == thick).all()
+    assert (outlines.outline(mask, 1) == rim).all()
+    assert (outlines.outline(mask, 2) == thick).all()
 
 
 def test_classes_that_touch_are_divided_and_the_edge_closes() -> None:
     mask = np.ones((4, 6), np.uint8)
     mask[:, 3:] = 2
-    found = overlays.outline(mask, 1)
+    found = outlines.outline(mask, 1)
     assert found[:, [0, 2, 3, 5]].all()
     assert not found[1:3, [1, 4]].any()
-    assert not overlays.outline(mask * 0).any()
+    assert not outlines.outline(mask * 0).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -43,28 +43,28 @@ def test_outlines_are_those_of_brute_force(seed: int, width: int) -> None:
             here = value(row, column)
             near = [value(row + s, column) for s in range(-width, width + 1)]
             near += [value(row, column + s) for s in range(-width, width + 1)]
-            assert overlays.outline(mask, width)[row, column] == (here > 0 and any(each != here for each in near))
+            assert outlines.outline(mask, width)[row, column] == (here > 0 and any(each != here for each in near))
 
 
 def test_an_overlay_draws_truth_left_and_prediction_right() -> None:
     image = np.full((40, 40, 3), 7, np.uint8)
     truth, found = np.zeros((2, 40, 40), np.uint8)
     truth[5:15, 5:15], found[20:30, 20:30] = 1, 1
-    sheet = overlays.overlay(image, truth, found, "IoU 0.000")
-    left, right = sheet[overlays.BAR :, :40], sheet[overlays.BAR :, 40 + overlays.GAP :]
-    for panel, mask, colour in ((left, truth, overlays.TRUTH), (right, found, overlays.PREDICTION)):
+    sheet = outlines.overlay(image, truth, found, "IoU 0.000")
+    left, right = sheet[outlines.BAR :, :40], sheet[outlines.BAR :, 40 + outlines.GAP :]
+    for panel, mask, colour in ((left, truth, outlines.TRUTH), (right, found, outlines.PREDICTION)):
         drawn = (panel == colour).all(axis=2)
-        assert (drawn == overlays.outline(mask, 1)).all()
+        assert (drawn == outlines.outline(mask, 1)).all()
         assert (panel[~drawn] == 7).all()
-    assert sheet[: overlays.BAR].any()
+    assert sheet[: outlines.BAR].any()
     assert (image == 7).all()
     with pytest.raises(ValueError, match="differ in size"):
-        overlays.overlay(image, truth[:20], found, "")
+        outlines.overlay(image, truth[:20], found, "")
 
 
 def test_best_and_worst_are_in_order_and_share_none() -> None:
     def chosen(ious: list[float], count: int) -> list[list[int]]:
-        return [each.tolist() for each in overlays.best_and_worst(np.array(ious), count)]
+        return [each.tolist() for each in outlines.best_and_worst(np.array(ious), count)]
 
     assert chosen([0.5, 0.9, 0.1, 0.9, 0.3], 2) == [[1, 3], [2, 4]]
     assert chosen([0.5, 0.9, 0.1], 5) == [[1, 0], [2]]
@@ -78,16 +78,16 @@ def test_best_and_worst_are_in_order_and_share_none() -> None:
 def test_the_sheet_is_a_png_of_the_right_images(count: int) -> None:
     images = np.stack([np.full((30, 30, 3), 10 * place, np.uint8) for place in range(1, 4)])
     masks = np.zeros((3, 30, 30), np.uint8)
-    png = overlays.overlay_sheet(images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"])
-    assert png == overlays.overlay_sheet(
+    png = outlines.overlay_sheet(images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"])
+    assert png == outlines.overlay_sheet(
         images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"]
     )
     sheet = np.array(Image.open(io.BytesIO(png)))
-    middle, right = overlays.BAR + 15, 60 + 4 * overlays.GAP + 15
+    middle, right = outlines.BAR + 15, 60 + 4 * outlines.GAP + 15
     assert (sheet[middle, 15] == 20).all()  # the best is the second
     assert (sheet[middle, right] == 10).all()  # the worst the first
     if count == 5:
-        assert (sheet[middle + 30 + overlays.BAR + overlays.GAP, 15] == 30).all()
-        assert (sheet[middle + 30 + overlays.BAR + overlays.GAP, right] == 0).all()
+        assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, 15] == 30).all()
+        assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, right] == 0).all()
     with pytest.raises(ValueError, match="give one of each an image"):
-        overlays.overlay_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)
+        outlines.overlay_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)

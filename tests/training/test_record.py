@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from curation.store import RunDirectory
-from training.record import GAP, Records, stacked
+from curation.store.directory import RunDirectory
+from training.pretraining.trackers import GAP, Records, stacked
 
 
 def row(update: int, loss: float) -> dict[str, float]:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import mae, schedule, simclr
+from training.methods import mae, simclr
+from training.pretraining import schedule
 
 
 def test_both_readings_of_the_papers_rate() -> None:

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import probe, segment
-from training.augment import Augmentation
-from training.draws import draw_generator
-from training.segment import FinetuneConfig, Pairs
+from training.loader.order import draw_generator
+from training.methods.augment import Augmentation
+from training.segmentation import finetune, probes
+from training.segmentation.finetune import FinetuneConfig, Pairs
 
 SIZE = 32
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8}
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def encoder() -> Any:
-    return probe.load_encoder("random", SIZE, "test_vit")
+    return probes.load_encoder("random", SIZE, "test_vit")
 
 
 def config(**values: Any) -> FinetuneConfig:
@@ -48,7 +48,7 @@ def squares(count: int, seed: int, classes: int = 1, size: int = SIZE) -> Pairs:
 
 def trained(encoder: Any, train: Pairs, validation: Pairs, chosen: FinetuneConfig) -> tuple[list[Any], Any]:
     epochs, weights = [], []
-    for epoch in segment.finetune(encoder, train, validation, chosen):
+    for epoch in finetune.finetune(encoder, train, validation, chosen):
         epochs.append(epoch)
         weights.append(copy.deepcopy(epoch.model.state_dict()))
     return epochs, weights
@@ -82,13 +82,13 @@ def test_the_loss_is_what_it_says_by_hand(outputs: int) -> None:
                     sums[label][1] += chances[label] + (truth == label)
         dice += [1 - (2 * both + 1) / (total + 1) for both, total in sums.values()]
     expected = sum(entropy) / len(entropy) + sum(dice) / len(dice)
-    found = segment.segmentation_loss(torch.from_numpy(logits), torch.from_numpy(masks))
+    found = finetune.segmentation_loss(torch.from_numpy(logits), torch.from_numpy(masks))
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_sure_and_right_prediction_costs_nothing() -> None:
     masks = torch.tensor([[[0, 1], [1, 0]]])
-    assert float(segment.segmentation_loss((masks * 2.0 - 1)[:, None] * 50, masks)) == pytest.approx(0, abs=1e-6)
+    assert float(finetune.segmentation_loss((masks * 2.0 - 1)[:, None] * 50, masks)) == pytest.approx(0, abs=1e-6)
 
 
 # Image and mask together
@@ -114,7 +114,7 @@ def test_unscaled_flips_keep_every_pixel_with_its_class(seed: int, vertical: flo
     chosen = Augmentation(
         scale=(1, 1), ratio=(1, 1), vertical_flip=vertical, horizontal_flip=horizontal, interpolation="bilinear"
     )
-    pixels, cut = segment.paired_crops(images, masks, 12, chosen, draw_generator(seed, 0, 0))
+    pixels, cut = finetune.paired_crops(images, masks, 12, chosen, draw_generator(seed, 0, 0))
     label, pure = shown(pixels)
     assert pure.all()
     assert (label == cut.numpy()).all()
@@ -125,7 +125,7 @@ def test_unscaled_flips_keep_every_pixel_with_its_class(seed: int, vertical: flo
 def test_crops_keep_every_pure_pixel_with_its_class(seed: int, size: int) -> None:
     images, masks = painted(4, 60, 15, seed)
     chosen = Augmentation(scale=(0.1, 1), vertical_flip=0.5, interpolation="bilinear")
-    pixels, cut = segment.paired_crops(images, masks, size, chosen, draw_generator(seed, 0, 0))
+    pixels, cut = finetune.paired_crops(images, masks, size, chosen, draw_generator(seed, 0, 0))
     label, pure = shown(pixels)
     assert cut.dtype == torch.uint8
     assert pure.mean() > 0.3
@@ -135,8 +135,8 @@ def test_crops_keep_every_pure_pixel_with_its_class(seed: int, size: int) -> Non
 
 def test_crops_differ_and_a_seed_repeats_them() -> None:
     images, masks = painted(8, 60, 15, 0)
-    cuts = [segment.paired_crops(images, masks, 32, segment.PAIRED, draw_generator(*key)) for key in [(0, 1, 0)] * 2]
-    other = segment.paired_crops(images, masks, 32, segment.PAIRED, draw_generator(0, 2, 0))
+    cuts = [finetune.paired_crops(images, masks, 32, finetune.PAIRED, draw_generator(*key)) for key in [(0, 1, 0)] * 2]
+    other = finetune.paired_crops(images, masks, 32, finetune.PAIRED, draw_generator(0, 2, 0))
     assert torch.equal(cuts[0][0], cuts[1][0])
     assert torch.equal(cuts[0][1], cuts[1][1])
     assert not torch.equal(cuts[0][1], other[1])
@@ -145,14 +145,14 @@ def test_crops_differ_and_a_seed_repeats_them() -> None:
 def test_it_learns_bright_squares(encoder: Any) -> None:
     train, validation, unseen = squares(96, 0), squares(16, 1), squares(32, 2)
     chosen = config(epochs=30, **FAST)
-    before = segment.SegmentationModel(encoder, 1, chosen)
-    untrained = segment.image_ious(segment.predict(before, unseen.images), unseen.masks).mean()
+    before = finetune.SegmentationModel(encoder, 1, chosen)
+    untrained = finetune.image_ious(finetune.predict(before, unseen.images), unseen.masks).mean()
     epochs, _ = trained(encoder, train, validation, chosen)
-    found = segment.predict(epochs[-1].model, unseen.images, batch=5)
+    found = finetune.predict(epochs[-1].model, unseen.images, batch=5)
     assert found.dtype == np.uint8
     assert found.shape == unseen.masks.shape
     assert untrained < 0.4
-    assert segment.image_ious(found, unseen.masks).mean() > 0.8
+    assert finetune.image_ious(found, unseen.masks).mean() > 0.8
     assert epochs[-1].metrics["loss"] < epochs[0].metrics["loss"]
     assert epochs[-1].metrics["images_per_second"] > 0
 
@@ -160,9 +160,9 @@ def test_it_learns_bright_squares(encoder: Any) -> None:
 def test_it_tells_two_classes_apart(encoder: Any) -> None:
     epochs, _ = trained(encoder, squares(96, 0, 2), squares(16, 1, 2), config(epochs=20, **FAST))
     unseen = squares(32, 2, 2)
-    found = segment.predict(epochs[-1].model, unseen.images)
+    found = finetune.predict(epochs[-1].model, unseen.images)
     assert epochs[-1].model.outputs == 3
-    assert segment.image_ious(found, unseen.masks).mean() > 0.6
+    assert finetune.image_ious(found, unseen.masks).mean() > 0.6
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_weights(encoder: Any, frozen: bool) -> Non
 
 def test_the_best_epoch_comes_back_and_not_the_last(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told = iter([0.2, 0.7, 0.7, 0.5, 0.6, 0.9])
-    monkeypatch.setattr(segment, "image_ious", lambda *_: np.array([next(told)]))
+    monkeypatch.setattr(finetune, "image_ious", lambda *_: np.array([next(told)]))
     epochs, weights = trained(encoder, squares(8, 0), squares(4, 1), config(epochs=6, patience=2))
     assert [each.number for each in epochs] == [1, 2, 3, 4]
     assert [each.metrics["validation_iou"] for each in epochs] == [0.2, 0.7, 0.7, 0.5]
@@ -188,13 +188,13 @@ def test_the_best_epoch_comes_back_and_not_the_last(encoder: Any, monkeypatch: p
 
 def test_an_epoch_sees_each_image_once(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = segment.cropped
+    original = finetune.cropped
 
     def watched(*given: Any) -> Any:
         draw = original(*given)
         return lambda rows, generator: seen.extend(rows) or draw(rows, generator)
 
-    monkeypatch.setattr(segment, "cropped", watched)
+    monkeypatch.setattr(finetune, "cropped", watched)
     trained(encoder, squares(12, 0), squares(4, 1), config(epochs=2, batch_size=4))
     assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
 
@@ -215,15 +215,15 @@ def test_a_frozen_encoder_keeps_its_weights_and_a_free_one_does_not(encoder: Any
 def test_cached_tokens_are_those_computed_anew(encoder: Any, vertical: float, horizontal: float) -> None:
     train = squares(6, 0, 2, size=40)
     chosen = Augmentation(scale=(1, 1), ratio=(1, 1), vertical_flip=vertical, horizontal_flip=horizontal)
-    model = segment.SegmentationModel(encoder, 1, config())
-    draw = segment.cached(model, train, chosen)
+    model = finetune.SegmentationModel(encoder, 1, config())
+    draw = finetune.cached(model, train, chosen)
     for update in range(5):
         rows = np.array([5, 2, 2, 0])
         tokens, masks = draw(rows, draw_generator(0, update, 0))
         flips = torch.rand(2, 4, generator=draw_generator(0, update, 0)) < torch.tensor([[vertical], [horizontal]])
         for place, row in enumerate(rows):
-            view = probe.whole(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
-            [token], [mask] = segment.cropped(model, train, view)(np.array([row]), torch.Generator())
+            view = probes.whole(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
+            [token], [mask] = finetune.cropped(model, train, view)(np.array([row]), torch.Generator())
             torch.testing.assert_close(tokens[place], token.detach(), rtol=1e-4, atol=1e-4)
             assert torch.equal(masks[place], mask)
 
@@ -232,9 +232,9 @@ def test_frozen_learns_too_and_predicts_from_images_as_from_tokens(encoder: Any)
     train, validation = squares(32, 0, size=40), squares(8, 1, size=40)
     epochs, _ = trained(encoder, train, validation, config(epochs=60, frozen=True, **FAST))
     best = max(each.metrics["validation_iou"] for each in epochs)
-    found = segment.predict(epochs[-1].model, validation.images)
+    found = finetune.predict(epochs[-1].model, validation.images)
     assert found.shape == validation.masks.shape
-    assert segment.image_ious(found, validation.masks).mean() == pytest.approx(best, abs=0.01)
+    assert finetune.image_ious(found, validation.masks).mean() == pytest.approx(best, abs=0.01)
     assert best > epochs[0].metrics["validation_iou"] + 0.1
 
 
@@ -250,9 +250,9 @@ def test_bfloat16_follows_float32(encoder: Any) -> None:
 def test_settings_and_data_that_do_not_fit_are_told(encoder: Any) -> None:
     pairs = squares(4, 0)
     with pytest.raises(ValueError, match="no lesion pixel in 4 training masks"):
-        next(iter(segment.finetune(encoder, Pairs(pairs.images, pairs.masks * 0), pairs, config())))
+        next(iter(finetune.finetune(encoder, Pairs(pairs.images, pairs.masks * 0), pairs, config())))
     with pytest.raises(ValueError, match="image_size is 48, but the encoder was made for 32"):
-        next(iter(segment.finetune(encoder, pairs, pairs, config(image_size=48))))
+        next(iter(finetune.finetune(encoder, pairs, pairs, config(image_size=48))))
     with pytest.raises(ValueError, match="a mask of its size each"):
         Pairs(pairs.images, pairs.masks[:, 1:])
     with pytest.raises(ValueError, match="expected some squares in colour"):
@@ -275,7 +275,7 @@ def test_a_loss_that_is_no_number_stops_it(encoder: Any) -> None:
     broken = copy.deepcopy(encoder)
     broken.norm.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the mean loss of epoch 1 is nan"):
-        list(segment.finetune(broken, squares(4, 0), squares(4, 1), config()))
+        list(finetune.finetune(broken, squares(4, 0), squares(4, 1), config()))
 
 
 @pytest.mark.gpu
@@ -283,7 +283,7 @@ def test_a_loss_that_is_no_number_stops_it(encoder: Any) -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_gpu_learns_what_the_cpu_learns(encoder: Any, frozen: bool) -> None:
     runs = [
-        segment.finetune(encoder, squares(8, 0), squares(4, 1), config(frozen=frozen), on) for on in ("cpu", "cuda")
+        finetune.finetune(encoder, squares(8, 0), squares(4, 1), config(frozen=frozen), on) for on in ("cpu", "cuda")
     ]
     losses = [[each.metrics["loss"] for each in run] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from training import mae, simclr
+from training.methods import mae, simclr
 
 RANKS, IMAGES, TEMPERATURE = 2, 3, 0.2
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training import metrics, results
-from training.intervals import compare
-from training.summary import comparison_table, comparisons, measures, p_text, summary
+from training.metrics import iou as metrics
+from training.metrics.intervals import compare
+from training.reporting import results
+from training.reporting.comparisons import comparison_table, comparisons, measures, p_text, summary
 
 IOUS = {
     "m20": [0.6, 0.8, 0.7, 0.5],

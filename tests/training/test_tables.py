@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from curation.store import RunDirectory
-from training import metrics, results, tables
-from training.intervals import Bootstrap, estimate_values
-from training.normdel import normdel
+from curation.store.directory import RunDirectory
+from training.metrics import iou
+from training.metrics.intervals import Bootstrap, estimate_values
+from training.metrics.normdel import normdel
+from training.reporting import results, tables
 
 RATIO = {"meddel-20": 0.2, "random-20": 0.2, "meddel-5": 0.05, "full": 1.0, "scratch": None}
 
@@ -149,13 +150,13 @@ def test_intervals_over_images_and_seeds_where_images_are_kept() -> None:
 
 def test_a_row_from_counts() -> None:
     prediction, truth = np.random.default_rng(0).random((2, 8, 5, 5)) < 0.5
-    counts = metrics.count(prediction, truth)
+    counts = iou.count(prediction, truth)
     measured = results.measured(counts, seed=3)
-    summary = metrics.summarise(counts)
+    summary = iou.summarise(counts)
     assert {name: measured[name] for name in summary if name in measured} == {
         name: value for name, value in summary.items() if name in results.MEASURES
     }
-    estimate = metrics.estimate(counts, bootstrap=Bootstrap(seed=3))
+    estimate = iou.estimate(counts, bootstrap=Bootstrap(seed=3))
     assert (measured["low"], measured["high"], measured["images"]) == (estimate.low, estimate.high, 8)
     assert np.mean(measured["image_iou"]) == pytest.approx(measured["miou"])
     assert set(measured) == {*results.MEASURES, "images", "image_iou", "image_counts"}

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from curation.store import RunDirectory
-from training import benchmark, datasets, evaluate, learned
-from training.prepared import PreparedSet, pairs, prepare
-from training.segment import FinetuneConfig
-from training.trial import Subject, Trial, carry_out, subject_of
+from curation.store.directory import RunDirectory
+from training.datasets import folders
+from training.datasets.prepared import PreparedSet, pairs, prepare
+from training.evaluation import benchmark, evaluate, finetuned
+from training.evaluation.run import Subject, Trial, carry_out, subject_of
+from training.segmentation.finetune import FinetuneConfig
 
 CONFIG = FinetuneConfig(
     epochs=2, batch_size=4, image_size=32, precision="float32", learning_rate=4e-3, layer_decay=1.0, head_cells=8
@@ -42,7 +43,7 @@ def draw(folder: Path, seed: int = 0, counts: dict[str, int] | None = None) -> P
 
 def ready(run: RunDirectory, folder: Path, label: str = "squares", **changes: Any) -> PreparedSet:
     values = {"size": 40, "split_seed": 0} | changes
-    return prepare(run, label, datasets.load("generic", str(folder)), values["size"], values["split_seed"])
+    return prepare(run, label, folders.load("generic", str(folder)), values["size"], values["split_seed"])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_arrays_of_other_rules_are_not_used_again(
 ) -> None:
     run = RunDirectory(str(tmp_path))
     one = ready(run, folder)
-    monkeypatch.setattr("training.prepared.READING", 0)
+    monkeypatch.setattr("training.datasets.prepared.READING", 0)
     other = ready(run, folder)
     assert other.stem != one.stem
     assert other.marks == one.marks
@@ -169,12 +170,12 @@ def test_a_set_named_later_is_tested_without_fine_tuning_again(
     assert 0 < run.read_json(trial.cost)["device_hours"] < 0.1
     more = replace(trial, tests=(trial.train, ready(run, draw(tmp_path / "other", seed=1), "later", split_seed=None)))
     with monkeypatch.context() as patch:
-        patch.setattr(learned, "finetune", None)
+        patch.setattr(finetuned, "finetune", None)
         both = run.read_table(carry_out(run, more, "cpu"))
     assert [row for row in both.to_pylist() if row["test_dataset"] == trial.train.name] == first
-    shutil.rmtree(tmp_path / learned.FOLDER)
+    shutil.rmtree(tmp_path / finetuned.FOLDER)
     assert run.read_table(carry_out(run, replace(more, keep=False), "cpu")).equals(both)  # from the beginning
-    assert not (tmp_path / learned.FOLDER).exists()
+    assert not (tmp_path / finetuned.FOLDER).exists()
 
 
 def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:

@@ -7,14 +7,14 @@ from typing import Any, cast
 import pytest
 
 from curation.options import hashed_fields
-from training import results as trained
+from training.reporting import results as trained
 from tune.course import Course, Sweep
-from tune.driver import Job, Told
+from tune.optuna_search import study
 from tune.resources import Shares
-from tune.search import study
 from tune.space import Candidate, Point, shuffled
 from tune.subsets import Chooser
 from tune.sweep import job_of
+from tune.trial import Job, Told
 
 Make = Callable[..., Course]
 HALVING = {"halving": 2, "rung_count": 2}

@@ -8,17 +8,17 @@ from typing import Any, cast
 
 import pytest
 
-from curation.encoder import CARD
-from curation.store import RunDirectory
-from training import results
-from training.checkpoint import last, name_of
-from training.normdel import normdel
-from training.pretrain import halt_folder
+from curation.embeddings.encoder import CARD
+from curation.store.directory import RunDirectory
+from training.metrics.normdel import normdel
+from training.pretraining.checkpoint import last, name_of
+from training.pretraining.pretrain import halt_folder
+from training.reporting import results
 from tune.course import Sweep
-from tune.driver import at_rung, measured, recorded, told_of
 from tune.resources import Shares
 from tune.space import Candidate, Point
 from tune.sweep import job_of
+from tune.trial import at_rung, measured, recorded, told_of
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         RunDirectory(halt_folder(settings.what.output, until)).write_json(CARD, {})
         made.append((settings.what.output.rpartition("/")[2], until))
 
-    monkeypatch.setattr("tune.driver.pretrain", pretrain)
+    monkeypatch.setattr("tune.trial.pretrain", pretrain)
     return made
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from training.segment import FinetuneConfig
+from training.segmentation.finetune import FinetuneConfig
 from tune.course import Sweep
-from tune.driver import Job
 from tune.estimate import Speed, hours
 from tune.resources import Shares
 from tune.space import Candidate, Point
 from tune.sweep import job_of
+from tune.trial import Job
 
 
 @pytest.mark.parametrize(("probe", "passes"), [("finetune", FinetuneConfig().passes), ("linear", 1)])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.store import RunDirectory
-from training import results as trained
+from curation.store.directory import RunDirectory
+from training.reporting import results as trained
 from tune import figures, report
 from tune.config import Question
 from tune.results import halted, row_of, table_of

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import results as trained
-from training.intervals import Bootstrap, compare
-from training.normdel import normdel
+from training.metrics.intervals import Bootstrap, compare
+from training.metrics.normdel import normdel
+from training.reporting import results as trained
 from tune.config import Question
 from tune.results import Row, answer, binned, front, halted, ious_of, main_effects, row_of, table_of
 from tune.space import Candidate, Point, full

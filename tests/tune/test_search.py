@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from tune.search import distributions, drawn, opened, point_of, spent, study
+from tune.optuna_search import distributions, drawn, opened, point_of, spent, study
 from tune.space import Point, SpaceConfig
 
 SPACE = SpaceConfig(search="optuna", epsilon=(0.5, 0.9), d=(0.6, 0.95), rule=("any", "greedy"), samples=4)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.store import RunDirectory
+from curation.store.directory import RunDirectory
 from tune.space import Point
 from tune.subsets import ORDER, Chooser, share
 

@@ -10,9 +10,9 @@ from ray import cloudpickle
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import TrialScheduler
 
-from curation.store import RunDirectory
+from curation.store.directory import RunDirectory
 from tune.config import HalvingConfig
-from tune.tuning import HELD, Ends, Limit, callbacks, halving_scheduler, reason_in
+from tune.runner import HELD, Ends, Limit, callbacks, halving_scheduler, reason_in
 
 HALVING = HalvingConfig(halving=2, rung_count=3)  # rungs 1, 2, 4
 

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from training.augment import Augmentation
-from training.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.evaluate import EvaluateConfig
-from training.mae import MaeConfig
-from training.rank import Settings
-from training.segment import FinetuneConfig
+from training.evaluation.evaluate import EvaluateConfig
+from training.methods.augment import Augmentation
+from training.methods.mae import MaeConfig
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.rank import Settings
+from training.segmentation.finetune import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
 from tune.space import SpaceConfig

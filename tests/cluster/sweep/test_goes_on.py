@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.store import RunDirectory
-from training.checkpoint import last
-from training.config import LengthConfig, RecordConfig
+from curation.store.directory import RunDirectory
+from training.pretraining.checkpoint import last
+from training.pretraining.config import LengthConfig, RecordConfig
 from tune.course import Sweep
 from tune.results import front
 from tune.sweep import sweep

@@ -1,0 +1,1 @@
+"""The folder clusters/ of a run: spherical k-means."""

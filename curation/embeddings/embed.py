@@ -1,0 +1,256 @@
+"""Frames to embeddings: Ray Data streams parts through decoding tasks into a pool of encoder actors.
+
+A part is decoded in chunks, and a chunk travels as one row of one block: its rows are always encoded together,
+whatever the number of workers, and no block grows with the input. The driver writes a part when its chunks are in.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from curation.config import EmbedConfig
+from curation.console import Stopwatch, progress
+from curation.embeddings.checkpoints import beside
+from curation.embeddings.chunks import CHUNK, DecodePart
+from curation.embeddings.encoder import UNTRAINED, Encoder, about, build, resolved
+from curation.embeddings.vectors import faults, limit_threads
+from curation.engine import resources
+from curation.engine.chips import resolve_precision
+from curation.frames import copies
+from curation.frames.decoding import FrameError
+from curation.frames.frame import forget_unread, rejected_row
+from curation.options import digest, require
+from curation.store import schema
+from curation.store.directory import File, RunDirectory, holding
+from curation.store.filesystems import filesystem_of
+from curation.store.markers import Step, check_rejected, marker_of, read_record
+
+ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
+
+
+@holding
+def embed(config: EmbedConfig) -> dict[str, Any]:
+    """Embed every frame but exact copies into embeddings/ and return the step's marker; do only what is missing.
+
+    What is missing includes, until the step is finished, the parts with frames that could not be read. ValueError:
+    frames/ unfinished, an encoder or weights that do not fit, more than max_rejected rejected. ReadError: a file could
+    not be read for a reason that may pass.
+    """
+    run = RunDirectory(config.run_dir)
+    before = marker_of(run, "frames", "ingest")
+    config = resolved(config)
+    resources.connect()
+    precision = chosen_precision(run, config.precision)
+    step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
+    if marker := step.find():
+        return marker | {"reused": True}
+    model = build(config)
+    dimensions = model.num_features
+    gpus = resources.count("GPU")
+    require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
+    step.begin()
+    watch = Stopwatch()
+    forget_unread(run, "embed", "embeddings")
+    run.clear_rejected("embed", run.parts("embeddings"))
+    missing, written = missing_parts(run)
+    originals = before["rows_out"] - before["copies"]
+    rejections = rejected_in(written)
+    embedded = sum(file.rows for file in written) - rejections
+    with progress("embed", originals, done=embedded + rejections) as bar:
+        arriving = counted(chunks(run, config, missing, precision), bar)
+        for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
+            files = write_part(run, part, embeddings, rejected)
+            written += files
+            rejections += rejected_in(files)
+            embedded += len(embeddings)
+            early = embedded + rejections < originals
+            check_rejected("embed", rejections, before["rows_out"], config.max_rejected, early=early)
+    left = before["rows_out"] - embedded - rejections  # copies of what was embedded
+    found = f"{before['rows_out']} frames in, {embedded} out, {rejections} rejected, {left} copies"
+    assert embedded <= originals <= embedded + rejections, found
+    assert 0 <= left <= before["copies"], found
+    check_rejected("embed", rejections, before["rows_out"], config.max_rejected)
+    counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": left}
+    note = f"{config.encoder}, {dimensions} dimensions, {precision}, {about(model)}"
+    note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
+    timing = {"seconds": watch.seconds, "device": resources.device_names()}
+    return step.finish(counts | timing | {"note": note}, written)
+
+
+def chosen_precision(run: RunDirectory, wanted: str) -> str:
+    """The arithmetic of the step: for `auto` what it was begun with, on whatever chips, else what these chips have."""
+    begun = read_record(run)["steps"].get("embeddings")
+    if wanted == "auto" and begun is not None and run.holds_files("embeddings"):
+        return str(begun["inputs"]["precision"])
+    return resolve_precision(wanted, *resources.chips())
+
+
+def rejected_in(files: list[File]) -> int:
+    """How many rejected frames some of the step's files hold."""
+    return sum(file.rows for file in files if file.path.startswith("rejected/"))
+
+
+def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
+    """Return the numbers of the parts of frames without embeddings, and the files of those that have them."""
+    existing = run.parts("embeddings")
+    described = resources.stream(ray.remote(describe_part), ((run, number) for number in existing))
+    return [number for number in run.parts("frames") if number not in existing], [file for f in described for file in f]
+
+
+def counted(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
+    """Pass chunks on and count their frames on the progress bar."""
+    for row in rows:
+        yield row
+        bar.update(len(row["frame_ids"]) + len(row["rejected"]))
+
+
+def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) -> dict[str, str]:
+    """What the embeddings depend on beside the config: the frames, the arithmetic and the weights' bytes."""
+    inputs = {"frames": before["output_hash"], "precision": precision}
+    if config.weights in (None, UNTRAINED):
+        return inputs | {"weights": config.weights or "timm"}
+    try:
+        system, path = filesystem_of(str(config.weights))
+        with system.open_input_stream(path) as file:
+            inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
+        if recorded := beside(str(config.weights)):
+            inputs["statistics"] = digest(recorded)
+    except OSError as error:
+        raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
+    return inputs
+
+
+def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str) -> Iterator[dict[str, Any]]:
+    """Encoded chunks (rows of ENCODED) of the parts numbered `parts`, in the order in which they are done."""
+    if not parts:
+        return
+    gpus, cpus = resources.count("GPU"), max(1, resources.count("CPU"))
+    workers = config.workers or gpus or cpus
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = config.chunk_rows * config.image_size**2 * 3  # so that a chunk is a block
+    # Without GPUs a core decodes for its own encoder: a quarter of it is held back, so that neither waits.
+    decoder: dict[str, Any] = {"num_cpus": 1.0} if gpus else {"num_cpus": 0.25 * cpus / max(workers, cpus)}
+    encoder: dict[str, Any] = {"num_gpus": 1.0} if gpus else {"num_cpus": 0.75 * cpus / max(workers, cpus)}
+    dataset = (
+        ray.data.from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
+        .map_batches(DecodePart(run, config), batch_size=1, batch_format="pyarrow", **decoder)
+        .map_batches(
+            EncodeChunk,
+            fn_constructor_args=(config, precision),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers),
+            **encoder,
+        )
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from cast(pa.Table, batch).to_pylist()
+
+
+class EncodeChunk:
+    """An actor with an encoder: rows of DECODED to rows of ENCODED. Frames without a usable vector become rejected."""
+
+    def __init__(self, config: EmbedConfig, precision: str) -> None:
+        self.config, self.precision = config, precision
+        limit_threads(resources.granted_cpus())
+        self.shape = (-1, config.image_size, config.image_size, 3)
+        self.encoder = Encoder(config, precision, resources.device())
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Encode each row by itself, so that what is computed together never depends on the schedule."""
+        rows = batch.select([field.name for field in CHUNK]).to_pylist()
+        for row, pixels in zip(rows, batch["pixels"], strict=True):
+            images_NSS3 = np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(self.shape)
+            vectors = self.encoder(images_NSS3) if len(images_NSS3) else np.empty((0, 1), np.float32)
+            row.update(self.usable(row, vectors))
+        return pa.Table.from_pylist(rows, schema=ENCODED)
+
+    def usable(self, row: dict[str, Any], vectors_ND: npt.NDArray[np.float32]) -> dict[str, Any]:
+        """The vectors of a chunk, and what else changes in its row where some are not finite or have no length."""
+        bad = faults(vectors_ND)
+        if not len(bad):
+            return {"vectors": vectors_ND.tobytes()}
+        ids = [row["frame_ids"][place] for place in bad]
+        measures = np.delete(np.reshape(row["measures"], (-1, len(schema.MEASURES))), bad, axis=0)
+        return {
+            "vectors": np.delete(vectors_ND, bad, axis=0).tobytes(),
+            "frame_ids": [frame for frame in row["frame_ids"] if frame not in ids],
+            "measures": measures.ravel().tolist(),
+            "rejected": row["rejected"] + [self.rejected(row, frame) for frame in ids],
+        }
+
+    def rejected(self, row: dict[str, Any], frame: str) -> dict[str, Any]:
+        """The rejected row of a frame of a chunk that has no usable vector."""
+        error = FrameError(
+            "no finite vector",
+            f"{self.config.encoder} in {self.precision} gives no finite vector with a length; where many frames have "
+            "none, use --precision float32 or other weights",
+        )
+        place = self.place_of(row, frame)
+        return rejected_row(place["source"], place["uri"], place["path"], "embed", error)
+
+    def place_of(self, row: dict[str, Any], frame: str) -> dict[str, Any]:
+        """Source, uri and path of a frame of a chunk; one that took the place of another may be of another part."""
+        run = RunDirectory(self.config.run_dir)
+        rows = run.read_table(run.parts("frames")[row["part"]], [*copies.ROW, "content_hash"]).to_pylist()
+        of_part: dict[str, dict[str, Any]] = {one["frame_id"]: one for one in rows}
+        if frame in of_part:
+            return of_part[frame]
+        replaced = next(one["frame_id"] for one in row["rejected"] if one["replaced_by"] == frame)
+        equal = copies.members(run, of_part[replaced]["content_hash"])
+        return next(one for one in equal if one["frame_id"] == frame)
+
+
+def assemble(
+    arriving: Iterator[dict[str, Any]], dimensions: int, storage: str
+) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """Collect chunks into parts; yields (part, embeddings, rejected) when the last chunk of a part is in.
+
+    A chunk that arrives twice, as after a lost worker, counts once.
+    """
+    waiting: dict[int, dict[int, dict[str, Any]]] = {}
+    for row in arriving:
+        collected = waiting.setdefault(row["part"], {})
+        collected[row["chunk"]] = row
+        if len(collected) == row["chunks"]:
+            ordered = [collected[chunk] for chunk in sorted(collected)]
+            rejected = [item for chunk in ordered for item in chunk["rejected"]]
+            table = embeddings_table(ordered, dimensions, storage)
+            yield row["part"], table, pa.Table.from_pylist(rejected, schema.REJECTED)
+            del waiting[row["part"]]
+
+
+def embeddings_table(rows: list[dict[str, Any]], dimensions: int, storage: str) -> pa.Table:
+    """The table of schema.embeddings from the chunks of a part, in order."""
+    columns = schema.embeddings(dimensions, storage)
+    vectors = np.frombuffer(b"".join(row["vectors"] for row in rows), np.float32).astype(storage)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors), type=columns.field("embedding").type)
+    flat = [value for row in rows for value in row["measures"]]
+    measures = np.array(flat, np.float32).reshape(-1, len(schema.MEASURES))
+    ids = pa.array([frame for row in rows for frame in row["frame_ids"]], pa.string())
+    return pa.Table.from_arrays([ids, embedding, *(pa.array(column) for column in measures.T)], schema=columns)
+
+
+def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> list[File]:
+    """Write one part and return its files: the rejected frames first, since the embeddings commit it."""
+    embeddings_path, rejected_path = part_paths(part)
+    rejected = copies.with_their_copies(run, part, rejected)
+    written = [run.write_table(rejected_path, rejected)] if rejected.num_rows else []
+    return [*written, run.write_table(embeddings_path, embeddings)]
+
+
+def part_paths(part: int) -> tuple[str, str]:
+    """Where a part of the embeddings is, and its frames that could not be decoded."""
+    return f"embeddings/part-{part:06d}.parquet", f"rejected/part-{part:06d}-embed.parquet"
+
+
+def describe_part(run: RunDirectory, part: int) -> list[File]:
+    """The files of a part that is there: its embeddings, and its rejected frames where there are any."""
+    return [run.describe(path) for path in part_paths(part) if run.exists(path)]

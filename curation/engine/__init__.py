@@ -1,0 +1,1 @@
+"""How steps meet Ray: connecting, what there is to run on, and bounded streams of tasks."""

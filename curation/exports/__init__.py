@@ -1,0 +1,1 @@
+"""Subsets for other programs: one file a format."""

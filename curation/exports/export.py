@@ -1,0 +1,276 @@
+"""A subset to what others can use: one Parquet table with all columns, or a folder of files; nothing is re-encoded.
+
+An output holds one subset, and export.json there says which: what is exported into it again is the same subset or is
+refused. It is written first and says `complete` last, so an export that was killed is found and finished.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from curation.config import ExportConfig
+from curation.console import Stopwatch, progress
+from curation.engine import resources
+from curation.exports import folder
+from curation.frames import copies
+from curation.frames.decoding import FrameError
+from curation.frames.frame import read_first
+from curation.options import require
+from curation.store import schema
+from curation.store.directory import TEMPORARY, RunDirectory, holding
+from curation.store.markers import marker_of
+
+SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
+MANIFEST, TABLE, COPIES, ABOUT, IMAGES = "export.json", "kept.parquet", "copies.parquet", "subset.json", "images"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The kept frames: ids (32 bytes) ascending, and in that order the columns that scoring adds."""
+
+    ids: npt.NDArray[np.bytes_]
+    scores: pa.Table
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
+        """Which of some frames are kept, and the places of those here."""
+        wanted = np.array(ids.to_pylist(), dtype="S32")
+        place = np.minimum(np.searchsorted(self.ids, wanted), len(self.ids) - 1)
+        found = self.ids[place] == wanted
+        return found, place[found]
+
+
+@holding
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Write a subset's kept.parquet (and, for format folder, its files) and return a summary like a step's marker.
+
+    kept.parquet has every column of frames/ with the user's metadata, cluster and centroid distance, and subset.json
+    in its Arrow metadata; copies.parquet names files with the same bytes, for frames whose own file is lost later. A
+    kept.parquet that already holds the same subset is left alone, and files that are right already are too. A kept
+    frame whose file is missing or changed is read from an exact copy.
+    ValueError: no such subset, an output with another one or with files of others in images/, a kept frame that can be
+    read nowhere, links asked for where none can be made. ReadError: a file could not be read for now.
+    """
+    run = RunDirectory(config.run_dir)
+    subset = f"subsets/{config.name}"
+    marker = marker_of(run, subset, f"select --name {config.name}")
+    target = RunDirectory(config.output) if config.output else run.below(subset)
+    about, frames = run.read_json(f"{subset}/{ABOUT}"), marker["rows_out"]
+    content = about | {"with_images": config.with_images}
+    manifest = manifest_of(target, config, about["digest"])
+    told = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
+    note = f"{frames} frames in {target.uri}"
+    if config.format == "parquet" and target.exists(MANIFEST) and is_whole(run, target, content):
+        return told | {"seconds": 0.0, "note": note, "reused": True}
+    watch = Stopwatch()
+    resources.connect()
+    with target.lock() if config.output and target.root != run.root else nullcontext():
+        kept = ray.put(read_kept(run, f"{subset}/decisions.parquet"))
+        if config.format == "folder":
+            check_foreign(run, target, kept)
+        claim(target, manifest)
+        if config.output:
+            target.write_json(ABOUT, about)
+        if not is_whole(run, target, content):
+            write_copies(run, target, kept)
+            write_kept(run, target, kept, content)
+        if config.format == "folder":
+            write_files(run, target, kept, config.linking)
+        if config.format == "folder" or manifest["images"] is None:
+            claim(target, manifest | {"complete": True})
+    return told | {"seconds": watch.seconds, "note": note}
+
+
+def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict[str, Any]:
+    """The manifest of an export that begins; ValueError where the output holds another subset, or others' files."""
+    remedy = f"delete what is in {target.uri}, or name another --output"
+    for path, name, held in holdings(target):
+        require(
+            held == digest,
+            f"{target.uri}/{path} is of another subset, {name}; {remedy}"
+            if held
+            else f"{target.uri}/{path} was not written by an export; {remedy}",
+        )
+    found = target.read_json(MANIFEST) if target.exists(MANIFEST) else {"images": None, "complete": False}
+    link = config.linking if config.format == "folder" else found["images"]
+    if found["images"] is None:
+        require(not target.holds_files(IMAGES), f"{target.uri}/{IMAGES} was not written by an export; {remedy}")
+    else:
+        made = f"was made with --link {found['images']}"
+        require(link == found["images"], f"{target.uri}/{IMAGES} {made}, now it is {link}; {remedy}")
+    complete = found["complete"] and config.format == "parquet"
+    return {"subset": config.name, "digest": digest, "images": link, "complete": complete}
+
+
+def holdings(target: RunDirectory) -> Iterator[tuple[str, str | None, str | None]]:
+    """File, subset and digest of what an output holds already; without subset and digest what is not of an export."""
+    for path in (MANIFEST, ABOUT, TABLE):
+        if target.exists(path):
+            try:
+                found = exported(target) if path == TABLE else target.read_json(path)
+            except ValueError:  # no JSON, no Parquet
+                found = None
+            known = found if isinstance(found, dict) else {}
+            yield path, known.get("subset") or known.get("name"), known.get("digest")
+
+
+def claim(target: RunDirectory, manifest: dict[str, Any]) -> None:
+    """Say in export.json what the output holds, and clear what a killed export left half-written beside it."""
+    for name in target.names(""):
+        if name.startswith(TEMPORARY) and name.endswith((MANIFEST, TABLE, COPIES, ABOUT)):
+            target.delete(name)
+    if not target.exists(MANIFEST) or target.read_json(MANIFEST) != manifest:
+        target.write_json(MANIFEST, manifest)
+
+
+def discard(target: RunDirectory, digest: str) -> None:
+    """Delete the files of an earlier export of format parquet, unless it is of the subset with this digest.
+
+    Only what exports write is deleted. An output with images/ is left alone, and refused later.
+    """
+    found = target.read_json(MANIFEST) if target.exists(MANIFEST) else exported(target)
+    if found is not None and found.get("digest") != digest and found.get("images") is None:
+        for name in (TABLE, COPIES, ABOUT, MANIFEST):
+            if target.exists(name):
+                target.delete(name)
+
+
+def is_whole(run: RunDirectory, target: RunDirectory, content: dict[str, Any]) -> bool:
+    """Whether the tables of an export with this subset.json are there."""
+    return exported(target) == content and (target.exists(COPIES) or not run.exists(copies.INDEX))
+
+
+def exported(target: RunDirectory) -> dict[str, Any] | None:
+    """What the kept.parquet that is already there holds: its subset.json and whether images are in."""
+    if not target.exists(TABLE):
+        return None
+    content: dict[str, Any] | None = json.loads((target.read_schema(TABLE).metadata or {}).get(SUBSET, b"null"))
+    return content
+
+
+def read_kept(run: RunDirectory, path: str) -> Kept:
+    """Read the kept frames of a subset, 48 bytes each."""
+    table = run.read_table(run.listed(path), ["frame_id", "kept", "cluster", "centroid_distance"])
+    table = table.filter(table["kept"]).sort_by("frame_id")
+    return Kept(np.array(table["frame_id"].to_pylist(), dtype="S32"), table.select(["cluster", "centroid_distance"]))
+
+
+def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict[str, Any]) -> None:
+    """Write kept.parquet, with `content` in its metadata."""
+    calls = ((run, path, kept, content["with_images"]) for path in run.parts("frames").values())
+    with progress("export", content["kept"]) as bar:
+        tables = resources.stream(ray.remote(kept_rows), calls, in_order=True)
+        written = write_tables(target, TABLE, tables, {SUBSET: json.dumps(content).encode()}, bar)
+    assert written == content["kept"], f"{content['kept']} frames are kept, {written} were exported"
+
+
+def write_copies(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
+    """Write copies.parquet where the run has exact copies."""
+    if run.exists(copies.INDEX):
+        fates = ray.put(copies.read_fates(run))
+        calls = ((run, path, kept, fates) for path in run.parts("frames").values())
+        with progress("copies", None) as bar:
+            write_tables(target, COPIES, resources.stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
+
+
+def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa.Table:
+    """Return the kept rows of a part of frames with their scores and, if wanted, their encoded bytes as `image`."""
+    table = run.read_table(path).replace_schema_metadata(None)
+    found, place = kept.find(table["frame_id"])
+    table = table.filter(pa.array(found))
+    for field, column in zip(kept.scores.schema, kept.scores.take(pa.array(place)).columns, strict=True):
+        table = table.append_column(field, column)
+    if with_images:
+        encoded = [read_row(run, row)[1] for row in table.select(["frame_id", "uri", "content_hash"]).to_pylist()]
+        table = table.append_column(schema.IMAGE, pa.array(encoded, schema.IMAGE.type))
+    return table
+
+
+def copy_rows(run: RunDirectory, path: str, kept: Kept, fates: copies.Fates) -> pa.Table:
+    """Return the rows of schema.COPY_FILES for the exact copies of kept frames in a part of frames."""
+    table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of", "content_hash", "uri"]), fates)
+    found, _ = kept.find(table["because_of"])
+    return table.filter(pa.array(found)).select(schema.COPY_FILES.names).cast(schema.COPY_FILES)
+
+
+def read_row(run: RunDirectory, row: dict[str, Any]) -> tuple[str, bytes]:
+    """Address and bytes of a kept frame's file, or of an exact copy; ValueError where none has the bytes any more."""
+    try:
+        return read_first(copies.uris(run, row["uri"], row["content_hash"]), row["content_hash"])
+    except FrameError as error:
+        raise ValueError(
+            f"the file of a kept frame, {row['frame_id']}, cannot be used any more, and no exact copy of it can: "
+            f"{row['uri']}: {error.reason}, {error.message}. Put it back as it was, or make the subset anew in another "
+            "--run-dir"
+        ) from error
+
+
+def write_tables(
+    target: RunDirectory, path: str, tables: Iterator[pa.Table], metadata: dict[bytes, bytes], bar: Any
+) -> int:
+    """Stream tables into one file, a row group or more each; return the number of rows."""
+    rows = 0
+    first = next(tables).replace_schema_metadata(metadata)
+    with target.create(path) as stream, pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table.replace_schema_metadata(metadata))
+            rows += len(table)
+            bar.update(len(table))
+    return rows
+
+
+def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
+    """ValueError where images/ holds other files than the subset's."""
+    found = folder.foreign(target, IMAGES, name_keys(run, kept, folded=False))
+    require(
+        not found,
+        f"{target.uri}/{IMAGES} holds files that are not of this subset: {', '.join(found)}; delete them, or name "
+        "another --output",
+    )
+
+
+def name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
+    """Keys of the names of all kept frames, ascending: 8 bytes a frame."""
+    calls = ((run, path, kept, folded) for path in run.parts("frames").values())
+    return np.sort(np.concatenate(list(resources.stream(ray.remote(names_of), calls))))
+
+
+def names_of(run: RunDirectory, path: str, kept: Kept, folded: bool) -> npt.NDArray[np.uint64]:
+    """Keys of the names of a part's kept frames."""
+    rows = kept_rows(run, path, kept, with_images=False).select(["source", "path", "member", "frame_index"])
+    return folder.name_keys([folder.name_of(row) for row in rows.to_pylist()], folded)
+
+
+def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -> None:
+    """Put the kept frames' files below images/; those that are right already stay.
+
+    ValueError where the file system ignores case and would see two of the names as one.
+    """
+    if target.exists(MANIFEST.upper()):
+        keys = name_keys(run, kept, folded=True)
+        require(
+            not (keys[1:] == keys[:-1]).any(),
+            f"some frames have names that differ in case only, which {target.uri} ignores; export them as a table "
+            "(--format parquet --with-images), or to another file system",
+        )
+    calls = ((run, path, kept, target, link) for path in run.parts("frames").values())
+    with progress("files", None) as bar:
+        for placed in resources.stream(ray.remote(place_files), calls):
+            bar.update(placed)
+
+
+def place_files(run: RunDirectory, path: str, kept: Kept, target: RunDirectory, link: str) -> int:
+    """Copy or link the kept frames of a part to images/SOURCE/PATH, made safe; return how many there are."""
+    rows = kept_rows(run, path, kept, with_images=False).to_pylist()
+    for row in rows:
+        uri, data = read_row(run, row)
+        folder.place(target, f"{IMAGES}/{folder.name_of(row)}", uri, data, link)
+    return len(rows)

@@ -1,0 +1,1 @@
+"""An artificial colonoscopy whose duplicates, scenes and invalid frames are known."""

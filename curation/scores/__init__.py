@@ -1,0 +1,1 @@
+"""The folder scores/ of a run: how similar each frame is to those that come before it."""

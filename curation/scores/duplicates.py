@@ -1,0 +1,118 @@
+"""One cluster: the order of its frames and the similarity of each to those before it. NumPy and PyTorch only.
+
+MedDEL's Algorithm 1 (arXiv 2401.17542) and SemDeDup (arXiv 2303.09540) walk through a cluster in some order and
+drop a frame that is too similar to an earlier one. Here each frame gets one number, the highest cosine with any
+earlier frame: a threshold on it is the walk's result for every threshold at once (OURS).
+
+Legend: N frames of a cluster in their order, D dimensions.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curation.config import Keep
+from curation.embeddings.nearest import NOTHING, code, nearest
+from curation.embeddings.vectors import Float32, Keys, as_tensor, scramble
+
+Indices = npt.NDArray[np.int64]
+ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
+GPU_BLOCK = 4096
+RANDOM = "which of two duplicates stays"  # purpose of the random order
+
+
+def order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
+    """Return the order in which frames are visited, so that of two alike the one to keep comes first.
+
+    nearest: ascending distance to the centroid; farthest: descending; random: by key and seed. Ties go by key.
+    """
+    if keep == "random":
+        return np.argsort(scramble(keys_N, seed, RANDOM), kind="stable")
+    return np.lexsort((keys_N, distance_N if keep == "nearest" else -distance_N))
+
+
+def earlier_similarity(
+    units_ND: Float32, start: int = 0, stop: int | None = None, device: str = "cpu"
+) -> tuple[Float32, Indices]:
+    """Return, for rows start to stop, the highest cosine with any row before it, and that row's index.
+
+    units_ND is in visiting order, float32 at unit length. A row with nothing before it gets -1 and index -1; of
+    equally similar rows the first is named. Only blocks on and below the diagonal are computed: N^2 D operations at
+    most, and memory for one block beside the codes (N D bytes).
+    """
+    stop = len(units_ND) if stop is None else stop
+    if device != "cpu":
+        return _earlier_on_gpu(units_ND, start, stop, device)
+    if stop <= start:
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    coded = code(units_ND[:stop], units_ND[:stop].mean(axis=0))
+    similarity, index = nearest(coded[slice(start, stop)], coded, before=start)
+    return bounded(similarity, index)
+
+
+def bounded(similarity_N: Float32, index_N: Indices) -> tuple[Float32, Indices]:
+    """Return similarities from -1 to 1, since units are of length 1 but for rounding; -1 where there is none."""
+    limited = np.clip(similarity_N, np.float32(-1), np.float32(1))
+    return np.where(index_N < 0, NOTHING, limited), index_N
+
+
+def _earlier_on_gpu(units_ND: Float32, start: int, stop: int, device: str) -> tuple[Float32, Indices]:
+    """Compute all pairs in float64, which is exact, as on the CPU."""
+    units = as_tensor(units_ND[:stop]).to(device)
+    similarity = torch.full((stop - start,), -torch.inf, device=device)
+    index = torch.full((stop - start,), -1, dtype=torch.int64, device=device)
+    for top in range(start, stop, GPU_BLOCK):
+        bottom = min(top + GPU_BLOCK, stop)
+        here = slice(top - start, bottom - start)
+        rows = units[top:bottom].double()
+        for left in range(0, bottom, GPU_BLOCK):
+            right = min(left + GPU_BLOCK, bottom)
+            block = (rows @ units[left:right].double().T).float()
+            if right > top:
+                later = torch.arange(left, right, device=device) >= torch.arange(top, bottom, device=device)[:, None]
+                block.masked_fill_(later, -torch.inf)
+            value, column = block.max(dim=1)
+            better = value > similarity[here]
+            similarity[here] = torch.where(better, value, similarity[here])
+            index[here] = torch.where(better, column + left, index[here])
+    return bounded(similarity.cpu().numpy(), index.cpu().numpy())
+
+
+def greedy_similarity(units_ND: Float32, d: float) -> tuple[Float32, Indices]:
+    """Return, for each row, the highest cosine with any earlier row that is kept at threshold `d`, and that row.
+
+    A row is kept where that cosine is at most d, both in float32. Otherwise as `earlier_similarity`. Costs up to N^2 D
+    operations in float64.
+    """
+    similarity = np.full(len(units_ND), -np.inf, np.float32)
+    index = np.full(len(units_ND), -1, np.int64)
+    kept = np.empty(0, np.int64)
+    for top in range(0, len(units_ND), ROWS):
+        block = units_ND[top : top + ROWS].astype(np.float64)
+        best, found = similarity[top : top + ROWS], index[top : top + ROWS]
+        for left in range(0, len(kept), COLUMNS):
+            columns = kept[left : left + COLUMNS]
+            products = (block @ units_ND[columns].astype(np.float64).T).astype(np.float32)
+            column = products.argmax(axis=1)
+            value = products[np.arange(len(block)), column]
+            better = value > best
+            best[better], found[better] = value[better], columns[column[better]]
+        inside = (block @ block.T).astype(np.float32)
+        stays = np.zeros(len(block), bool)
+        for row in range(len(block)):
+            stays[row] = found[row] < 0 or np.clip(best[row], -1, 1) <= np.float32(d)
+            if stays[row]:
+                closer = inside[row] > best
+                closer[: row + 1] = False
+                best[closer], found[closer] = inside[row][closer], top + row
+        kept = np.concatenate([kept, top + np.flatnonzero(stays)])
+    return bounded(similarity, index)
+
+
+def row_blocks(rows: int, size: int) -> list[tuple[int, int]]:
+    """Cut `rows` into ranges of about equal work: as many as there are `size` rows, each a share of the triangle."""
+    pieces = max(1, rows // size)
+    edges = [round(rows * (piece / pieces) ** 0.5) for piece in range(pieces + 1)]
+    return [(start, stop) for start, stop in pairwise(edges) if stop > start]

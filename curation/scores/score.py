@@ -1,0 +1,164 @@
+"""Clusters to scores: Ray tasks bring each cluster together and compare its frames; large clusters are split.
+
+Every shard of embeddings is cut by groups of clusters, and a task scores one group. Groups are taken in waves that
+fit the object store, so that no more of the embeddings is under way at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from curation.clusters.cluster import assignment_path, grouped, load_vectors, read_vectors, rows_of
+from curation.config import ScoreConfig
+from curation.console import Stopwatch, progress
+from curation.embeddings.vectors import Float32, limit_threads
+from curation.engine import resources
+from curation.scores import groups
+from curation.scores.groups import Group, Piece, Scores
+from curation.store.directory import File, RunDirectory, holding
+from curation.store.markers import Step, marker_of
+
+STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
+MOST_GROUPS = 1024
+
+
+@holding
+def score(config: ScoreConfig) -> dict[str, Any]:
+    """Score every embedded frame into scores/ (or a folder below it for another pass) and return the marker.
+
+    ValueError: clusters/ unfinished.
+    """
+    run = RunDirectory(config.run_dir)
+    before = marker_of(run, "clusters", "cluster")
+    step = Step(run, "score", config.folder, config, {"clusters": before["output_hash"]})
+    if marker := step.find():
+        return marker | {"reused": True}
+    step.begin()
+    resources.connect()
+    watch = Stopwatch()
+    assigned: dict[str, str] = {path: path for path in run.listing("clusters")}
+    parts = [
+        file | {"assigned": assigned[assignment_path(file["path"])]}
+        for file in marker_of(run, "embeddings", "embed")["files"]
+        if "embeddings/" in file["path"]
+    ]
+    frames = sum(map(rows_of, parts))
+    planned = groups.cluster_groups(
+        cluster_sizes(run, parts), max(config.group_rows, -(-frames // MOST_GROUPS)), groups.SPLIT_ROWS
+    )
+    files = {number: run.describe(path) for number, path in run.parts(config.folder).items()}
+    with progress("score", frames, done=sum(file.rows for file in files.values())) as bar:
+        missing = [number for number in range(len(planned)) if number not in files]
+        for wave in grouped(missing, wave_rows(run, parts), by=lambda number: planned[number].rows):
+            for number, file in score_wave(run, config, {n: planned[n] for n in wave}, parts):
+                files[number] = file
+                bar.update(file.rows)
+    rows = sum(file.rows for file in files.values())
+    assert rows == frames, f"{frames} frames were clustered, {rows} scored"
+    note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters"
+    counts = {
+        "rows_in": frames,
+        "rows_out": rows,
+        "rejected": 0,
+        "copies": 0,
+        "seconds": watch.seconds,
+        "device": resources.device_names(),
+        "note": note,
+    }
+    return step.finish(counts, list(files.values()))
+
+
+def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray[np.int64]:
+    """Return the number of frames of each cluster, int64 [K]."""
+    clusters = len(read_vectors(run, run.listed("clusters/centroids.parquet")))
+    calls = ((run, part["assigned"], clusters) for part in parts)
+    total: npt.NDArray[np.int64] = np.sum(list(resources.stream(ray.remote(part_sizes), calls)), axis=0)
+    return total
+
+
+def part_sizes(run: RunDirectory, path: str, clusters: int) -> npt.NDArray[np.int64]:
+    """Return how many frames of one part of assignments each cluster has, int64 [K]."""
+    column = run.read_table(path, ["cluster"])["cluster"]
+    sizes: npt.NDArray[np.int64] = np.bincount(column.to_numpy(), minlength=clusters)
+    return sizes
+
+
+def wave_rows(run: RunDirectory, parts: list[dict[str, Any]]) -> int:
+    """Return how many frames' vectors may be in the object store at once."""
+    vector = run.read_schema(parts[0]["path"]).field("embedding").type
+    row_bytes = vector.list_size * (vector.value_type.bit_width // 8) + 40
+    available = resources.resources().get("object_store_memory", 0.0)
+    return max(1, int(STORE_SHARE * available / row_bytes))
+
+
+def score_wave(
+    run: RunDirectory, config: ScoreConfig, wave: dict[int, Group], parts: list[dict[str, Any]]
+) -> Iterator[tuple[int, File]]:
+    """Score some groups; yields number and file of each as it is written."""
+    mean_path = "clusters/mean.parquet"
+    mean = read_vectors(run, run.listed(mean_path))[0] if run.exists(mean_path) else None
+    split = ray.remote(split_shard).options(num_returns=len(wave))
+    pieces: list[Any] = []
+    for shard in grouped(parts, 65_536, by=rows_of):
+        cut = split.remote(run, [(part["path"], part["assigned"]) for part in shard], mean, list(wave.values()))
+        pieces.append([cut] if len(wave) == 1 else cut)
+    pending = {
+        submit(run, config, number, group, [cut[place] for cut in pieces]): number
+        for place, (number, group) in enumerate(wave.items())
+    }
+    while pending:
+        [done], _ = ray.wait(list(pending), num_returns=1)
+        yield pending.pop(done), ray.get(done)
+
+
+def split_shard(
+    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[Group]
+) -> list[Piece] | Piece:
+    """Return the frames of some parts of embeddings and their assignments, cut by group; a single group's alone."""
+    ids: list[str] = []
+    vectors, assigned = [], []
+    for path, assigned_path in paths:
+        part_ids, part_vectors = load_vectors(run, path, mean)
+        table = run.read_table(assigned_path)
+        assert table["frame_id"].to_pylist() == part_ids, f"{path} and its assignments do not match"
+        ids.extend(part_ids)
+        vectors.append(part_vectors)
+        assigned.append(table)
+    clusters = np.concatenate([table["cluster"].to_numpy() for table in assigned])
+    distances = np.concatenate([table["centroid_distance"].to_numpy() for table in assigned])
+    shard = Piece(np.array(ids, dtype="S32"), clusters, distances, np.concatenate(vectors))
+    cut = shard.cut(wave)
+    return cut[0] if len(cut) == 1 else cut
+
+
+def submit(run: RunDirectory, config: ScoreConfig, number: int, group: Group, pieces: list[Any]) -> Any:
+    """Start the tasks that score one group from references to its pieces; the reference to its file."""
+    options = resources.arithmetic_options()
+    path = f"{config.folder}/part-{number:06d}.parquet"
+    ranges = group.ranges(config.rule, groups.SPLIT_ROWS)
+    if not ranges:
+        return ray.remote(score_group).options(**options).remote(run, config, path, *pieces)
+    whole = ray.remote(groups.gather).remote(config, *pieces)
+    rows = ray.remote(score_range).options(**options)
+    return ray.remote(write_scores).remote(run, path, whole, *[rows.remote(config, whole, one) for one in ranges])
+
+
+def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: Piece) -> File:
+    """Score each cluster of a group by itself and write the group's part."""
+    limit_threads(resources.granted_cpus())
+    whole = groups.gather(config, *pieces)
+    return write_scores(run, path, whole, groups.score_clusters(config, whole, resources.device()))
+
+
+def score_range(config: ScoreConfig, cluster: Piece, rows: tuple[int, int]) -> Scores:
+    """Score a range of rows of one cluster."""
+    limit_threads(resources.granted_cpus())
+    return groups.score_rows(config, cluster, rows, resources.device())
+
+
+def write_scores(run: RunDirectory, path: str, whole: Piece, *scored: Scores) -> File:
+    """Write the part of a group."""
+    return run.write_table(path, groups.scores_table(whole, *scored))

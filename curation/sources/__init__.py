@@ -1,0 +1,1 @@
+"""Where frames come from: folder trees, public pools, lineage, and what changed in them."""

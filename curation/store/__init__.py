@@ -1,0 +1,1 @@
+"""The run directory: files that appear whole, tables, markers of finished steps, and who may write."""

@@ -1,0 +1,220 @@
+"""Claims to a directory where the file system has no locks, as in object storage. It knows neither steps nor engine.
+
+Every call that wants the directory writes a claim of its own, waits SETTLE_S and lists all claims: the earliest that is
+alive holds, by the store's clock and then by id. A claim is alive while it or its heartbeat, a second file, is younger
+than EXPIRY_S by that same clock; one whose process is seen to have ended is not. (The protocol is OURS.)
+
+Guaranteed: of calls that start at once exactly one holds, where a listing shows all that was written before it and the
+clocks of the store's servers differ by less than SETTLE_S less the second that times are rounded to. No conditional
+put is needed. A holder that stands still for more than EXPIRY_S (a suspended machine) can lose the directory to
+another call; it learns of that at its next heartbeat, and ends with an error.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.fs as pafs
+
+if TYPE_CHECKING:
+    from curation.store.directory import RunDirectory
+
+CLAIM = re.compile(r"\.lease-([0-9a-f]{32})\.json")
+BEAT_S = 15.0
+EXPIRY_S = 90.0
+SETTLE_S = 2.0
+IN_MEMORY = "py::fsspec+memory"  # fsspec's, of one process: its times are exact, so nothing has to settle
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process behind a lease. `machine` tells hosts and containers of one name apart; `since` is UTC seconds."""
+
+    id: str
+    host: str
+    machine: str
+    pid: int
+    command: str
+    since: float
+
+    def __str__(self) -> str:
+        """How a person is told."""
+        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{self.command}, process {self.pid} on {self.host}, since {since}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ran on this machine and does not any more. False where that cannot be seen from here."""
+        if self.machine != machine() or not self.machine:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+def owner_here() -> Owner:
+    """Describe this process. Of its command line only the command is kept, since flags can hold secrets."""
+    program, *arguments = sys.argv or [""]
+    folder, name = os.path.split(program)
+    command = f"python -m {os.path.basename(folder)}" if name == "__main__.py" else name or "python"
+    if name == "__main__.py" and arguments and arguments[0].isalpha():
+        command += f" {arguments[0]}"
+    return Owner(uuid.uuid4().hex, socket.gethostname(), machine(), os.getpid(), command, time.time())
+
+
+def machine() -> str:
+    """What processes share that can see each other's ids: this boot of the system, and the namespace of ids."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    return ""
+
+
+def read_owner(content: bytes) -> Owner | None:
+    """The owner that a lease names; None where it is only half-written."""
+    try:
+        return Owner(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
+def refusal(directory: "RunDirectory", owner: Owner | None, free: str = "") -> ValueError:
+    """The error that says who holds a directory, and when it is `free` again."""
+    who = f": {owner}" if owner else ""
+    return ValueError(
+        f"{directory.uri} is in use by another process{who}; wait for its end{free}, or name another directory"
+    )
+
+
+@contextlib.contextmanager
+def claimed(directory: "RunDirectory") -> Iterator[None]:
+    """Hold a directory by a claim with a heartbeat. ValueError where an earlier one is alive, or this one was lost."""
+    existed = directory.exists("")
+    claim = Claim(directory, owner_here())
+    try:
+        claim.win()
+        beating = threading.Thread(target=claim.beat, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            claim.over.set()
+            beating.join(timeout=10)
+        if claim.lost:
+            raise ValueError(
+                f"the lease on {directory.uri} was lost: this process stood still for more than {EXPIRY_S:.0f} s and "
+                "another may have written there since; look for it, then rerun the same command"
+            )
+    finally:
+        claim.withdraw()
+        if not existed and not directory.holds_files(""):
+            with contextlib.suppress(OSError):
+                directory.filesystem.delete_dir(directory.root)
+
+
+class Claim:
+    """One call's claim to a directory."""
+
+    def __init__(self, directory: "RunDirectory", owner: Owner) -> None:
+        self.directory, self.owner = directory, owner
+        self.over, self.lost = threading.Event(), False
+
+    @property
+    def path(self) -> str:
+        """Where the claim is."""
+        return f".lease-{self.owner.id}.json"
+
+    def win(self) -> None:
+        """Claim the directory. ValueError where an earlier claim is alive."""
+        place: tuple[float, str] | None = None
+        while place is None:  # again where a claim was deleted, as with a directory that was found empty
+            self.directory.write_json(self.path, dataclasses.asdict(self.owner))
+            time.sleep(0 if self.directory.filesystem.type_name == IN_MEMORY else SETTLE_S)
+            found = times(self.directory)
+            place = (found[self.path], self.owner.id) if self.path in found else None
+        for name, at in found.items():
+            match = CLAIM.fullmatch(name)
+            if match is None or match[1] == self.owner.id:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                other = read_owner(read(self.directory, name))
+                beat = max(at, found.get(heart(match[1]), at))
+                if place[0] - beat > EXPIRY_S or (other and other.ended):
+                    delete(self.directory, heart(match[1]), name)
+                elif (at, match[1]) < place:
+                    free = f" (if it was killed, the directory is free {EXPIRY_S:.0f} s later)"
+                    raise refusal(self.directory, other, free)
+
+    def beat(self) -> None:
+        """Renew the heartbeat until it is over. A renewal that fails is tried again at the next."""
+        while not self.over.wait(BEAT_S):
+            with contextlib.suppress(OSError):
+                if not self.directory.exists(self.path):
+                    self.lost = True
+                    return
+                self.directory.write_json(heart(self.owner.id), {"at": time.time()})
+
+    def withdraw(self) -> None:
+        """Delete the claim."""
+        delete(self.directory, heart(self.owner.id), self.path)
+
+
+def heart(claim: str) -> str:
+    """Where the heartbeat of a claim is."""
+    return f".lease-{claim}.beat"
+
+
+def read(directory: "RunDirectory", name: str) -> bytes:
+    """All of a lease file. FileNotFoundError where it is gone: PyArrow has other words for it once it began to read."""
+    try:
+        return directory.read_bytes(name)
+    except OSError as error:
+        if directory.exists(name):
+            raise
+        raise FileNotFoundError(f"{directory.uri}/{name} has gone") from error
+
+
+def delete(directory: "RunDirectory", *paths: str) -> None:
+    """Delete what is there of some files."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if directory.exists(path):
+                directory.delete(path)
+
+
+def times(directory: "RunDirectory") -> dict[str, float]:
+    """When each lease file in a directory was written, by the store's clock, in seconds."""
+    system = directory.filesystem
+    if isinstance(system, pafs.PyFileSystem):
+        system.handler.fs.invalidate_cache()  # else some list what they listed before
+    found = system.get_file_info(pafs.FileSelector(directory.root, allow_not_found=True))
+    seconds: dict[str, float] = {}
+    for info in found:
+        if info.base_name.startswith(".lease-"):
+            with contextlib.suppress(FileNotFoundError):  # withdrawn since it was listed
+                seconds[info.base_name] = written_at(directory, info)
+    return seconds
+
+
+def written_at(directory: "RunDirectory", info: pafs.FileInfo) -> float:
+    """When a lease file was written; by its writer's clock where the store tells no times."""
+    if info.mtime_ns:
+        return float(info.mtime_ns / 1e9)
+    try:
+        return float(directory.filesystem.handler.fs.modified(info.path).timestamp())
+    except NotImplementedError:
+        content: dict[str, Any] = json.loads(read(directory, info.base_name))
+        return float(content.get("at") or content["since"])

@@ -1,0 +1,1 @@
+"""The folder subsets/ of a run: which frames are kept, which are dropped, and why."""

@@ -1,0 +1,72 @@
+"""A reason for every frame, as a table: kept or not, what it gave way to, how alike they are. It knows no engine."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.frames import copies
+from curation.store import schema
+from curation.store.directory import RunDirectory
+
+Reasons = npt.NDArray[np.int8]  # index in schema.REASONS
+GAVE_WAY = [schema.REASONS.index(reason) for reason in ("duplicate", "over budget")]  # to another frame
+ROWS = 65_536  # of a row group
+
+
+def tables(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:
+    """Yield the decisions in tables of ROWS rows, so that the file does not show in what parts scores came."""
+    waiting: list[pa.Table] = []
+    for table in decisions(run, folder, reason_N):
+        waiting.append(table)
+        while sum(map(len, waiting)) >= ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, ROWS).combine_chunks()
+            waiting = [whole.slice(ROWS)]
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:
+    """Yield tables of schema.DECISIONS for all frames: scored ones, then exact copies, then rejected ones."""
+    start = 0
+    for path in run.parts(folder).values():
+        table = run.read_table(path)
+        code = reason_N[start : start + len(table)]
+        start += len(table)
+        named = pa.array(np.isin(code, GAVE_WAY))
+        known = pc.and_(named, pc.is_valid(table["duplicate_of"]))
+        yield decided(
+            table["frame_id"],
+            pa.array(schema.REASONS).take(pa.array(code)),
+            pc.if_else(known, table["duplicate_of"], pa.scalar(None, pa.string())),
+            pc.if_else(known, table["duplicate_similarity"], pa.scalar(None, pa.float32())),
+            table["centroid_distance"],
+            table["cluster"],
+        )
+    fates = copies.read_fates(run)
+    for path in run.parts("frames").values():
+        table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), fates)
+        yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)
+    for path in (*run.listing("frames"), *run.listing("embeddings")):
+        if path.startswith("rejected/"):
+            yield decided(run.read_table(path, ["frame_id"])["frame_id"], "rejected")
+
+
+def decided(
+    frame_id: pa.ChunkedArray,
+    reason: pa.Array | str,
+    because_of: pa.Array | None = None,
+    similarity: pa.Array | float | None = None,
+    *measures: pa.Array,
+) -> pa.Table:
+    """Return a table of schema.DECISIONS; a single value stands for all rows."""
+    given = [reason, because_of, similarity, *(measures or (None, None))]
+    fields = list(schema.DECISIONS)[2:]
+    filled = [
+        column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array([column] * len(frame_id), field.type)
+        for column, field in zip(given, fields, strict=True)
+    ]
+    return pa.Table.from_arrays([frame_id, pc.equal(filled[0], "kept"), *filled], schema=schema.DECISIONS)

@@ -1,0 +1,1 @@
+"""Segmentation data sets: their folders, masks and splits, prepared as arrays."""

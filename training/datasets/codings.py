@@ -1,0 +1,261 @@
+"""What the values in mask files mean, decided for all masks of a set together. It reads no file and knows no set.
+
+Legend: H, W height and width; C channels. A mask becomes uint8 [H, W]: 0 background, 1 foreground, IGNORED.
+
+By `auto` the values of all masks of a set are looked at together, since one file alone often fits several codings:
+- Alpha: where the colours of every file are constant and transparency varies, transparency is the mask, read as gray.
+  Else what is transparent is black, and colours are read.
+- Colours: where the lossless files use MAX_COLOURS colours or fewer, black among them, all but black is foreground;
+  PASCAL VOC's border (224, 224, 192) is ignored. More colours are read by brightness (the brightest channel).
+- Lossy files (JPEG, WebP) are read by brightness.
+- Gray of lossless files: 0 and one other value are background and foreground, whatever that value. 0 and class numbers
+  up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535), beside numbers in some file: that
+  is IGNORED, neither learned from nor counted.
+- Gray that has black, white (WHITE and up) and seams between them: brightness. Seams are values of more than FEW kinds,
+  or ones found between black and white only.
+Brightness means that what is above 127 of 255 is foreground. All else is refused, with the values found: no background
+(0), nothing bright, a few grays that are no seam, numbers above MAX_CODE. MAX_CODE, MAX_COLOURS, FEW and WHITE are
+OURS. That a mask is inverted cannot be known. A set known by name has its own statement (training/masks.py).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from curation.frames.decoding import Pixels
+from curation.options import require
+
+Kind = Literal["known", "auto", "binary", "classes", "alpha"]
+Code = float | tuple[int, ...]
+
+IGNORED = 255  # in arrays: a pixel that is neither learned from nor counted
+THRESHOLD = 127
+MAX_CODE = 50
+MAX_COLOURS = 20
+FEW = 20
+BLACK, WHITE = 10, 245  # what counts as black and white beside seams
+BORDER = (224, 224, 192)  # PASCAL VOC's "void"
+KEPT = 300  # distinct values that are kept of a file; more are many
+SEAM_SHARE = 0.9  # share of gray pixels that lie between black and white where they are seams
+RARE = 1e-3  # classes that cover less than this share of what 255 covers are no classes
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A mask file: values [H, W, C] as stored, palettes resolved; alpha uint8 [H, W]; whether the file is lossy."""
+
+    values: npt.NDArray[Any]
+    alpha: Pixels | None
+    lossy: bool
+
+    def __post_init__(self) -> None:
+        assert self.values.ndim == 3
+
+    @property
+    def constant(self) -> bool:
+        """Whether all pixels have one colour."""
+        return bool((self.values == self.values[:1, :1]).all())
+
+    @property
+    def coloured(self) -> bool:
+        """Whether it is a colour picture with a pixel that is not gray."""
+        return self.values.shape[2] == 3 and bool((self.values != self.values[:, :, :1]).any())
+
+    def seen(self) -> npt.NDArray[Any]:
+        """Return the values with what is transparent black."""
+        if self.alpha is None or self.values.dtype != np.uint8:
+            return self.values
+        return (self.values * (self.alpha[:, :, None] / 255)).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a set's masks are read: by `binary`, `classes` or `alpha` values, and which value is ignored."""
+
+    kind: Literal["known", "binary", "classes", "alpha"]
+    ignore: Code | None = None
+    brightness_of_alpha: bool = True  # whether transparency is read as binary, else as classes
+    told: str = ""
+
+
+KNOWN = Coding("known", told="as the set states")
+
+
+@dataclass
+class Survey:
+    """What the masks of a set hold together; filled by `add`."""
+
+    gray: dict[float, int] = field(default_factory=dict)  # pixels by value, of lossless files
+    alpha: dict[float, int] = field(default_factory=dict)
+    colours: set[tuple[int, ...]] = field(default_factory=set)
+    coloured: bool = False
+    lossy: bool = False
+    brightest_lossy: float = 0.0
+    varied: bool = False  # a file's colours vary
+    transparent: bool = False  # a file's transparency varies
+    seams: list[int] = field(default_factory=lambda: [0, 0])  # gray pixels, and those between black and white
+    beside: bool = False  # a file holds 255 (65535) beside class numbers
+    depth: float = 255.0  # white of the samples
+
+    def add(self, samples: Samples) -> None:
+        """Count a file's values."""
+        values = samples.seen()
+        self.varied |= not samples.constant
+        if samples.alpha is not None:
+            self.transparent |= bool((samples.alpha != samples.alpha[:1, :1]).any())
+            tally(self.alpha, samples.alpha)
+        brightest = values.max(axis=2)
+        if samples.lossy:
+            self.lossy, self.brightest_lossy = True, max(self.brightest_lossy, float(brightest.max(initial=0)))
+            return
+        self.coloured |= samples.coloured
+        if values.shape[2] == 3 and values.dtype == np.uint8 and len(self.colours) <= KEPT:
+            flat = np.unique(values.reshape(-1, 3), axis=0)[: KEPT + 1]
+            self.colours |= {tuple(map(int, colour)) for colour in flat}
+        elif len(self.colours) <= KEPT:
+            self.colours |= {(int(value),) * 3 for value in np.unique(brightest)[: KEPT + 1]}
+        tally(self.gray, brightest)
+        numbers = (brightest > 0) & (brightest <= MAX_CODE)
+        self.beside |= bool(numbers.any() and np.isin(brightest, (255, 65535)).any())
+        self.depth = max(self.depth, white_of(values))
+        if values.dtype == np.uint8:
+            gray, between = seams(brightest)
+            self.seams = [self.seams[0] + gray, self.seams[1] + between]
+
+
+def tally(counts: dict[float, int], values: npt.NDArray[Any]) -> None:
+    """Add the pixels of each value to `counts`."""
+    kinds, numbers = np.unique(values, return_counts=True)
+    for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True):
+        counts[float(kind)] = counts.get(float(kind), 0) + number
+
+
+def white_of(values: npt.NDArray[Any]) -> float:
+    """Return what white is among samples of a type: its highest value, of floats 1 or 255."""
+    if values.dtype.kind == "f":
+        return 1.0 if values.max(initial=0) <= 1 else 255.0
+    if values.dtype.itemsize == 1 or values.max(initial=0) <= 255:
+        return 255.0
+    return 65535.0
+
+
+def seams(brightest_HW: Pixels) -> tuple[int, int]:
+    """Count pixels that are neither black nor white, and those of them with both within two pixels."""
+    gray = (brightest_HW > BLACK) & (brightest_HW < WHITE)
+    if not gray.any():
+        return 0, 0
+    image = Image.fromarray(brightest_HW)
+    low, high = (np.asarray(image.filter(each(5))) for each in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
+    return int(gray.sum()), int((gray & (low <= BLACK) & (high >= WHITE)).sum())
+
+
+def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
+    """Return how the masks of the set `name` are read. ValueError, with the values found, where auto cannot tell."""
+    if kind == "known":
+        return KNOWN
+    if kind != "auto":
+        return Coding(kind, ignore, told=f"{kind}, as asked for")
+    if survey.transparent and not survey.varied:
+        read = of_gray(Survey(gray=survey.alpha, beside=True), ignore, name)
+        return Coding("alpha", read.ignore, read.kind == "binary", f"transparency, {read.told}")
+    if survey.coloured and survey.colours and not len(survey.colours) > MAX_COLOURS:
+        require((0, 0, 0) in survey.colours, refusal(name, f"the colours {shown(survey.colours)}, none of them black"))
+        border = BORDER if BORDER in survey.colours and len(survey.colours) > 2 else None
+        return Coding("classes", border if ignore is None else ignore, told="all but black is foreground")
+    lossless = Coding("binary", ignore, told="bright is foreground")
+    if survey.coloured:
+        bright = {value for value in survey.gray if value > THRESHOLD}
+        require(
+            bool(bright) and 0 in survey.gray and not survey.transparent,
+            refusal(name, f"{len(survey.colours)} colours or more, which do not set black against bright ones"),
+        )
+    elif survey.gray:
+        lossless = of_gray(survey, ignore, name)
+    if survey.lossy:
+        empty = survey.brightest_lossy == 0
+        require(
+            empty or survey.brightest_lossy > THRESHOLD or bool(survey.gray),
+            refusal(name, f"lossy files with no value above {survey.brightest_lossy:g}, where classes cannot be told"),
+        )
+        if not survey.gray:
+            return Coding("binary", ignore, told="bright is foreground")
+    return lossless
+
+
+def of_gray(survey: Survey, ignore: int | None, name: str) -> Coding:
+    """Return how the gray values of a survey are read; see the module's rules."""
+    counts, seam, white = survey.gray, survey.seams, survey.depth
+    values = sorted(value for value in counts if value != ignore)
+    others = [value for value in values if value != 0]
+    if not others:
+        return Coding("classes", ignore, told="all of it is background")
+    found = f"the values {shown(values)}"
+    soft = white == 1.0 and any(value != round(value) for value in values)
+    dark, bright = values[0] <= BLACK * white / 255, values[-1] >= WHITE * white / 255
+    if soft:
+        require(dark and bright, refusal(name, found))
+        return Coding("binary", ignore, told="0.5 and up is foreground")
+    if values[0] == 0 and len(others) == 1:
+        return Coding("classes", ignore, told=f"0 is background, {others[0]:g} foreground")
+    numbers = [value for value in others if value <= MAX_CODE]
+    beyond = others[len(numbers) :]
+    if values[0] == 0 and not beyond:
+        return Coding("classes", ignore, told=f"classes {shown(numbers)} are foreground")
+    if values[0] == 0 and numbers and ignore is None and len(beyond) == 1 and beyond[0] in (255.0, 65535.0):
+        covered = sum(counts[value] for value in numbers)
+        require(survey.beside, refusal(name, f"{found}, of which no file holds {beyond[0]:g} beside another"))
+        if covered >= RARE * counts[beyond[0]]:
+            told = f"classes {shown(numbers)} are foreground, {beyond[0]:g} is ignored"
+            return Coding("classes", beyond[0], told=told)
+        raise ValueError(refusal(name, f"{found}, of which 1 to {MAX_CODE} are on {covered} pixels only"))
+    many = len([value for value in values if BLACK * white / 255 < value < WHITE * white / 255]) > FEW
+    between = seam[0] == 0 or seam[1] >= SEAM_SHARE * seam[0]
+    span = any(THRESHOLD * white / 255 < value < WHITE * white / 255 for value in values) or between
+    require(dark and bright and span and (many or (between and white == 255.0)), refusal(name, found))
+    return Coding("binary", ignore, told="bright is foreground")
+
+
+def refusal(name: str, found: str) -> str:
+    """Return why a set's masks cannot be read, and what decides."""
+    return (
+        f"the masks of {name} hold {found}: what is foreground cannot be told. Expected 0 and one other value, classes "
+        f"from 0 to {MAX_CODE} (255: ignored), black and white with seams, or colours on black. Decide with "
+        "--mask-coding: binary (above half of white), classes (all but 0 and black) or alpha (transparency), and with "
+        "--ignore-value for a value that is neither"
+    )
+
+
+def shown(values: Iterable[Any]) -> str:
+    """Return values in order, the first ten of them."""
+    ordered = sorted(values)
+    texts = [str(each) if isinstance(each, tuple) else f"{each:g}" for each in ordered[:10]]
+    return ", ".join(texts) + (f", ... ({len(ordered)})" if len(ordered) > 10 else "")
+
+
+def decode(samples: Samples, coding: Coding) -> Pixels:
+    """Return a file's mask by a set's coding: uint8 [H, W] of 0, 1 and IGNORED."""
+    assert coding.kind != "known"
+    if coding.kind == "alpha":
+        alpha: Pixels = samples.values.max(axis=2).astype(np.uint8) if samples.alpha is None else samples.alpha
+        inside = alpha > (THRESHOLD if coding.brightness_of_alpha else 0)
+        return marked(inside, alpha == coding.ignore)
+    values = samples.seen()
+    brightest = values.max(axis=2)
+    if coding.kind == "classes" and not samples.lossy:
+        inside = brightest > 0
+    else:
+        inside = brightest >= 0.5 if white_of(values) == 1.0 else brightest > THRESHOLD * white_of(values) / 255
+    if isinstance(coding.ignore, tuple):
+        left = (values == np.array(coding.ignore)).all(axis=2)
+    else:
+        left = np.zeros_like(inside) if coding.ignore is None else (values == coding.ignore).all(axis=2)
+    return marked(inside, left)
+
+
+def marked(inside: npt.NDArray[np.bool_], left: npt.NDArray[np.bool_]) -> Pixels:
+    """Return 1 inside, IGNORED where left out, else 0."""
+    return np.where(left, np.uint8(IGNORED), inside.astype(np.uint8))

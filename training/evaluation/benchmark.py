@@ -1,0 +1,227 @@
+"""The benchmark as one command: pre-train on every subset with every seed, fine-tune on every set, and compare.
+
+Nothing is trained twice: pre-trainings and fine-tunings are kept below the output by the hash of all that shapes them.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from curation.engine import resources
+from curation.options import digest, flags_of, option, require
+from curation.store.directory import RunDirectory
+from curation.store.filesystems import absolute
+from training.datasets.prepared import PreparedSet
+from training.evaluation.evaluate import (
+    EvaluateConfig,
+    chosen_precision,
+    find_sources,
+    prepare_all,
+    record_precision,
+    report,
+    trials,
+    try_all,
+)
+from training.evaluation.run import subject_of
+from training.loader.subset import Subset, read_subset
+from training.pretraining.checkpoint import located
+from training.pretraining.config import LENGTHS, LengthConfig
+from training.pretraining.pretrain import plan_of, pretrain
+from training.pretraining.rank import Settings
+from training.reporting import figures, results, tables
+from training.reporting.comparisons import comparisons
+from training.reporting.matrix import matrix
+from training.segmentation.finetune import FinetuneConfig
+
+SHARED = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """What is compared."""
+
+    subset: tuple[str, ...] = option(
+        "A subset's folder, RUN/subsets/NAME, to pre-train on. Give it again for more, a random and the full one too: "
+        "each is compared with random of its ratio and with full.",
+        (),
+    )
+    more_lengths: tuple[float, ...] = option(
+        "A further length of pre-training, in the unit of the one that is given (--equal-compute-to, --epochs, ...): "
+        "table 4 shows mIoU by length. Repeatable.",
+        (),
+    )
+
+    def __post_init__(self) -> None:
+        require(len(self.subset) > 0, "no subset given; name at least one with --subset RUN/subsets/NAME")
+        wrong = [length for length in self.more_lengths if length <= 0]
+        require(not wrong, f"more_lengths holds {wrong}; each must be above 0")
+
+
+def prefixed(name: str) -> str:
+    """The flag's name of a field of FinetuneConfig: finetune_ before it, unless pre-training shares it."""
+    return name if name in SHARED else f"finetune_{name}"
+
+
+FinetuneFlags: type[Any] = flags_of("FinetuneFlags", FinetuneConfig, prefixed)
+
+
+def finetune_of(flags: Any) -> FinetuneConfig:
+    """The config that FinetuneFlags stand for. ValueError for a value that it refuses."""
+    values = {field.name: getattr(flags, prefixed(field.name)) for field in dataclasses.fields(FinetuneConfig)}
+    try:
+        return FinetuneConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"in the flags of fine-tuning (--finetune-...): {error}") from error
+
+
+def benchmark(
+    config: BenchmarkConfig, evaluation: EvaluateConfig, recipe: Settings, finetune: FinetuneConfig
+) -> pa.Table:
+    """Pre-train, fine-tune, test and compare; return the table of results (training.results.SCHEMA).
+
+    `recipe` says how to pre-train; its subset and output are not used. The encoder of each seed is fine-tuned with
+    that seed. Leaves in `output` what `evaluate` does, the encoders below pretrain/, comparisons with random and full,
+    and of tables 2, 3, 4 and figures 3, 4, 6 those that the results allow. A rerun does what is missing. ValueError,
+    before anything is trained: no such subset, set or folder, or settings that cannot be.
+    """
+    run, sources = RunDirectory(evaluation.output), find_sources(evaluation)
+    require(
+        run.filesystem.type_name == "local",
+        f"output is {evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
+    )
+    subsets = [read_subset(absolute(folder)) for folder in config.subset]
+    names = [subset.about["name"] for subset in subsets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
+    resources.connect()
+    recipe = replace(recipe, compute=replace(recipe.compute, precision=chosen_precision(run, recipe.compute.precision)))
+    finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
+    lengths = lengths_of(recipe.length, config.more_lengths)
+    planned = [one for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
+    planned[0].method()  # a model that cannot be made is told before anything starts
+    with run.lock():
+        record_precision(run, finetune.precision)
+        sets = prepare_all(run, sources, evaluation)
+        pretrain_all(planned, at_once(recipe.compute.workers))
+        wanted = []
+        for settings in planned:
+            seeded = replace(finetune, seed=settings.what.seed)
+            wanted += trials([subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded)
+        table = try_all(run, wanted)
+        compared = comparisons(table)
+        report(run, table, evaluation, compared)
+        for name, reason in (*lacking(table, compared), *publish(run, table, sets)):
+            print(f"no {name}: {reason}")
+    return table
+
+
+def lengths_of(given: LengthConfig, more: Sequence[float]) -> list[LengthConfig]:
+    """A length and further ones in its unit, each once."""
+    unit = next(name for name in LENGTHS if getattr(given, name) is not None)
+    first = getattr(given, unit)
+    return [replace(given, **{unit: length}) for length in dict.fromkeys((first, *map(type(first), more)))]
+
+
+def pretrainings(
+    run: RunDirectory, subset: Subset, recipe: Settings, lengths: Sequence[LengthConfig], seeds: int
+) -> Iterator[Settings]:
+    """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
+
+    An output is named by the hash of the subset and of all that shapes the weights.
+    """
+    for length in lengths:
+        for seed in range(recipe.what.seed, recipe.what.seed + seeds):
+            settings = replace(
+                recipe,
+                what=replace(recipe.what, subset=subset.path, seed=seed, init=located(recipe.what.init)),
+                length=length,
+                model=replace(recipe.model, seed=seed),
+            )
+            plan_of(settings, subset)
+            output = f"{run.root}/pretrain/{digest([subset.about['digest'], settings.shaping()])}"
+            yield replace(settings, what=replace(settings.what, output=output))
+
+
+def at_once(workers: int) -> int:
+    """How many pre-trainings of so many ranks run at once: as GPUs allow, with a CPU a rank and one to decode."""
+    return max(1, min(resources.count("GPU") // workers, resources.count("CPU") // (workers + 1)))
+
+
+def pretrain_all(planned: Sequence[Settings], together: int) -> None:
+    """Do the pre-trainings, `together` at once. Where one fails, those under way end and the others do not begin."""
+
+    def do(number: int) -> None:
+        settings = planned[number]
+        what = f"{settings.what.subset}, seed {settings.what.seed}"
+        print(f"pretrain {number + 1} of {len(planned)}: {what}", flush=True)
+        pretrain_once(settings)
+
+    if together == 1:  # in the main thread, where Ray Train minds an interruption
+        for number in range(len(planned)):
+            do(number)
+        return
+    with ThreadPoolExecutor(together) as pool:
+        try:
+            for done in as_completed([pool.submit(do, number) for number in range(len(planned))]):
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def pretrain_once(settings: Settings) -> None:
+    """Pre-train unless that is finished, and let go of the decoded frames."""
+    output = RunDirectory(settings.what.output)
+    if not (output.exists("encoder.safetensors") and output.exists("card.json")):
+        pretrain(settings)
+    let_go(output)
+
+
+def let_go(output: RunDirectory) -> None:
+    """Delete the decoded frames of a pre-training."""
+    if output.exists("cache"):
+        output.delete_folder("cache")
+
+
+def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:
+    """Return the baselines that are not in the results, and what is set against nothing for want of them."""
+    methods = {row["subset"]: row["method"] for row in table.to_pylist()}
+    missing, full = [], any(method == "full" for method in methods.values())
+    met = {row["subset"] for row in compared if methods[row["against"]] == "random"}
+    alone = sorted(name for name, method in methods.items() if method not in ("random", "full") and name not in met)
+    if alone:
+        missing.append(("random baseline", f"no random subset has the size of {', '.join(alone)}; give one of each"))
+    if not full:
+        missing.append(("full baseline", "no subset holds the whole pool; select one with --d 1.0 --epsilon 2.0"))
+    return missing
+
+
+def counted(one: PreparedSet) -> tables.DatasetRow:
+    """What table 2 says of a set."""
+    sizes = {part: len(rows) for part, rows in one.parts.items()}
+    return tables.DatasetRow(name=one.name, images=len(one.names), left_out=len(one.left_out), split=one.split, **sizes)
+
+
+def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
+    """Write the paper's tables and figures of our results; return those that could not be made, and why."""
+    tables.write(tables.datasets_table([counted(one) for one in sets]), run, "table2")
+    tables.write(tables.ratio_table(table, beside_paper=True), run, "table3")
+    final, missing = results.final_rows(table).to_pylist(), []
+    same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
+    if any(row["ratio_nominal"] in tables.TABLE_4_RATIOS for row in same):
+        tables.write(tables.length_table(table), run, "table4")
+    else:
+        missing.append(("table4", "no subset's nominal ratio is 20 % or 33 %, or no set has a test part of its own"))
+    for name, draw in (("figure3", figures.curves), ("figure4", figures.boxes)):
+        try:
+            figures.write(draw(table), run, name)
+        except ValueError as error:
+            missing.append((name, str(error)))
+    if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
+        figures.write(matrix(table), run, "figure6")
+    else:
+        missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
+    return missing

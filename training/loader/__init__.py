@@ -1,0 +1,1 @@
+"""A subset as batches of decoded frames, in an order fixed by the seed."""

@@ -1,0 +1,183 @@
+"""A subset's frames through Ray Data: decoded once and kept, or streamed to a rank anew for each use.
+
+What is kept are uint8 parts: files below a local output, which ranks map into memory and a rerun finds again; or, where
+the output is an object store's, blocks in Ray's object store.
+
+Legend: S side of the decoded frames in pixels.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import DataContext
+from torch import Tensor
+
+from curation.console import progress
+from curation.engine import resources
+from curation.options import require
+from curation.store.directory import RunDirectory
+from training.loader.decoded import Frames, Pixels
+from training.loader.order import Draws, Rows
+from training.loader.subset import PART_ROWS, DecodeDraw, DecodePart, Subset, part_name
+
+DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
+KEPT = "cache.json"  # what was decided of decoded frames: beside cache/, which may be let go of
+WINDOW_DRAWS = 2048  # draws of one streaming execution of Ray Data
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How ranks come by the frames: files or blocks that hold them decoded, or neither to decode as they go."""
+
+    side: int
+    files: tuple[str, ...] = ()
+    blocks: tuple[Any, ...] = ()  # references to tables of one row, `pixels`
+
+    def source(self, subset: Subset, gpu: bool) -> Any:
+        """What a rank's loop takes its frames from (a `training.loop.Source`)."""
+        if self.files:
+            return Frames(self.files, subset.ids, loaders=min(4, max(1, resources.granted_cpus() - 1)) if gpu else 0)
+        if self.blocks:
+            return Frames(parts_of(ray.get(list(self.blocks)), self.side), subset.ids)
+        return StreamedFrames(subset, self.side)
+
+
+def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> Feed:
+    """Decode every frame to uint8 [S, S, 3] and keep it where that fits; do only what is missing.
+
+    ValueError, naming some, where frames cannot be read or decoded any more, or changed since they were ingested.
+    ReadError where a file cannot be read for a reason that may pass; what was kept by then is found by a rerun.
+    """
+    local = run.filesystem.type_name == "local"
+    size = len(subset.table) * side**2 * 3
+    keep = fits(run, size, local, cache_gb)
+    run.write_json(KEPT, {"decoded_bytes": size if keep else 0})
+    if not keep:
+        if run.exists("cache"):  # of an earlier call that was allowed more
+            run.delete_folder("cache")
+        return Feed(side)
+    starts = range(0, len(subset.table), PART_ROWS)
+    if not local:
+        return Feed(side, blocks=keep_blocks(subset, side, starts))
+    run.clear_temporary("cache")
+    present = set(run.names("cache"))
+    if missing := [start for start in starts if part_name(start) not in present]:
+        keep_files(subset, run, side, missing)
+    return Feed(side, files=tuple(f"{run.root}/cache/{part_name(start)}" for start in starts))
+
+
+def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> bool:
+    """Whether decoded frames of `size` bytes are kept: within `cache_gb`, or as the first call decided by the room.
+
+    Blocks in Ray's object store end with a call, so there each call decides by its own cluster.
+    """
+    if cache_gb is not None:
+        return size <= cache_gb * 1e9
+    if local and run.exists(KEPT):
+        return kept_bytes(run) > 0
+    return size <= room(run, local)
+
+
+def kept_bytes(run: RunDirectory) -> int:
+    """Bytes of decoded frames that the last call which trained has kept; 0 where it streamed."""
+    return int(run.read_json(KEPT)["decoded_bytes"]) if run.exists(KEPT) else 0
+
+
+def room(run: RunDirectory, local: bool) -> float:
+    """Bytes that decoded frames may take: half of what is free, or taken by such frames already."""
+    if not local:
+        return 0.5 * resources.resources().get("object_store_memory", 0.0)
+    run.filesystem.create_dir(run.root, recursive=True)
+    taken = sum(run.filesystem.get_file_info(f"{run.root}/cache/{name}").size for name in run.names("cache"))
+    return 0.5 * float(shutil.disk_usage(run.root).free + taken)
+
+
+def decoded(task: DecodePart, starts: Sequence[int]) -> ray.data.Dataset:
+    """The dataset of parts {start, failed, pixels}, a part a block, decoded on all CPUs when it is asked for."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = PART_ROWS * task.side**2 * 3 + (1 << 20)
+    rows = [{"start": start} for start in starts]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        task, batch_size=1, batch_format="pyarrow"
+    )
+
+
+def keep_files(subset: Subset, run: RunDirectory, side: int, starts: Sequence[int]) -> None:
+    """Write the parts that begin with frames `starts` below cache/."""
+    dataset, failed = decoded(DecodePart(subset, side, run), starts), list[str]()
+    with progress("decode", len(starts) * PART_ROWS) as bar:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in cast(pa.Table, batch).to_pylist():
+                failed += row["failed"]
+                bar.update(PART_ROWS)
+    check(subset, failed)
+
+
+def keep_blocks(subset: Subset, side: int, starts: Sequence[int]) -> tuple[Any, ...]:
+    """Hold all parts in Ray's object store; return references to their tables."""
+    dataset = decoded(DecodePart(subset, side, None), starts).materialize()
+    check(subset, [text for row in dataset.select_columns(["failed"]).take_all() for text in row["failed"]])
+    return tuple(dataset.to_arrow_refs())
+
+
+def check(subset: Subset, failed: list[str]) -> None:
+    """ValueError where frames failed, naming some."""
+    require(
+        not failed,
+        f"{len(failed)} of {len(subset.table)} frames of {subset.path} cannot be used any more: "
+        f"{'; '.join(failed[:3])}; put the files back as they were, or make a run of what is there and its subset",
+    )
+
+
+def parts_of(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
+    """The frames uint8 [n, S, S, 3] of the parts in some blocks, in their order and without a copy."""
+    rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in rows_of(table))
+    return [np.frombuffer(pixels.as_buffer(), np.uint8).reshape(-1, side, side, 3) for _, pixels in rows]
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
+    """The rows of a table as Arrow scalars."""
+    return (dict(zip(table.column_names, row, strict=True)) for row in zip(*table.columns, strict=True))
+
+
+class StreamedFrames:
+    """A subset whose frames are decoded anew for each draw, by Ray Data on all CPUs, ahead of the rank that asks."""
+
+    def __init__(self, subset: Subset, side: int) -> None:
+        self.subset, self.side, self.ids = subset, side, subset.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def names(self, rows: Rows) -> list[str]:
+        """Return the ids of frames."""
+        return [self.ids[row] for row in rows]
+
+    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [draw size, S, S, 3] for each (update, draw), in order. ValueError where a frame is lost."""
+        task = DecodeDraw(self.subset, self.side)
+        while window := list(islice(places, WINDOW_DRAWS)):
+            for row in streamed(task, [order.rows(*place) for place in window]):
+                check(self.subset, row["failed"])
+                yield torch.frombuffer(bytearray(row["pixels"]), dtype=torch.uint8).view(-1, self.side, self.side, 3)
+
+
+def streamed(task: DecodeDraw, window: list[Rows]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a window of draws, a draw a block, in order."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    rows = [{"rows": rows.tolist()} for rows in window]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        task, batch_size=1, batch_format="pyarrow", num_cpus=DECODER_CPUS
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=8):
+        yield from cast(pa.Table, batch).to_pylist()

@@ -1,0 +1,66 @@
+"""What one training loop needs of a pre-training method, and the methods there are.
+
+A third method is one file (a config, an augmentation and a class like `MaeMethod`) and one line of `METHODS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from training.methods.augment import Augmentation, SimclrAugmentation, Statistics
+from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.simclr import SimclrConfig, SimclrMethod
+
+
+class Method(Protocol):
+    """One method with its module. A step is `method.loss(wrapped, method.views(images, generator))`."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained, kept in checkpoints, and wrapped by DDP or torch.compile."""
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The part of `module` that stays: plain timm."""
+
+    @property
+    def mean(self) -> Statistics:
+        """Mean of the colours that the views are normalised by."""
+
+    @property
+    def std(self) -> Statistics:
+        """Their standard deviation."""
+
+    def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Turn uint8 images [B, H, W, 3] or [B, 3, H, W] into what `loss` takes, on their device.
+
+        Every random choice of a step is made here, from `generator`, in a number that depends on B alone.
+        """
+
+    def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
+        """Return this rank's mean loss, a scalar; `model` is `module` or what wraps it, and runs once.
+
+        The mean over ranks is the loss of the whole batch.
+        """
+
+    def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Show what the model does to each image: uint8 [B, 3, S, n S], n panels side by side."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a method is configured and made."""
+
+    config: type[Any]
+    augmentation: type[Augmentation]
+    make: Callable[[Any, Any], Method]
+
+
+METHODS: dict[str, Kind] = {
+    "mae": Kind(MaeConfig, Augmentation, MaeMethod),
+    "simclr": Kind(SimclrConfig, SimclrAugmentation, SimclrMethod),
+}

@@ -1,0 +1,1 @@
+"""IoU and its relatives, confidence intervals, and NormDEL."""

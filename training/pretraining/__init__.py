@@ -1,0 +1,1 @@
+"""The command `pretrain`: recipe, loop, checkpoints and its ranks in Ray Train."""

@@ -1,0 +1,255 @@
+"""Pre-training on a subset with Ray Train: what is checked before, what is shown meanwhile, what is left behind."""
+
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from curation.console import progress
+from curation.embeddings.encoder import about
+from curation.engine import resources
+from curation.engine.chips import resolve_precision
+from curation.options import digest, require
+from curation.store.directory import RunDirectory
+from curation.store.filesystems import below
+from training.loader.cache import DECODER_CPUS, feed, kept_bytes
+from training.loader.subset import Subset, read_subset
+from training.pretraining import checkpoint
+from training.pretraining.cost import Cost, flops_per_image
+from training.pretraining.loop import Plan, State
+from training.pretraining.mailbox import Board
+from training.pretraining.rank import Job, Settings, train_rank
+from training.pretraining.schedule import equal_compute_epochs, total_steps
+
+SETTINGS = "settings.json"
+REFRESH_S = 1.0
+POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others go on
+
+
+def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
+    """Train an encoder on exactly the frames a subset keeps; return its card. A rerun goes on where it stopped.
+
+    With `until`, training halts after that update, and its encoder and card are left in `halt_folder(output, until)`;
+    a later call goes on from there, and ends with the bits of a training that never halted.
+
+    Leaves in `output`: encoder.safetensors, card.json, metrics.parquet, checkpoints/, tensorboard/, pictures/, and
+    cache/ with the decoded frames.
+    ValueError: no such subset, frames that have gone, weights that do not fit, settings that changed since, an output
+    in use, a full disk, a loss that is no number.
+    """
+    subset = read_subset(settings.what.subset)
+    run = RunDirectory(settings.what.output)
+    places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
+    places["init"] = checkpoint.located(settings.what.init)
+    settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
+    resources.connect()
+    precision = chosen_precision(run, settings.compute.precision)
+    plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
+    side = round(settings.model.image_size * settings.compute.cache_margin)
+    method = settings.method()
+    if settings.what.init != "scratch":
+        print(f"init {settings.what.init}: {about(method.encoder)}", flush=True)
+    flops = flops_per_image(method, side)  # what cannot be built is told before anything starts
+    with run.lock():
+        claim(run, settings, plan, subset.about["digest"])
+        checkpoint.prune(run, settings.record.keep_checkpoints)
+        if checkpoint.last(run) < plan.last:
+            fed = feed(subset, run, side, settings.compute.cache_gb)
+            fit(run, Job(settings, plan, fed, ray.remote(Board).options(num_cpus=0).remote()))
+        state = checkpoint.load(run, plan.last)
+        checkpoint.prune(run, settings.record.keep_checkpoints)
+        cost = Cost(
+            updates=plan.last,
+            images_seen=plan.last * settings.length.batch_size,
+            frames=len(subset.table),
+            flops_per_image=flops,
+            device_seconds=state["device_seconds"],
+            encoded_bytes=subset.encoded_bytes,
+            decoded_bytes=kept_bytes(run),
+        )
+        card = card_of(settings, plan, subset, cost, state["history"])
+        card["statistics"] = {"mean": method.mean, "std": method.std}
+        if plan.last == plan.total:
+            run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
+        target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))
+        checkpoint.export_encoder(encoder_of(state), target, card)
+    return card
+
+
+def halt_folder(output: str, update: int) -> str:
+    """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
+    return below(output, f"halts/{checkpoint.name_of(update)}")
+
+
+def plan_of(settings: Settings, subset: Subset) -> Plan:
+    """How long and in what arithmetic; ValueError where that cannot be, or a logger is not installed."""
+    for name in settings.record.logger:
+        package = {"mlflow": "mlflow-skinny"}.get(name, name)
+        require(find_spec(name) is not None, f"--logger {name} needs a package: pip install {package}")
+    length, frames = settings.length, len(subset.table)
+    epochs = length.epochs
+    if length.equal_compute_to is not None:
+        epochs = equal_compute_epochs(length.equal_compute_to, frames / subset.about["pool"])
+    total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
+    precision = resolve_precision(settings.compute.precision, *resources.chips())
+    plan = Plan(total, settings.what.seed, length, settings.optimiser, precision)
+    for ranks in range(settings.compute.min_workers or settings.compute.workers, settings.compute.workers + 1):
+        plan.order(frames).check(ranks, even=settings.what.method == "simclr")
+    return plan
+
+
+def chosen_precision(run: RunDirectory, wanted: str) -> str:
+    """The arithmetic of a training: for `auto` what it was begun with, on whatever chips, else what these have."""
+    if wanted == "auto" and run.exists(SETTINGS):
+        return str(run.read_json(SETTINGS)["arithmetic"])
+    return resolve_precision(wanted, *resources.chips())
+
+
+def shaping_of(settings: Settings, plan: Plan) -> dict[str, Any]:
+    """All that shapes the weights, the data aside: the arithmetic stands for how it was asked for."""
+    return {key: value for key, value in settings.shaping().items() if key != "precision"} | {
+        "arithmetic": plan.precision
+    }
+
+
+def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str) -> None:
+    """Record the settings in settings.json; ValueError where the folder holds another training."""
+    wanted = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
+    if run.exists(SETTINGS):
+        found = run.read_json(SETTINGS)
+        changes = [
+            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
+            for key in sorted(found.keys() | wanted.keys())
+            if found.get(key) != wanted.get(key)
+        ]
+        if changes:
+            raise ValueError(
+                f"{run.uri} holds a training with other settings: {'; '.join(changes)}. Use the old settings, or "
+                "another --output"
+            )
+    run.write_json(SETTINGS, wanted)
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's trainer, without its answer to Ctrl-C: it would wait for its controller, and exit with 1."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave the interruption to the command line."""
+
+
+def fit(run: RunDirectory, job: Job) -> None:
+    """Run the ranks to the end. ValueError for what the user has to mend."""
+    wanted = POLL | (ALONE if len(resources.nodes()) == 1 else {})
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
+    for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
+        run.delete(f"{checkpoint.FOLDER}/{name}")
+    trainer = Trainer(
+        train_rank,
+        train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
+        scaling_config=scaling(job),
+        run_config=RunConfig(
+            name=checkpoint.FOLDER,
+            storage_path=run.root,
+            storage_filesystem=run.filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=job.settings.record.keep_checkpoints),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    with shown(job):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            if ray.get(job.board.stopped.remote()) is None:
+                raise
+    if reason := ray.get(job.board.stopped.remote()):
+        raise ValueError(reason)
+
+
+def scaling(job: Job) -> ScalingConfig:
+    """The ranks, a GPU or an equal share of the CPUs each; some is left to decoding where frames are streamed."""
+    compute = job.settings.compute
+    wanted: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
+    if resources.count("GPU"):
+        return ScalingConfig(num_workers=wanted, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1})
+    streamed = not (job.feed.files or job.feed.blocks)
+    cpus = (compute.cpus or resources.count("CPU")) - (4 * DECODER_CPUS if streamed else 0)
+    share = min(max(0.5, cpus / compute.workers), resources.largest("CPU"))
+    return ScalingConfig(num_workers=wanted, resources_per_worker={"CPU": int(share) if share >= 1 else share})
+
+
+@contextmanager
+def shown(job: Job) -> Iterator[None]:
+    """Show the board's last row on a progress line until the block ends."""
+    over = threading.Event()
+    done = checkpoint.last(RunDirectory(job.settings.what.output))
+
+    def refresh() -> None:
+        with progress("pretrain", job.plan.total, "update", done=done) as bar:
+            while not over.wait(REFRESH_S):
+                show(bar, ray.get(job.board.row.remote()))
+            show(bar, ray.get(job.board.row.remote()))
+
+    watcher = threading.Thread(target=refresh, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(timeout=10)
+
+
+def show(bar: Any, row: dict[str, float]) -> None:
+    """Bring a progress bar to a row of metrics."""
+    if row and row["update"] != bar.n:
+        bar.set_postfix_str(line_of(row), refresh=False)
+        bar.update(row["update"] - bar.n)
+
+
+def line_of(row: dict[str, float]) -> str:
+    """A row of metrics as the progress line tells it."""
+    return (
+        f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, data {row['data_wait_share']:.0%}, "
+        f"{row['memory_gb']:.1f} GB"
+    )
+
+
+def encoder_of(state: State) -> dict[str, Any]:
+    """The encoder's tensors in timm's names: the moving average's where there is one."""
+    prefix, tensors = "encoder.", state["model"]
+    if "average" in state:
+        prefix, tensors = "module.encoder.", state["average"]
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def card_of(
+    settings: Settings, plan: Plan, subset: Subset, cost: Cost, history: list[dict[str, float]]
+) -> dict[str, Any]:
+    """The model card: data, recipe and cost."""
+    about, shaping = subset.about, shaping_of(settings, plan)
+    return {
+        "data": {
+            "subset": about["name"],
+            "frames": cost.frames,
+            "pool": about["pool"],
+            "ratio": about["ratio"],
+            "selection": about["config"],
+            "counts": about["counts"],
+            "digest": about["digest"],
+        },
+        "recipe": shaping,
+        "recipe_hash": digest(shaping),
+        "device": resources.device_names(),
+        "cost": cost.card(),
+        "against_full_pool": cost.saved(about["pool"], about["pool_bytes"], settings.length.reference_epochs),
+        "loss": history[-1]["loss"] if history else None,
+    }

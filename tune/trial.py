@@ -1,0 +1,206 @@
+"""One trial: pre-train on a candidate's subset with every seed, evaluate, and keep a record. It knows no search.
+
+All of it is kept by the hash of what shapes it (training.benchmark, training.trial), so a trial that was killed goes on
+from its checkpoints, and one that is finished is read off its record.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray import tune as ray_tune
+
+from curation.embeddings.encoder import CARD
+from curation.options import digest, hashed_fields, require
+from curation.store.directory import RunDirectory
+from training.datasets.prepared import PreparedSet
+from training.evaluation.benchmark import let_go, pretrain_once, pretrainings
+from training.evaluation.evaluate import EvaluateConfig, trials, try_all
+from training.evaluation.run import Trial, subject_of
+from training.loader.subset import read_subset
+from training.metrics.normdel import normdel
+from training.pretraining import checkpoint
+from training.pretraining.pretrain import halt_folder, plan_of, pretrain
+from training.pretraining.rank import Settings
+from training.segmentation.finetune import FinetuneConfig
+from tune.config import HalvingConfig, Question
+from tune.ledger import TOLD
+from tune.optuna_search import point_of
+from tune.results import ious_of, ratio_read
+from tune.space import Candidate
+
+FOLDER = "trials"
+Told = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep share. `devices` are a trial's GPUs, or 1."""
+
+    output: str
+    recipe: Settings
+    evaluation: EvaluateConfig
+    finetune: FinetuneConfig
+    sets: tuple[PreparedSet, ...]
+    halving: HalvingConfig
+    question: Question
+    devices: int
+
+    def planned(self, candidate: Candidate) -> list[Settings]:
+        """The pre-trainings of a candidate, one a seed. ValueError for ones that cannot be."""
+        run, lengths = RunDirectory(self.output), (self.recipe.length,)
+        subset = read_subset(candidate.folder)
+        return list(pretrainings(run, subset, self.recipe, lengths, self.evaluation.seeds))
+
+    @property
+    def key(self) -> str:
+        """The hash of all that shapes a trial's worth, its subset aside."""
+        return digest(
+            {
+                "recipe": self.recipe.shaping(),
+                "sets": [[one.mark(rows) for rows in one.parts.values()] for one in self.sets],
+                "finetune": hashed_fields(self.finetune),
+                "evaluation": [self.evaluation.probe, self.evaluation.test_every, self.evaluation.seeds],
+            }
+        )
+
+    def path(self, candidate: Candidate) -> str:
+        """Where a candidate's record is kept below the output, by the hash of what is trained; it has a subset.
+
+        Halving does not shape what a finished trial ends with, so it is not in the hash.
+        """
+        pretrained = [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)]
+        return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
+
+    def record(self, candidate: Candidate) -> Told | None:
+        """The record of a finished trial, if there is one."""
+        run, path = RunDirectory(self.output), self.path(candidate)
+        return run.read_json(path) if run.exists(path) else None
+
+    def rungs(self, candidate: Candidate, kept: Told) -> list[Told]:
+        """What the trial of a record, or of a note of Ended, told at its rungs; none where its rungs were others."""
+        same = kept.get("halving") == hashed_fields(self.halving)
+        return [told_of(self, candidate, measured) for measured in kept["halts"]] if same else []
+
+
+def finished(output: RunDirectory) -> set[str]:
+    """Paths of all records below an output."""
+    return {f"{FOLDER}/{name}" for name in output.names(FOLDER) if name.endswith(".json")}
+
+
+def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> Told:
+    """Do a trial, `tell` its progress at each rung and its end, and return its record; a finished one's end is told.
+
+    ValueError, OSError: what the user has to mend.
+    """
+    run = RunDirectory(job.output)
+    with turn(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
+        record = job.record(candidate)
+        if record is None:
+            planned = job.planned(candidate)
+            halts = list(halted(job, candidate, planned, tell))
+            for settings in planned:
+                pretrain_once(settings)
+            wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
+            table = try_all(run, wanted)
+            record = measured(table) | recorded(run, planned, wanted)
+            record |= {"halts": halts, "halving": hashed_fields(job.halving)}
+            run.write_json(job.path(candidate), record)
+    tell(told_of(job, candidate, record | {"unit": job.halving.units}))
+    return record
+
+
+@contextmanager
+def turn(path: str) -> Iterator[None]:
+    """Wait until no other trial holds `path`: two configurations may be trained as one. All drivers run on one node."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def recorded(run: RunDirectory, planned: list[Settings], wanted: list[Trial]) -> Told:
+    """What is kept of a finished trial beside what was measured: where its rows are, and what it cost in all calls."""
+    costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
+    return {
+        "results": [trial.path for trial in wanted],
+        "updates": sum(cost["updates"] for cost in costs),
+        "flops": sum(cost["flops"] for cost in costs),
+        "pretrain_hours": sum(cost["device_hours"] for cost in costs),
+        "evaluate_hours": sum(run.read_json(trial.cost)["device_hours"] for trial in wanted),
+    }
+
+
+def trial(
+    config: dict[str, Any], job: Job, candidates: Mapping[str, Candidate] | None = None, chooser: Any = None
+) -> None:
+    """Carry out one trial of Ray Tune: of a named candidate, or of one that Optuna drew."""
+    if candidates is not None:
+        candidate = candidates[config["name"]]
+    else:
+        candidate = ray.get(chooser.candidate.remote(point_of(config)))
+        require(bool(candidate.folder), candidate.reason)
+    carry_out(job, candidate, ray_tune.report)
+
+
+def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callable[[Told], None]) -> Iterator[Told]:
+    """Pre-train to each rung but the last, probe the encoders there, tell it, and yield what was measured."""
+    quick = replace(job.evaluation, probe=job.halving.rung_probe, test_every=0)
+    for unit in job.halving.rungs[:-1] if candidate.point.baseline is None else ():
+        wanted: list[Trial] = []
+        updates = 0
+        for settings in planned:
+            total = plan_of(settings, read_subset(settings.what.subset)).total
+            until = max(1, round(total * unit / job.halving.units))
+            folder = at_rung(settings, until)
+            wanted += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
+            updates += until
+        found = measured(try_all(RunDirectory(job.output), wanted)) | {"unit": unit, "updates": updates}
+        tell(told_of(job, candidate, found))
+        yield found
+
+
+def at_rung(settings: Settings, until: int) -> str:
+    """Pre-train up to an update, unless that was done; return the folder of its encoder.
+
+    Where trainings without this rung went further already, it is done anew beside them. Decoded frames are let go of:
+    a trial that halting ends has no chance to.
+    """
+    output = settings.what.output
+    while not (done := RunDirectory(halt_folder(output, until)).exists(CARD)):
+        if checkpoint.last(RunDirectory(output)) <= until:
+            break
+        output += "-rungs"
+    if not done:
+        pretrain(replace(settings, what=replace(settings.what, output=output)), until)
+        let_go(RunDirectory(output))
+    return halt_folder(output, until)
+
+
+def trials_of(job: Job, settings: Settings, evaluation: EvaluateConfig) -> list[Trial]:
+    """The evaluation of the encoder of one seed, on all sets."""
+    seeded = replace(job.finetune, seed=settings.what.seed)
+    return trials([subject_of(settings.what.output, None)], job.sets, replace(evaluation, seeds=1), seeded)
+
+
+def measured(table: pa.Table) -> Told:
+    """Return mIoU over all images tested, seeds and sets, each alike, and its standard error over seeds (one: None).
+
+    `table` is of training.results.
+    """
+    miou_S = np.array([np.mean(ious) for ious in ious_of(table)])
+    error = float(miou_S.std(ddof=1) / len(miou_S) ** 0.5) if len(miou_S) > 1 else None
+    return {"miou": float(miou_S.mean()), "standard_error": error}
+
+
+def told_of(job: Job, candidate: Candidate, found: Mapping[str, Any]) -> Told:
+    """What the search and the terminal are told of a trial: mIoU with the NormDEL of the candidate's own ratio."""
+    value = float(normdel(found["miou"], ratio_read(candidate, job.question), job.question.alpha))
+    known = {name: found[name] for name in TOLD}
+    return known | {"ratio": candidate.ratio, "normdel": value}
