@@ -6,16 +6,14 @@ from importlib import import_module
 from typing import Any
 
 from curation import cli
-from curation.config import (
-    ClusterConfig,
-    DemoConfig,
-    EmbedConfig,
-    ExportConfig,
-    IngestConfig,
-    ScoreConfig,
-    SelectConfig,
-)
+from curation.clusters.config import ClusterConfig
 from curation.console import summary
+from curation.embeddings.config import EmbedConfig
+from curation.exports.config import ExportConfig
+from curation.phantom.config import DemoConfig
+from curation.scores.config import ScoreConfig
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 
 RUN = {
     "ingest": IngestConfig,

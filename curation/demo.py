@@ -11,17 +11,15 @@ from typing import Any
 import pyarrow as pa
 
 from curation import pipeline
-from curation.config import (
-    ClusterConfig,
-    DemoConfig,
-    EmbedConfig,
-    ExportConfig,
-    IngestConfig,
-    SelectConfig,
-)
+from curation.clusters.config import ClusterConfig
 from curation.console import summary
+from curation.embeddings.config import EmbedConfig
+from curation.exports.config import ExportConfig
 from curation.phantom import colonoscopy, polyps
+from curation.phantom.config import DemoConfig
+from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
+from curation.subsets.config import SelectConfig
 
 KEPT = 150  # frames of the 672: a little more than there are scenes
 EVERYTHING = "everything"  # the subset that the encoder is trained on

@@ -4,16 +4,22 @@ import dataclasses
 from typing import Any
 
 from curation.clusters.cluster import cluster
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, ScoreConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.embed import embed
+from curation.exports.config import ExportConfig
 from curation.exports.export import export
 from curation.frames.ingest import ingest
 from curation.options import require
+from curation.scores.config import ScoreConfig
 from curation.scores.score import score
+from curation.sources.config import IngestConfig
 from curation.store.directory import SUCCESS, RunDirectory, holding
 from curation.store.markers import marker_of
 from curation.subsets import grid as grids
+from curation.subsets import rules
 from curation.subsets import select as selection
+from curation.subsets.config import SelectConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ def run(config: RunConfig) -> list[dict[str, Any]]:
     """
     chosen = config.select.d is not None or config.select.budget is not None
     if chosen:
-        selection.check_request(config.select)
+        rules.check_request(config.select)
     else:
         grids.check_grid(config.select)
     with RunDirectory(config.ingest.run_dir).lock():
@@ -52,8 +58,8 @@ def run(config: RunConfig) -> list[dict[str, Any]]:
 @holding
 def select(config: SelectConfig) -> dict[str, Any]:
     """Select a subset, after the scoring pass it reads where that was not run yet; return its marker."""
-    selection.check_request(config)
-    ensure_scored(selection.pass_of(config))
+    rules.check_request(config)
+    ensure_scored(rules.pass_of(config))
     return selection.select(config)
 
 

@@ -46,7 +46,11 @@ def test_there_is_something_to_check() -> None:
     expected = "config schema store sources frames images decode vectors kmeans dedup select encoder phantom"
     assert {path.stem for path in NOUNS} >= set(expected.split())
     assert {path.stem for path in SOURCES} >= VERBS
-    assert set(imported(ROOT / "curation/score.py")) >= {"ray", "curation.scores.groups", "curation.config.ScoreConfig"}
+    assert set(imported(ROOT / "curation/score.py")) >= {
+        "ray",
+        "curation.scores.groups",
+        "curation.scores.config.ScoreConfig",
+    }
     assert modules_of(ROOT / "curation/score.py", "curation") >= {"groups", "engine", "cluster", "config"}
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 from ray import tune as ray_tune
 
-from curation.config import ExportConfig
+from curation.exports.config import ExportConfig
 from curation.exports.export import discard, export
 from curation.options import digest, hashed_fields, require
 from curation.store import leases

@@ -17,8 +17,8 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallbac
 from ray.tune.schedulers import ASHAScheduler
 
 from curation.cli import cause_of
-from curation.engine import resources
 from curation.store.directory import RunDirectory
+from tune import placement
 from tune.config import HalvingConfig
 from tune.ledger import TOLD
 
@@ -179,14 +179,14 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
             callbacks=[ends, *loggers],
         ),
     )
-    groups = resources.placement_groups()
+    groups = placement.placement_groups()
     try:
         tuner.fit()
     finally:
         ends.stop()  # where fit() raised, nobody was told of the end
         tuning.limit.keep()
     if tuning.limit.spent:  # Ray Tune killed the trials, not what their trainings hold
-        resources.free_placement_groups(groups)
+        placement.free_placement_groups(groups)
 
 
 def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:

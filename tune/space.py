@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from curation import seeds
-from curation.config import Keep, Method, Rule, SelectConfig
 from curation.options import option, require
+from curation.scores.config import Keep, Rule
+from curation.subsets.config import Method, SelectConfig
 
 PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
 AXES = ("select", "epsilon", "d", "budget", "keep", "rule", "clusters")

@@ -13,14 +13,17 @@ import numpy as np
 
 from curation import pipeline
 from curation.clusters import cluster
-from curation.config import ClusterConfig, ExportConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
 from curation.embeddings.vectors import Keys
+from curation.exports.config import ExportConfig
 from curation.exports.export import export
 from curation.options import require
 from curation.store import leases
 from curation.store.directory import TEMPORARY, IntegrityError, RunDirectory
 from curation.store.markers import marker_of, read_record
-from curation.subsets import select as selection
+from curation.subsets import rules
+from curation.subsets.config import SelectConfig
+from curation.subsets.scored import pool_size, read_columns
 from tune.space import Candidate, Point
 
 ORDER = "chosen.json"
@@ -44,7 +47,7 @@ class Chooser:
         """Frames of the pool, with exact copies. ValueError where the run is not clustered yet."""
         run = RunDirectory(self.run_dir)
         marker_of(run, "clusters", "cluster")
-        return selection.pool_size(run)
+        return pool_size(run)
 
     def candidate(self, point: Point) -> Candidate:
         """Select and export the point's subset, unless one with nearly the same frames is there already.
@@ -96,13 +99,13 @@ class Chooser:
 
         Nothing is written but the scoring pass, where it is missing.
         """
-        selection.check_request(config)
-        scored = selection.pass_of(config)
+        rules.check_request(config)
+        scored = rules.pass_of(config)
         pipeline.ensure_scored(scored)
         run = RunDirectory(config.run_dir)
-        columns, pool = selection.read_columns(run, scored.folder), selection.pool_size(run)
-        reason, _ = selection.reasons(columns, config, pool)
-        kept_N = reason == selection.KEPT
+        columns, pool = read_columns(run, scored.folder), pool_size(run)
+        reason, _ = rules.reasons(columns, config, pool)
+        kept_N = reason == rules.KEPT
         return np.sort(columns.keys[kept_N]), pool, bool(kept_N.all())
 
     def clustered(self, point: Point) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from curation.engine import resources
+from curation.engine.connect import connect
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
@@ -30,7 +31,7 @@ def sweep(what: Sweep) -> pa.Table:
         run.filesystem.type_name == "local",
         f"output is {what.evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
-    resources.connect()
+    connect()
     what = settled(what, run)
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
     share = shares(resources.count("CPU"), resources.count("GPU"), *asked)

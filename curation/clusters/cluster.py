@@ -5,7 +5,6 @@ store, which spills to disk what does not fit.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,31 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from curation.clusters import kmeans
-from curation.config import ClusterConfig
+from curation.clusters import kmeans, seeding
+from curation.clusters.config import ClusterConfig
 from curation.console import Stopwatch, progress, warn
-from curation.embeddings.nearest import Coded, paired
+from curation.embeddings.nearest import Prepared, prepare, vectors_of
+from curation.embeddings.storage import load_vectors, read_vectors, vectors_table
 from curation.embeddings.vectors import (
     Float32,
     Keys,
     Vectors,
-    centered,
-    faults,
     keys_of,
     limit_threads,
-    on_grid,
+    paired,
     to_unit,
 )
 from curation.engine import resources
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.options import require
 from curation.store import schema
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, marker_of
+from curation.store.parts import assignments_path, grouped, part_path, rows_of
 
 FAN_IN = 8
-Shard = tuple[Keys, Coded]
+Shard = tuple[Keys, Prepared]
 HISTORY = b"endosieve.iteration"  # key in a centroid table's Arrow metadata: its row of schema.HISTORY
 
 
@@ -53,13 +54,13 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     frames = before["rows_out"]
     require(frames > 0, f"{run.uri}/embeddings has no rows; there is nothing to cluster")
     auto = config.clusters == "auto"
-    clusters = kmeans.automatic_clusters(frames, config.center) if auto else int(config.clusters)
+    clusters = seeding.automatic_clusters(frames, config.center) if auto else int(config.clusters)
     require(
         clusters <= frames,
         f"clusters is {clusters}, but there are only {frames} embedded frames; ask for fewer",
     )
     step.begin()
-    resources.connect()
+    connect()
     watch = Stopwatch()
     parts = [file for file in before["files"] if file["path"].startswith("embeddings/")]
     shards, mean, spread = load_shards(run, parts, config)
@@ -89,7 +90,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
 def load_shards(
     run: RunDirectory, parts: list[dict[str, Any]], config: ClusterConfig
 ) -> tuple[list[Any], Float32 | None, float | None]:
-    """Return references to the shards, each (keys, coded vectors), and where centring is on the mean and the spread."""
+    """Return references to the shards (keys, prepared vectors), and with centring the mean and the spread."""
     groups = [[part["path"] for part in group] for group in grouped(parts, config.shard_rows, by=rows_of)]
     load = ray.remote(load_shard)
     shards = [load.remote(run, group, None) for group in groups]
@@ -103,53 +104,17 @@ def load_shards(
     return [load.remote(run, group, mean) for group in groups], mean, spread
 
 
-def rows_of(part: dict[str, Any]) -> int:
-    """Rows of a part as its marker lists it."""
-    return int(part["rows"])
-
-
-def grouped(items: Iterable[Any], size: int, by: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Cut `items` into consecutive groups: each ends as soon as its sizes, told by `by`, add up to `size`."""
-    group: list[Any] = []
-    for item in items:
-        group.append(item)
-        if sum(map(by, group)) >= size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def load_vectors(run: RunDirectory, path: str, mean: Float32 | None) -> tuple[list[str], Vectors]:
-    """Return the frame ids and vectors [N, D] of a part of embeddings, centred where a mean is given.
-
-    ValueError, naming the part and a frame, where a vector is not finite or not of unit length, as in tables that
-    `embed` did not make.
-    """
-    table = run.read_table(path, ["frame_id", "embedding"])
-    column = table["embedding"].combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
-    ids = table["frame_id"].to_pylist()
-    if len(bad := faults(vectors)):
-        length = float(np.linalg.norm(vectors[bad[0]].astype(np.float64)))
-        raise ValueError(
-            f"{run.uri}/{path}: the embedding of frame {ids[bad[0]]} has length {length:g}, expected 1 (so of "
-            f"{len(bad)} of {len(ids)} frames); embed again, or leave those frames out of the table"
-        )
-    return ids, on_grid(vectors) if mean is None else centered(vectors, mean)
-
-
 def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Shard:
-    """Return the keys [N] and coded vectors [N, D] of several parts together."""
+    """Return the keys [N] and prepared vectors [N, D] of several parts together."""
     limit_threads(resources.granted_cpus())
     loaded = [load_vectors(run, path, mean) for path in paths]
     keys = [keys_of(ids) for ids, _ in loaded]
-    return np.concatenate(keys), kmeans.coded(np.concatenate([vectors for _, vectors in loaded]))
+    return np.concatenate(keys), prepare(np.concatenate([vectors for _, vectors in loaded]))
 
 
 def shard_sum(shard: Shard) -> tuple[npt.NDArray[np.float64], float]:
     """Return the sum of a shard's vectors, float64 [D], and that of their squared lengths."""
-    x_ND = shard[1].vectors_ND
+    x_ND = vectors_of(shard[1])
     return kmeans.exact_sum(x_ND), float(paired(x_ND, x_ND).sum(dtype=np.float64))
 
 
@@ -194,7 +159,7 @@ def tree(parts: list[Any]) -> Any:
 
 def seed_from(shards: list[Any], frames: int, clusters: int, seed: int) -> Float32:
     """Return k-means++ centroids from a sample of all shards, drawn and ordered by the frames' keys."""
-    share = kmeans.sample_share(frames, clusters)
+    share = seeding.sample_share(frames, clusters)
     samples = [ray.remote(sample_shard).remote(shard, share, seed) for shard in shards]
     centroids: Float32 = ray.get(ray.remote(seed_from_samples).remote(clusters, seed, *samples))
     return centroids
@@ -202,16 +167,16 @@ def seed_from(shards: list[Any], frames: int, clusters: int, seed: int) -> Float
 
 def sample_shard(shard: Shard, share: float, seed: int) -> tuple[Keys, Vectors]:
     """Return the keys and vectors of a shard that are in the sample."""
-    keys, coded = shard
-    chosen = kmeans.sample(keys, share, seed)
-    return keys[chosen], coded.vectors_ND[chosen]
+    keys, vectors = shard
+    chosen = seeding.sample(keys, share, seed)
+    return keys[chosen], vectors_of(vectors)[chosen]
 
 
 def seed_from_samples(clusters: int, seed: int, *samples: tuple[Keys, Vectors]) -> Float32:
     """Return k-means++ centroids from the samples of all shards."""
     limit_threads(resources.granted_cpus())
     keys, vectors = (np.concatenate(column) for column in zip(*samples, strict=True))
-    return kmeans.seed_centroids(keys, vectors, clusters, seed)
+    return seeding.seed_centroids(keys, vectors, clusters, seed)
 
 
 def iterations(run: RunDirectory) -> list[tuple[int, str]]:
@@ -222,22 +187,7 @@ def iterations(run: RunDirectory) -> list[tuple[int, str]]:
 def keep_iteration(run: RunDirectory, centroids: Float32, row: dict[str, Any]) -> None:
     """Write the centroids after an iteration, its row of the history beside them."""
     table = vectors_table(range(len(centroids)), centroids).replace_schema_metadata({HISTORY: json.dumps(row)})
-    run.write_table(f"clusters/iterations/part-{row['iteration']:06d}.parquet", table)
-
-
-def vectors_table(numbers: Iterable[int], vectors_KD: Float32) -> pa.Table:
-    """Return the table of schema.centroids for numbered vectors."""
-    columns = schema.centroids(vectors_KD.shape[1])
-    flat = pa.array(vectors_KD.ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, type=columns.field("centroid").type)
-    return pa.Table.from_arrays([pa.array(list(numbers), pa.int32()), vectors], schema=columns)
-
-
-def read_vectors(run: RunDirectory, path: str) -> Float32:
-    """Return the vectors [K, D] of a table of schema.centroids."""
-    column = run.read_table(path)["centroid"].combine_chunks()
-    flat: Float32 = column.flatten().to_numpy()
-    return flat.reshape(len(column), -1)
+    run.write_table(part_path("clusters/iterations", row["iteration"]), table)
 
 
 def write_assignments(
@@ -249,15 +199,10 @@ def write_assignments(
     """Write the assignments of each part that has none yet, and the centroids; return all their entries."""
     existing = set(run.parts("clusters/assignments").values())
     reference = ray.put(centroids)
-    calls = [(run, part["path"], mean, reference, assignment_path(part["path"]) in existing) for part in parts]
-    files = list(resources.stream(ray.remote(assign_part), calls))
+    calls = [(run, part["path"], mean, reference, assignments_path(part["path"]) in existing) for part in parts]
+    files = list(stream(ray.remote(assign_part), calls))
     files.append(run.write_table("clusters/centroids.parquet", vectors_table(range(len(centroids)), centroids)))
     return files
-
-
-def assignment_path(embeddings_path: str) -> str:
-    """Return where the assignments of a part of embeddings are."""
-    return f"clusters/assignments/{embeddings_path.rpartition('/')[2]}"
 
 
 def assign_part(
@@ -269,11 +214,11 @@ def assign_part(
 ) -> File:
     """Write cluster and centroid distance of each frame of a part; only describe them where they exist."""
     if exists:
-        return run.describe(assignment_path(path))
+        return run.describe(assignments_path(path))
     limit_threads(resources.granted_cpus())
     ids, vectors = load_vectors(run, path, mean)
     units = to_unit(vectors)
     assignment, similarity = kmeans.assign(units, centroids)
     distance = np.maximum(1 - similarity, 0).astype(np.float32)
     columns = [pa.array(ids, pa.string()), pa.array(assignment), pa.array(distance)]
-    return run.write_table(assignment_path(path), pa.Table.from_arrays(columns, schema=schema.ASSIGNMENTS))
+    return run.write_table(assignments_path(path), pa.Table.from_arrays(columns, schema=schema.ASSIGNMENTS))

@@ -8,34 +8,21 @@ whatever order they come.
 Legend: N vectors of D dimensions, K clusters.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from curation import seeds
-from curation.embeddings.nearest import ROUNDING, Coded, code, nearest, nearest_index, paired
-from curation.embeddings.vectors import Float32, Keys, Vectors, as_tensor, on_grid, scramble, to_unit
+from curation.clusters.seeding import FEWEST_CENTERED
+from curation.embeddings.nearest import Prepared, nearest, nearest_index, prepare, vectors_of
+from curation.embeddings.nearest_cpu import Coded
+from curation.embeddings.vectors import Float32, Keys, Vectors, as_tensor, on_grid, paired, to_unit
 
 FARTHEST = 64  # vectors that a shard offers for empty clusters
-GPU_BLOCK = 1 << 16  # vectors assigned at once
 BLOCK = 4096  # vectors added up at once
-MEAN_CLUSTER, FEWEST_CENTERED = 20_000, 8
 STILL = 1e-3  # spread below which centring leaves noise
 LOOSE = 0.3  # mean cosine with the centroid below which it is hardly a direction
-SAMPLE_FLOOR, SAMPLE_PER_CLUSTER = 16_384, 8
-
-
-def automatic_clusters(frames: int, center: bool = False) -> int:
-    """Return the k of `--clusters auto` (OURS): as few clusters as keep their mean at 20,000 frames or fewer.
-
-    Two alike on either side of a border are never compared, so each border costs duplicates (README, measured);
-    and comparing with up to 20,000 others costs a thousandth of embedding a frame.
-    """
-    fewest = min(frames, FEWEST_CENTERED) if center else 1  # all centred vectors together have no direction
-    return max(fewest, math.ceil(frames / MEAN_CLUSTER))
 
 
 def cautions(spread: float | None, mean_cosine: float, clusters: int) -> list[str]:
@@ -67,40 +54,14 @@ def exact_sum(x_ND: Vectors) -> npt.NDArray[np.float64]:
     return as_tensor(on_grid(x_ND)).double().sum(dim=0).numpy()
 
 
-def coded(x_ND: Vectors) -> Coded:
-    """Code a shard once for all iterations, around its mean; the vectors are put on the grid."""
-    x_ND = on_grid(x_ND)
-    return code(x_ND, as_tensor(x_ND).double().mean(dim=0).float().numpy())
-
-
-def assign(x_ND: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> tuple[npt.NDArray[np.int32], Float32]:
+def assign(x_ND: Prepared, centroids_KD: Float32, device: str = "cpu") -> tuple[npt.NDArray[np.int32], Float32]:
     """Return each row's nearest centroid, int32 [N], and its dot product with it, float32 [N].
 
     Costs at most 2 N K D operations, in blocks of about a million products. Of equal centroids the first wins.
     """
-    if device != "cpu":
-        return _assign_on_gpu(x_ND.vectors_ND if isinstance(x_ND, Coded) else x_ND, centroids_KD, device)
-    rows = x_ND if isinstance(x_ND, Coded) else coded(x_ND)
-    similarity, index = nearest(rows, code(centroids_KD, centroids_KD.mean(axis=0)))
+    rows, columns = (x if isinstance(x, Coded) else prepare(x, device) for x in (x_ND, centroids_KD))
+    similarity, index = nearest(rows, columns, device=device)
     return index.astype(np.int32), similarity
-
-
-def _assign_on_gpu(x_ND: Vectors, centroids_KD: Float32, device: str) -> tuple[npt.NDArray[np.int32], Float32]:
-    """Compute all products in float32, and again in float64, exactly, where rounding could decide."""
-    moved = as_tensor(centroids_KD).to(device)
-    exact = moved.double()
-    found = []
-    for block in torch.split(as_tensor(on_grid(x_ND)), GPU_BLOCK):
-        rows = block.to(device).float()
-        products = rows @ moved.T
-        index = products.argmax(dim=1)
-        near = products >= products.gather(1, index[:, None]) - ROUNDING
-        doubtful = (near.sum(dim=1) > 1).nonzero()[:, 0]
-        for some in torch.split(doubtful, max(1, BLOCK * BLOCK // len(moved))):
-            index[some] = (rows[some].double() @ exact.T).float().argmax(dim=1)
-        found.append(((rows.double() * exact[index]).sum(dim=1).float(), index))
-    values, indices = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
-    return indices.astype(np.int32), values
 
 
 @dataclass(frozen=True)
@@ -119,16 +80,12 @@ class Sums:
         return float(2 * self.counts_K.sum() - 2 * cosines)
 
 
-def partial_sums(keys_N: Keys, shard: Vectors | Coded, centroids_KD: Float32, device: str = "cpu") -> Sums:
+def partial_sums(keys_N: Keys, shard: Prepared, centroids_KD: Float32, device: str = "cpu") -> Sums:
     """Assign a shard's vectors [N, D] and add them up by cluster."""
-    rows = shard if isinstance(shard, Coded) else coded(shard)
-    x_ND = rows.vectors_ND
-    if device == "cpu":
-        similarity, error, index = nearest_index(rows, code(centroids_KD, centroids_KD.mean(axis=0)))
-        assignment = index.astype(np.int32)
-    else:
-        assignment, similarity = _assign_on_gpu(x_ND, centroids_KD, device)
-        error = np.zeros_like(similarity)
+    rows = shard if isinstance(shard, Coded) else prepare(shard, device)
+    x_ND = vectors_of(rows)
+    similarity, error, index = nearest_index(rows, prepare(centroids_KD, device), device)
+    assignment = index.astype(np.int32)
     sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
     clusters = torch.from_numpy(assignment)
     for start in range(0, len(x_ND), BLOCK):
@@ -194,38 +151,3 @@ def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
     offered = to_unit(total.far_vectors[: len(empty)])
     moved[empty[: len(offered)]] = offered
     return moved, len(empty), float(np.linalg.norm(moved - centroids_KD, axis=1).max())
-
-
-def sample_share(frames: int, clusters: int) -> float:
-    """Return the share of the frames that seeding looks at: all, or about 8 a cluster and at least 16,384."""
-    return min(1.0, max(SAMPLE_FLOOR, SAMPLE_PER_CLUSTER * clusters) / frames)
-
-
-def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which frames are in the sample of about `share`; it depends on key and seed alone."""
-    limit = np.uint64(min(2**64 - 1, int(share * 2**64)))
-    return scramble(keys_N, seed, "sample that k-means is seeded from") <= limit
-
-
-def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Float32:
-    """Return k-means++ centroids, float32 [K, D] (Arthur and Vassilvitskii 2007), whatever the rows' order.
-
-    Each next centroid is a vector drawn with probability proportional to its squared distance from the nearest
-    so far; uniformly where all distances are zero. Costs 2 N K D operations. ValueError for more clusters than rows.
-    """
-    if clusters > len(x_ND):
-        raise ValueError(f"{clusters} clusters were asked for, but there are {len(x_ND)} vectors to seed them from")
-    order = np.argsort(keys_N)
-    x = to_unit(x_ND[order])
-    generator = seeds.generator(seed, "k-means++", clusters)
-    centroids = np.empty((clusters, x.shape[1]), np.float32)
-    squared = np.full(len(x), 4.0, np.float32)
-    for cluster in range(clusters):
-        cumulative = np.cumsum(squared, dtype=np.float64)
-        if cumulative[-1] > 0:
-            chosen = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-        else:
-            chosen = generator.integers(len(x))
-        centroids[cluster] = x[min(int(chosen), len(x) - 1)]
-        np.minimum(squared, np.maximum(2 - 2 * (x @ centroids[cluster]), 0), out=squared)
-    return centroids

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation.config import EmbedConfig
+from curation.embeddings.config import EmbedConfig
 from curation.frames import copies, decoding
 from curation.frames.frame import read_unchanged, rejected_row
 from curation.store import schema

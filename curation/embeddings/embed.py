@@ -14,14 +14,16 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation.config import EmbedConfig
 from curation.console import Stopwatch, progress
 from curation.embeddings.checkpoints import beside
 from curation.embeddings.chunks import CHUNK, DecodePart
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, Encoder, about, build, resolved
 from curation.embeddings.vectors import faults, limit_threads
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.frames import copies
 from curation.frames.decoding import FrameError
 from curation.frames.frame import forget_unread, rejected_row
@@ -30,6 +32,7 @@ from curation.store import schema
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.filesystems import filesystem_of
 from curation.store.markers import Step, check_rejected, marker_of, read_record
+from curation.store.parts import part_path, rejected_path
 
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
@@ -45,7 +48,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "frames", "ingest")
     config = resolved(config)
-    resources.connect()
+    connect()
     precision = chosen_precision(run, config.precision)
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
@@ -99,7 +102,7 @@ def rejected_in(files: list[File]) -> int:
 def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
     """Return the numbers of the parts of frames without embeddings, and the files of those that have them."""
     existing = run.parts("embeddings")
-    described = resources.stream(ray.remote(describe_part), ((run, number) for number in existing))
+    described = stream(ray.remote(describe_part), ((run, number) for number in existing))
     return [number for number in run.parts("frames") if number not in existing], [file for f in described for file in f]
 
 
@@ -240,17 +243,12 @@ def embeddings_table(rows: list[dict[str, Any]], dimensions: int, storage: str) 
 
 def write_part(run: RunDirectory, part: int, embeddings: pa.Table, rejected: pa.Table) -> list[File]:
     """Write one part and return its files: the rejected frames first, since the embeddings commit it."""
-    embeddings_path, rejected_path = part_paths(part)
     rejected = copies.with_their_copies(run, part, rejected)
-    written = [run.write_table(rejected_path, rejected)] if rejected.num_rows else []
-    return [*written, run.write_table(embeddings_path, embeddings)]
-
-
-def part_paths(part: int) -> tuple[str, str]:
-    """Where a part of the embeddings is, and its frames that could not be decoded."""
-    return f"embeddings/part-{part:06d}.parquet", f"rejected/part-{part:06d}-embed.parquet"
+    written = [run.write_table(rejected_path(part, "embed"), rejected)] if rejected.num_rows else []
+    return [*written, run.write_table(part_path("embeddings", part), embeddings)]
 
 
 def describe_part(run: RunDirectory, part: int) -> list[File]:
     """The files of a part that is there: its embeddings, and its rejected frames where there are any."""
-    return [run.describe(path) for path in part_paths(part) if run.exists(path)]
+    paths = part_path("embeddings", part), rejected_path(part, "embed")
+    return [run.describe(path) for path in paths if run.exists(path)]

@@ -15,8 +15,8 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from curation.config import EmbedConfig
 from curation.embeddings.checkpoints import Checkpoint, Normalisation, Statistics, normalisation, read_weights
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.vectors import as_tensor
 from curation.embeddings.weights import FAMILIES, Fit, fit
 from curation.options import require

@@ -20,7 +20,10 @@ from curation import seeds
 Float32 = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.floating]  # float16 or float32
 Keys = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
 GRID = 2.0**24
+ROUNDING = 4e-6  # of products of unit vectors in float32 arithmetic, with room to spare
+PAIRS = 4096  # products of single pairs computed at once
 UNIT_TOLERANCE = 0.02  # by which the squared length of a stored vector may differ from 1
 
 
@@ -70,6 +73,15 @@ def to_unit(x_ND: Vectors) -> Float32:
 def centered(x_ND: Vectors, mean_D: Float32) -> Vectors:
     """Return the rows less the mean, at unit length again, in the type they came in."""
     return to_unit(as_tensor(x_ND).float().numpy() - mean_D).astype(x_ND.dtype)
+
+
+def paired(x_PD: Vectors, y_PD: Vectors) -> Float32:
+    """Return the product of each row with the other's, float32 [P], computed in float64."""
+    products = np.empty(len(x_PD), np.float32)
+    for start in range(0, len(x_PD), PAIRS):
+        x, y = (as_tensor(side[start : start + PAIRS]).double() for side in (x_PD, y_PD))
+        products[start : start + PAIRS] = torch.linalg.vecdot(x, y).float().numpy()
+    return products
 
 
 def faults(x_ND: Vectors) -> npt.NDArray[np.intp]:

@@ -1,88 +1,15 @@
 """How a step meets Ray: connecting, what there is to run on, and a bounded stream of tasks."""
 
-import contextlib
 import functools
-import logging
-import os
-import signal
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util import placement_group_table, remove_placement_group
-from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 if TYPE_CHECKING:
     from curation.engine.chips import Chip
 
-QUIET_S = 5.0
 SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that holds no GPU sees its node's
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start a local Ray; nothing where one is running already."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every task warns about the future
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it announces that it is on
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING)
-    else:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else actors announce how they would be restarted,
-        with held_back_stderr():  # and the level announces itself
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, leave)  # instead of Ray's C++ code, which prints a stack and aborts
-
-
-def leave(number: int, _: Any) -> None:
-    """End the process as Python does, so that a local Ray ends with it."""
-    sys.exit(number)
-
-
-@contextlib.contextmanager
-def held_back_stderr() -> Iterator[None]:
-    """Keep what C++ code writes to stderr from the terminal, unless the block fails."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-def placement_groups() -> set[str]:
-    """IDs, in hex, of the placement groups of this driver and its actors that hold or wait for resources."""
-    job = ray.get_runtime_context().get_job_id()  # every ID of a placement group ends with its job's
-    table = placement_group_table()
-    return {name for name, group in table.items() if name.endswith(job) and group["state"] != "REMOVED"}
-
-
-def free_placement_groups(known: set[str]) -> None:
-    """Remove this driver's placement groups but the `known` ones (IDs), until none came up for QUIET_S seconds.
-
-    Ray keeps those of a killed actor until its job is over. Ray Train's own cleaner needs Ray's dashboard, and knows of
-    no training that still starts. Controllers of killed trainings live on for seconds, and ask for new ones.
-    """
-    last = time.monotonic()
-    while time.monotonic() - last < QUIET_S:
-        for name in placement_groups() - known:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
-            last = time.monotonic()
-        time.sleep(0.2)
 
 
 def count(resource: str) -> int:
@@ -157,25 +84,3 @@ def granted_cpus() -> int:
     """CPUs granted to the task or actor that asks, at least one."""
     granted: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     return max(1, int(granted.get("CPU", 1)))
-
-
-def stream(task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[Any]:
-    """Results of `task.remote(*call)`, as they arrive or in the order of the calls.
-
-    At most two calls a CPU are under way, and `calls` is drawn from as results are taken, so nothing piles up.
-    """
-    limit = 2 * max(1, count("CPU"))
-    pending: list[Any] = []
-    for call in calls:
-        pending.append(task.remote(*call))
-        if len(pending) >= limit:
-            yield ray.get(next_of(pending, in_order))
-    while pending:
-        yield ray.get(next_of(pending, in_order))
-
-
-def next_of(pending: list[Any], in_order: bool) -> Any:
-    """Take the first reference, or the first one that is ready, out of `pending`."""
-    reference = pending[0] if in_order else ray.wait(pending, num_returns=1)[0][0]
-    pending.remove(reference)
-    return reference

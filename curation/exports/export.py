@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from curation.config import ExportConfig
 from curation.console import Stopwatch, progress
-from curation.engine import resources
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.exports import folder
+from curation.exports.config import ExportConfig
 from curation.frames import copies
 from curation.frames.decoding import FrameError
 from curation.frames.frame import read_first
@@ -71,7 +72,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.format == "parquet" and target.exists(MANIFEST) and is_whole(run, target, content):
         return told | {"seconds": 0.0, "note": note, "reused": True}
     watch = Stopwatch()
-    resources.connect()
+    connect()
     with target.lock() if config.output and target.root != run.root else nullcontext():
         kept = ray.put(read_kept(run, f"{subset}/decisions.parquet"))
         if config.format == "folder":
@@ -167,7 +168,7 @@ def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict
     """Write kept.parquet, with `content` in its metadata."""
     calls = ((run, path, kept, content["with_images"]) for path in run.parts("frames").values())
     with progress("export", content["kept"]) as bar:
-        tables = resources.stream(ray.remote(kept_rows), calls, in_order=True)
+        tables = stream(ray.remote(kept_rows), calls, in_order=True)
         written = write_tables(target, TABLE, tables, {SUBSET: json.dumps(content).encode()}, bar)
     assert written == content["kept"], f"{content['kept']} frames are kept, {written} were exported"
 
@@ -178,7 +179,7 @@ def write_copies(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
         fates = ray.put(copies.read_fates(run))
         calls = ((run, path, kept, fates) for path in run.parts("frames").values())
         with progress("copies", None) as bar:
-            write_tables(target, COPIES, resources.stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
+            write_tables(target, COPIES, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
 
 
 def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa.Table:
@@ -219,7 +220,7 @@ def write_tables(
     """Stream tables into one file, a row group or more each; return the number of rows."""
     rows = 0
     first = next(tables).replace_schema_metadata(metadata)
-    with target.create(path) as stream, pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
+    with target.create(path) as sink, pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table.replace_schema_metadata(metadata))
             rows += len(table)
@@ -240,7 +241,7 @@ def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
 def name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
     """Keys of the names of all kept frames, ascending: 8 bytes a frame."""
     calls = ((run, path, kept, folded) for path in run.parts("frames").values())
-    return np.sort(np.concatenate(list(resources.stream(ray.remote(names_of), calls))))
+    return np.sort(np.concatenate(list(stream(ray.remote(names_of), calls))))
 
 
 def names_of(run: RunDirectory, path: str, kept: Kept, folded: bool) -> npt.NDArray[np.uint64]:
@@ -263,7 +264,7 @@ def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -
         )
     calls = ((run, path, kept, target, link) for path in run.parts("frames").values())
     with progress("files", None) as bar:
-        for placed in resources.stream(ray.remote(place_files), calls):
+        for placed in stream(ray.remote(place_files), calls):
             bar.update(placed)
 
 

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from curation.frames.frame import READING
 from curation.store import schema
 from curation.store.directory import File, RunDirectory
+from curation.store.parts import part_path
 
-INDEX = "frames/copies/part-000000.parquet"
+INDEX = part_path("frames/copies", 0)
 GROUP_ROWS = 16_384  # of the index: what one look-up reads
 ROW = ["frame_id", "source", "uri", "path"]
 Prefixes = npt.NDArray[np.uint64]

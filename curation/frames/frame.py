@@ -22,6 +22,7 @@ from curation.sources import reader
 from curation.sources.lineage import Lineage
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import filesystem_of
+from curation.store.parts import rejected_path
 
 MISSING, UNREADABLE, CHANGED = "missing", "unreadable", "changed since ingest"
 READING = (MISSING, UNREADABLE, CHANGED)  # reasons that another day may cure
@@ -163,7 +164,7 @@ def forget_unread(run: RunDirectory, step: str, folder: str) -> None:
     Once a step is finished its rejected frames stay rejected.
     """
     for number, path in run.parts(folder).items():
-        rejected = f"rejected/part-{number:06d}-{step}.parquet"
+        rejected = rejected_path(number, step)
         if run.exists(rejected):
             reasons = run.read_table(rejected, ["reason"])["reason"]
             if pc.any(pc.is_in(reasons, pa.array(READING))).as_py():

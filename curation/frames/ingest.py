@@ -8,19 +8,21 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from curation.config import IngestConfig
 from curation.console import Stopwatch, progress, warn
-from curation.engine import resources
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.frames import copies, decoding
 from curation.frames.frame import forget_unread, frame_row, rejected_row
 from curation.frames.further import Further, further_of
 from curation.sources import changes, reader
+from curation.sources.config import IngestConfig
 from curation.sources.lineage import Lineages
 from curation.sources.listing import Listing, Part
 from curation.sources.reader import Source
 from curation.store import schema
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, check_rejected, read_record
+from curation.store.parts import part_path, rejected_path
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 BESIDE = b"endosieve.further"  # and what its files hold beside the frames
@@ -57,7 +59,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     reader.check_there(found)
     surveyed = survey(run, config, found)
     step.begin()
-    resources.connect()
+    connect()
     watch = Stopwatch()
     forget_unread(run, "ingest", "frames")
     existing = run.parts("frames")
@@ -75,7 +77,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             yield run, lineages, config.max_pixels, part, part.number in existing
 
     with progress("ingest", surveyed.listed) as bar:
-        for result in resources.stream(ray.remote(ingest_part), calls()):
+        for result in stream(ray.remote(ingest_part), calls()):
             done.append(result)
             rejected += result.rejected
             bar.update(result.frames + result.rejected)
@@ -160,10 +162,10 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
     entries = Listing(config, there)
     changed = changes.compare(run, run.parts("frames"), entries, config.part_rows, whole=True, absent=away)
     if changed.only_touched and not away:
-        resources.connect()
+        connect()
         calls = ((run, lineages, config.max_pixels, part) for part in parts() if part.number in changed.touched)
         others = changes.Changes()
-        for name in (name for names in resources.stream(ray.remote(other_contents), calls) for name in names):
+        for name in (name for names in stream(ray.remote(other_contents), calls) for name in names):
             others.note("of other content", name)
         if not others.counts:
             for part in (part for part in parts() if part.number in changed.touched):
@@ -180,11 +182,11 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
 
 def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part) -> list[str]:
     """The paths of a part whose files have another content, or are rejected for another reason, than recorded."""
-    path, rejected_path = part_paths(part.number)
+    path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     rows = run.read_table(path, ["source", "path", "content_hash"]).to_pylist()
     known = {(row["source"], row["path"]): row["content_hash"] for row in rows}
-    if run.exists(rejected_path):
-        rows = run.read_table(rejected_path, ["source", "path", "reason"]).to_pylist()
+    if run.exists(rejected):
+        rows = run.read_table(rejected, ["source", "path", "reason"]).to_pylist()
         known |= {(row["source"], row["path"]): row["reason"] for row in rows}
     times = run.read_table(changes.listing_path(part.number), ["mtime_ns"])["mtime_ns"].to_pylist()
 
@@ -200,11 +202,11 @@ def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part:
 
 def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part, exists: bool) -> Done:
     """Write frames/part-N and, where needed, its rejected frames and its listing; where it exists, describe it only."""
-    path, rejected_path = part_paths(part.number)
+    path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     if exists:
         metadata = run.read_schema(path).metadata or {}
         further = Further.from_bytes(metadata[BESIDE]) if BESIDE in metadata else Further()
-        written = [run.describe(name) for name in (path, rejected_path) if run.exists(name)]
+        written = [run.describe(name) for name in (path, rejected) if run.exists(name)]
     else:
         good, bad = [], []
         for entry in part.entries:
@@ -213,17 +215,12 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
             except decoding.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
         changes.record(run, part)
-        written = [run.write_table(rejected_path, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
+        written = [run.write_table(rejected, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
         further = further_of(good)
         metadata = {DIGEST: part.digest.encode(), BESIDE: further.to_bytes()}
         columns = schema.frames(lineages.metadata).with_metadata(metadata)
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
     return Done(written, written[0].rows, sum(file.rows for file in written[1:]), further)
-
-
-def part_paths(number: int) -> tuple[str, str]:
-    """Where part `number` of frames is, and the frames of it that were rejected on reading."""
-    return f"frames/part-{number:06d}.parquet", f"rejected/part-{number:06d}-ingest.parquet"
 
 
 def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
@@ -234,11 +231,11 @@ def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
     """
     parts = run.parts("frames")
     calls: list[tuple[Any, ...]] = [(run, path) for path in parts.values()]
-    hashed = list(resources.stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
+    hashed = list(stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
     prefixes = ray.put(copies.repeated([prefix for prefix, _ in hashed]))
-    rows = resources.stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
+    rows = stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
     marked = copies.marks(dict(zip(parts, rows, strict=True)))
     changed = [number for number, (_, before) in zip(parts, hashed, strict=True) if before or number in marked.copy_of]
     calls = [(run, parts[number], marked.copy_of.get(number, {})) for number in changed]
-    rewritten = list(resources.stream(ray.remote(copies.write_copies), calls))
+    rewritten = list(stream(ray.remote(copies.write_copies), calls))
     return sum(map(len, marked.copy_of.values())), [*rewritten, *copies.write_index(run, marked.index)]

@@ -10,16 +10,12 @@ Legend: N frames of a cluster in their order, D dimensions.
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from curation.config import Keep
-from curation.embeddings.nearest import NOTHING, code, nearest
-from curation.embeddings.vectors import Float32, Keys, as_tensor, scramble
+from curation.embeddings.nearest import NOTHING, nearest, prepare
+from curation.embeddings.vectors import Float32, Indices, Keys, scramble
+from curation.scores.config import Keep
 
-Indices = npt.NDArray[np.int64]
 ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
-GPU_BLOCK = 4096
 RANDOM = "which of two duplicates stays"  # purpose of the random order
 
 
@@ -43,12 +39,10 @@ def earlier_similarity(
     most, and memory for one block beside the codes (N D bytes).
     """
     stop = len(units_ND) if stop is None else stop
-    if device != "cpu":
-        return _earlier_on_gpu(units_ND, start, stop, device)
     if stop <= start:
         return np.empty(0, np.float32), np.empty(0, np.int64)
-    coded = code(units_ND[:stop], units_ND[:stop].mean(axis=0))
-    similarity, index = nearest(coded[slice(start, stop)], coded, before=start)
+    prepared = prepare(units_ND[:stop], device)
+    similarity, index = nearest(prepared[slice(start, stop)], prepared, before=start, device=device)
     return bounded(similarity, index)
 
 
@@ -56,28 +50,6 @@ def bounded(similarity_N: Float32, index_N: Indices) -> tuple[Float32, Indices]:
     """Return similarities from -1 to 1, since units are of length 1 but for rounding; -1 where there is none."""
     limited = np.clip(similarity_N, np.float32(-1), np.float32(1))
     return np.where(index_N < 0, NOTHING, limited), index_N
-
-
-def _earlier_on_gpu(units_ND: Float32, start: int, stop: int, device: str) -> tuple[Float32, Indices]:
-    """Compute all pairs in float64, which is exact, as on the CPU."""
-    units = as_tensor(units_ND[:stop]).to(device)
-    similarity = torch.full((stop - start,), -torch.inf, device=device)
-    index = torch.full((stop - start,), -1, dtype=torch.int64, device=device)
-    for top in range(start, stop, GPU_BLOCK):
-        bottom = min(top + GPU_BLOCK, stop)
-        here = slice(top - start, bottom - start)
-        rows = units[top:bottom].double()
-        for left in range(0, bottom, GPU_BLOCK):
-            right = min(left + GPU_BLOCK, bottom)
-            block = (rows @ units[left:right].double().T).float()
-            if right > top:
-                later = torch.arange(left, right, device=device) >= torch.arange(top, bottom, device=device)[:, None]
-                block.masked_fill_(later, -torch.inf)
-            value, column = block.max(dim=1)
-            better = value > similarity[here]
-            similarity[here] = torch.where(better, value, similarity[here])
-            index[here] = torch.where(better, column + left, index[here])
-    return bounded(similarity.cpu().numpy(), index.cpu().numpy())
 
 
 def greedy_similarity(units_ND: Float32, d: float) -> tuple[Float32, Indices]:

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.config import ScoreConfig
 from curation.embeddings.nearest import NOTHING
-from curation.embeddings.vectors import Float32, Keys, Vectors, keys_of, to_unit
+from curation.embeddings.vectors import Float32, Indices, Keys, Vectors, keys_of, to_unit
 from curation.scores import duplicates
+from curation.scores.config import ScoreConfig
 from curation.store import schema
 
 SPLIT_ROWS = 32_768  # frames in a cluster above which its pairs are shared out over several tasks
-Scores = tuple[Float32, duplicates.Indices]  # duplicate similarity [N], and the row that causes it [N]
+Scores = tuple[Float32, Indices]  # duplicate similarity [N], and the row that causes it [N]
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from curation.clusters.cluster import assignment_path, grouped, load_vectors, read_vectors, rows_of
-from curation.config import ScoreConfig
 from curation.console import Stopwatch, progress
+from curation.embeddings.storage import load_vectors, read_vectors
 from curation.embeddings.vectors import Float32, limit_threads
 from curation.engine import resources
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.scores import groups
+from curation.scores.config import ScoreConfig
 from curation.scores.groups import Group, Piece, Scores
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, marker_of
+from curation.store.parts import assignments_path, grouped, part_path, rows_of
 
 STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
 MOST_GROUPS = 1024
@@ -37,11 +40,11 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     if marker := step.find():
         return marker | {"reused": True}
     step.begin()
-    resources.connect()
+    connect()
     watch = Stopwatch()
     assigned: dict[str, str] = {path: path for path in run.listing("clusters")}
     parts = [
-        file | {"assigned": assigned[assignment_path(file["path"])]}
+        file | {"assigned": assigned[assignments_path(file["path"])]}
         for file in marker_of(run, "embeddings", "embed")["files"]
         if "embeddings/" in file["path"]
     ]
@@ -75,7 +78,7 @@ def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray
     """Return the number of frames of each cluster, int64 [K]."""
     clusters = len(read_vectors(run, run.listed("clusters/centroids.parquet")))
     calls = ((run, part["assigned"], clusters) for part in parts)
-    total: npt.NDArray[np.int64] = np.sum(list(resources.stream(ray.remote(part_sizes), calls)), axis=0)
+    total: npt.NDArray[np.int64] = np.sum(list(stream(ray.remote(part_sizes), calls)), axis=0)
     return total
 
 
@@ -137,7 +140,7 @@ def split_shard(
 def submit(run: RunDirectory, config: ScoreConfig, number: int, group: Group, pieces: list[Any]) -> Any:
     """Start the tasks that score one group from references to its pieces; the reference to its file."""
     options = resources.arithmetic_options()
-    path = f"{config.folder}/part-{number:06d}.parquet"
+    path = part_path(config.folder, number)
     ranges = group.ranges(config.rule, groups.SPLIT_ROWS)
     if not ranges:
         return ray.remote(score_group).options(**options).remote(run, config, path, *pieces)

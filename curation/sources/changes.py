@@ -13,6 +13,7 @@ from curation.options import digest
 from curation.sources.listing import Part
 from curation.sources.reader import Entry
 from curation.store.directory import RunDirectory
+from curation.store.parts import part_path
 from curation.store.schema import LISTING
 
 STATE = "frames/_listing/state.json"
@@ -68,7 +69,7 @@ class Changes:
 
 def listing_path(number: int) -> str:
     """Where the listing of a part is."""
-    return f"frames/_listing/part-{number:06d}.parquet"
+    return part_path("frames/_listing", number)
 
 
 def record(run: RunDirectory, part: Part) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from curation.config import LINEAGE, check_pattern
 from curation.options import require
+from curation.sources.config import LINEAGE, check_pattern
 from curation.sources.reader import Source
 from curation.store.schema import FRAMES, IMAGE, SCORES
 

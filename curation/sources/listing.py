@@ -8,8 +8,8 @@ from itertools import islice
 
 from wcmatch import glob
 
-from curation.config import IngestConfig
 from curation.options import digest, require
+from curation.sources.config import IngestConfig
 from curation.sources.folder import NO_LINK, Found, Passed, walk
 from curation.sources.reader import Entry, Source, check_there, parse_sources, unmounted
 from curation.store.filesystems import below, scheme_of

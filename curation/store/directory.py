@@ -7,7 +7,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from curation.store import atomic, leases
 from curation.store.filesystems import below, filesystem_of, without_credentials
+from curation.store.parts import part_number
 
 SUCCESS = "_SUCCESS.json"
 TEMPORARY = atomic.TEMPORARY
@@ -92,8 +92,8 @@ class RunDirectory:
         """Paths of the parts in `folder` by their number, ascending; of a finished step those that its marker lists."""
         listed = {path: path for path in self.listing(folder) if path.rpartition("/")[0] == folder}
         paths: Collection[str] = listed or [f"{folder}/{name}" for name in self.names(folder)]
-        matches = ((re.fullmatch(r"part-(\d+)\.parquet", path.rpartition("/")[2]), path) for path in paths)
-        return dict(sorted((int(match[1]), path) for match, path in matches if match))
+        numbered = ((part_number(path), path) for path in paths)
+        return dict(sorted((number, path) for number, path in numbered if number is not None))
 
     def listing(self, folder: str) -> list[Listed]:
         """The tables that the marker in `folder`, or in the one above it, lists; none where the step is unfinished."""
@@ -138,8 +138,8 @@ class RunDirectory:
         """
         self.clear_temporary("rejected")
         for name in self.names("rejected"):
-            match = re.fullmatch(rf"part-(\d+)-{step}\.parquet", name)
-            if match and int(match[1]) not in parts:
+            number = part_number(name, step)
+            if number is not None and number not in parts:
                 self.delete(f"rejected/{name}")
 
     @contextlib.contextmanager

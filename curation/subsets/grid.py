@@ -5,16 +5,19 @@ Every threshold is printed as the shortest decimal that selects exactly as many 
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from curation.config import ScoreConfig, SelectConfig
 from curation.embeddings.vectors import Float32
 from curation.options import require
+from curation.scores.config import ScoreConfig
 from curation.store.directory import RunDirectory
 from curation.store.markers import marker_of
-from curation.subsets.select import grid_sizes, pass_of, pool_size, read_columns
+from curation.subsets.config import SelectConfig
+from curation.subsets.rules import pass_of
+from curation.subsets.scored import pool_size, read_columns
 
 SHARES = (0.05, 0.1, 0.2, 0.33, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 EPSILON_SHARES = (0.5, 0.9, 0.95, 0.99)
@@ -105,3 +108,18 @@ def rounded(threshold: float, ordered_N: npt.NDArray[np.float32]) -> str:
             if low <= np.float32(float(text)) < above:
                 return text
     return shortest(low)
+
+
+def grid_sizes(
+    distance_N: Float32, similarity_N: Float32, epsilons: npt.NDArray[Any], ds: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """Return how many frames stay at each (epsilon, d), int64 [E, D], for ascending thresholds.
+
+    Costs one binary search a frame and threshold column, whatever the size of the grid.
+    """
+    row = np.searchsorted(epsilons.astype(np.float32), distance_N)
+    column = np.searchsorted(ds.astype(np.float32), similarity_N)
+    shape = (len(epsilons) + 1, len(ds) + 1)
+    counts = np.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape)
+    sums: npt.NDArray[np.int64] = counts.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+    return sums

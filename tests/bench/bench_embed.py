@@ -19,13 +19,14 @@ import torch
 from harness import OUTPUT, report, seconds
 from torch.utils.data import DataLoader, Dataset
 
-from curation.config import EmbedConfig, IngestConfig
 from curation.embeddings import embed
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import PRECISIONS, Encoder
 from curation.engine.chips import chip, resolve_precision
 from curation.frames import decoding
 from curation.frames.ingest import ingest
 from curation.phantom import colonoscopy
+from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
 
 

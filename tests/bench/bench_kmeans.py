@@ -16,8 +16,8 @@ import numpy as np
 import ray
 from harness import report, seconds
 
-from curation.clusters import cluster, kmeans
-from curation.config import ClusterConfig
+from curation.clusters import cluster, kmeans, seeding
+from curation.clusters.config import ClusterConfig
 from curation.embeddings.nearest import Coded
 from curation.embeddings.vectors import limit_threads, to_unit
 from curation.store.directory import RunDirectory
@@ -60,7 +60,7 @@ def main() -> None:
     for clusters in given.clusters:
         x = points(given.rows, given.dimensions, clusters)
         keys = np.arange(len(x), dtype=np.uint64)
-        start_centroids = kmeans.seed_centroids(keys[:16_384], x[:16_384], clusters, 0)
+        start_centroids = seeding.seed_centroids(keys[:16_384], x[:16_384], clusters, 0)
         read = [ray.put(shard) for shard in zip(np.array_split(keys, cores), np.array_split(x, cores), strict=True)]
         x32 = x.astype(np.float32)
         times: tuple[list[float], list[float]] = ([], [])

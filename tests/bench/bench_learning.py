@@ -19,9 +19,13 @@ import pyarrow.parquet as pq
 from harness import OUTPUT, real_data, report
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
-from curation.engine import resources
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.engine.connect import connect
+from curation.exports.config import ExportConfig
 from curation.frames import decoding
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
@@ -111,7 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     data = str(real_data() / "data")
     folder = f"{OUTPUT}/learning"
-    resources.connect()
+    connect()
     output = f"{folder}/encoder-{given.epochs}"
     card = pretrain(settings(everything(folder, data), output, given.epochs))
     curve = pq.read_table(f"{output}/metrics.parquet").to_pylist()

@@ -24,11 +24,15 @@ import torch
 from harness import OUTPUT, report, seconds
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import PRECISIONS
-from curation.engine import resources
 from curation.engine.chips import chip, resolve_precision
+from curation.engine.connect import connect
+from curation.exports.config import ExportConfig
 from curation.phantom import colonoscopy
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 from training.loader.decoded import Frames
 from training.loader.order import Draws, Rank
 from training.methods.augment import Augmentation
@@ -239,7 +243,7 @@ def matmul_rate(precision: str) -> float:
 def trainings(given: argparse.Namespace, precision: str) -> list[dict[str, Any]]:
     """The questions loop and cache."""
     model, batch, size = MaeConfig(encoder=given.loop_encoder), given.batch, min(16, given.batch)
-    resources.connect()
+    connect()
     subset = subset_of(given.frames)
     cached, frames = through_ray(subset, model, batch, given.steps, None)
     plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, draw_rows=size), OptimiserConfig(), precision)

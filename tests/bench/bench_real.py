@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from harness import real_data, report
 
-from curation.clusters import kmeans
-from curation.clusters.cluster import load_vectors
+from curation.clusters import kmeans, seeding
+from curation.embeddings.storage import load_vectors
 from curation.embeddings.vectors import keys_of, to_unit
 from curation.frames import decoding
 from curation.scores.duplicates import earlier_similarity, order
@@ -58,7 +58,7 @@ def main() -> None:
     for clusters in (1, 2, 4, 8, 16, 32):
         found = []
         for seed in range(5):
-            centroids = kmeans.seed_centroids(keys, x, clusters, seed)
+            centroids = seeding.seed_centroids(keys, x, clusters, seed)
             for _ in range(20):
                 centroids = kmeans.update(kmeans.partial_sums(keys, x, centroids), centroids)[0]
             cluster, dot = kmeans.assign(x, centroids)

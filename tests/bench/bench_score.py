@@ -19,7 +19,7 @@ from harness import report, seconds
 
 from curation.embeddings.vectors import limit_threads, to_unit
 from curation.scores import duplicates
-from curation.subsets.select import grid_sizes
+from curation.subsets.grid import grid_sizes
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95)
 

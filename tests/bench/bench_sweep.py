@@ -25,11 +25,16 @@ from bench_benchmark import real as real_ground
 from harness import OUTPUT, report
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
 from curation.engine import resources
+from curation.engine.connect import connect
+from curation.exports.config import ExportConfig
 from curation.phantom import colonoscopy
 from curation.phantom.polyps import lay_out
+from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
+from curation.subsets.config import SelectConfig
 from training.evaluation.evaluate import EvaluateConfig, find_sources, prepare_all
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig
@@ -214,7 +219,7 @@ def main() -> None:
         report("sweep-real", real(given), f"{RECIPE['encoder']} at {RECIPE['image-size']} px, {REAL['steps']} updates")
         return
     prepare()
-    resources.connect()
+    connect()
     rows = {"grid": grid, "halving": halving, "overhead": overhead}[given.question](given)
     report(f"sweep-{given.question}", rows, f"{ENCODER} at {SIDE} px, {given.steps} updates of 16")
 

@@ -24,13 +24,17 @@ import ray
 from ray.data import DataContext
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.exports.config import ExportConfig
 from curation.phantom import polyps as phantom_polyps
 from curation.phantom.colonoscopy import PhantomConfig, draw
 from curation.sources import reader
+from curation.sources.config import IngestConfig
 from curation.store import schema
 from curation.store.directory import RunDirectory
 from curation.store.markers import Step
+from curation.subsets.config import SelectConfig
 from training.pretraining import checkpoint
 from training.segmentation import probes
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
-from curation.config import ExportConfig, SelectConfig
+from curation.exports.config import ExportConfig
+from curation.subsets.config import SelectConfig
 from training.__main__ import main
 
 SMALL = {

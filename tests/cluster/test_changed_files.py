@@ -15,9 +15,9 @@ from PIL import Image
 from curation import pipeline
 from curation.__main__ import main
 from curation.clusters.cluster import cluster
-from curation.config import ExportConfig
 from curation.embeddings.chunks import DecodePart
 from curation.embeddings.embed import embed
+from curation.exports.config import ExportConfig
 from curation.exports.export import export
 from curation.frames.frame import ReadError
 from curation.frames.ingest import ingest

@@ -20,10 +20,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from curation.config import EmbedConfig, IngestConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import resolved
 from curation.frames.ingest import ingest, ingest_part
 from curation.sources import lineage, listing, reader
+from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
 
 ACCESS, SECRET = "AKIAEXAMPLEKEYOFATEST", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLE"

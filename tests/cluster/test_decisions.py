@@ -15,12 +15,13 @@ import pytest
 from curation import pipeline
 from curation.__main__ import main
 from curation.clusters.cluster import cluster
-from curation.config import ScoreConfig, SelectConfig
 from curation.embeddings import vectors
 from curation.embeddings.embed import embed
 from curation.scores import duplicates
+from curation.scores.config import ScoreConfig
 from curation.scores.score import score
 from curation.store import schema
+from curation.subsets.config import SelectConfig
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]

@@ -4,7 +4,7 @@ import ray
 from ray.util import remove_placement_group
 from ray.util.placement_group import placement_group
 
-from curation.engine import resources
+from tune import placement
 
 
 class Holder:
@@ -19,13 +19,13 @@ def test_what_a_killed_actor_held_is_free_again(local_ray: None) -> None:
     own = placement_group([{"CPU": 0.5}])
     ray.get(own.ready())
     try:
-        known = resources.placement_groups()
+        known = placement.placement_groups()
         assert own.id.hex() in known
         holder = ray.remote(Holder).options(num_cpus=0).remote()
         ray.get(holder.hold.remote())
         ray.kill(holder)
-        assert len(resources.placement_groups() - known) == 1
-        resources.free_placement_groups(known)
-        assert resources.placement_groups() == known
+        assert len(placement.placement_groups() - known) == 1
+        placement.free_placement_groups(known)
+        assert placement.placement_groups() == known
     finally:
         remove_placement_group(own)

@@ -15,10 +15,10 @@ import pytest
 import ray
 import torch
 from PIL import Image
-from training.datasets.near_copies import near_pairs, small_copies
 
 from training.datasets import folders
 from training.datasets.masks import arrays
+from training.datasets.near_copies import near_pairs, small_copies
 from training.evaluation.evaluate import EncoderConfig, EvaluateConfig, evaluate
 from training.metrics.intervals import compare
 from training.metrics.normdel import normdel

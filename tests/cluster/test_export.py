@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
-from curation.config import ExportConfig, SelectConfig
+from curation.exports.config import ExportConfig
 from curation.exports.export import export
 from curation.store import schema
+from curation.subsets.config import SelectConfig
 
 Reference = tuple[Path, list[dict[str, Any]]]
 Rows = Callable[[Path, str], pa.Table]

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
-from curation.config import ExportConfig, SelectConfig
+from curation.exports.config import ExportConfig
 from curation.exports.export import discard, export
 from curation.store.directory import RunDirectory
+from curation.subsets.config import SelectConfig
 
 Written = Callable[[Path], dict[str, tuple[int, int]]]
 

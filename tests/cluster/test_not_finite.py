@@ -15,9 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.embed import embed
+from curation.exports.config import ExportConfig
 from curation.frames.ingest import ingest
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 
 Rows = Callable[[Path, str], pa.Table]
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
-from curation.config import EmbedConfig
 from curation.embeddings import embed
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import build
 from curation.engine import resources
 from curation.engine.chips import Chip, chip

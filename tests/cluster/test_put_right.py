@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from curation import pipeline
 from curation.__main__ import main
-from curation.config import ClusterConfig, ScoreConfig
+from curation.clusters.config import ClusterConfig
+from curation.scores.config import ScoreConfig
 from curation.store.directory import RunDirectory
 
 Tables = Callable[[Path], dict[str, str]]

@@ -12,7 +12,11 @@ import pytest
 from PIL import Image
 
 from curation import pipeline
-from curation.config import ClusterConfig, EmbedConfig, ExportConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.exports.config import ExportConfig
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 
 DATA = os.environ.get("ENDOSIEVE_DATA")
 pytestmark = [

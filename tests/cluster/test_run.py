@@ -14,10 +14,10 @@ from PIL import Image
 
 from curation import pipeline
 from curation.clusters.cluster import cluster
-from curation.config import ScoreConfig
 from curation.embeddings.embed import embed
 from curation.exports.export import export
 from curation.frames.ingest import ingest
+from curation.scores.config import ScoreConfig
 from curation.scores.score import score
 from curation.sources import reader
 from curation.store import schema

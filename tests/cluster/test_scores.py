@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.clusters import kmeans
+from curation.clusters import seeding
 from curation.clusters.cluster import cluster
-from curation.config import ClusterConfig, ScoreConfig
+from curation.clusters.config import ClusterConfig
 from curation.embeddings import vectors
 from curation.scores import groups
 from curation.scores import score as scoring
+from curation.scores.config import ScoreConfig
 from curation.scores.score import score
 
 Reference = tuple[Path, list[dict[str, Any]]]
@@ -36,7 +37,7 @@ def test_clusters_equal_lloyd_on_the_whole(made_up: Path, rows: Rows) -> None:
     ids, x_ND = table["frame_id"].to_pylist(), np.array(table["embedding"].to_pylist())
     assert assigned["frame_id"].to_pylist() == ids
     seeds = np.array(pq.read_table(made_up / "clusters/iterations/part-000000.parquet")["centroid"].to_pylist())
-    expected = kmeans.seed_centroids(vectors.keys_of(ids), x_ND.astype(np.float16), 6, 5)
+    expected = seeding.seed_centroids(vectors.keys_of(ids), x_ND.astype(np.float16), 6, 5)
     np.testing.assert_array_equal(seeds.astype(np.float32), expected)
     centroids, inertia = seeds, []
     for _ in range(12):

@@ -9,7 +9,7 @@ import pytest
 
 from curation import pipeline
 from curation.__main__ import main
-from curation.config import ScoreConfig
+from curation.scores.config import ScoreConfig
 from curation.store.directory import IntegrityError
 from training.loader.subset import read_subset
 from tune.space import Point

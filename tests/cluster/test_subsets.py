@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
-from curation.config import SelectConfig
+from curation.subsets.config import SelectConfig
 from tune.space import Point, beside, full
 from tune.subsets import Chooser
 

@@ -14,7 +14,8 @@ import pytest
 
 from curation import pipeline
 from curation.clusters.cluster import cluster
-from curation.config import ClusterConfig, ScoreConfig
+from curation.clusters.config import ClusterConfig
+from curation.scores.config import ScoreConfig
 from curation.scores.score import score
 
 Tables = Callable[[Path], dict[str, str]]

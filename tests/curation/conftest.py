@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow.fs as pafs
 import pytest
 
-from curation.config import SelectConfig
 from curation.embeddings.vectors import to_unit
 from curation.store.directory import RunDirectory
-from curation.subsets import select
+from curation.subsets import rules, scored
+from curation.subsets.config import SelectConfig
 
 Floats = npt.NDArray[np.floating]
 
@@ -86,12 +86,12 @@ def selection() -> Callable[..., SelectConfig]:
 
 
 @pytest.fixture(scope="session")
-def columns_of() -> Callable[..., select.Columns]:
+def columns_of() -> Callable[..., scored.Columns]:
     """columns_of(distance, similarity, cluster, keys): the columns that `select` decides by."""
 
-    def make(distance: Any, similarity: Any, cluster: Any = None, keys: Any = None) -> select.Columns:
+    def make(distance: Any, similarity: Any, cluster: Any = None, keys: Any = None) -> scored.Columns:
         rows = len(distance)
-        return select.Columns(
+        return scored.Columns(
             np.array(distance, np.float32),
             np.array(similarity, np.float32),
             np.array(cluster if cluster is not None else [0] * rows, np.int32),
@@ -105,14 +105,14 @@ def columns_of() -> Callable[..., select.Columns]:
 def kept() -> Callable[..., set[int]]:
     """kept(columns, selection, pool): the frames that stay; none where the selection is refused because none does."""
 
-    def rows(columns: select.Columns, chosen: SelectConfig, pool: int | None = None) -> set[int]:
+    def rows(columns: scored.Columns, chosen: SelectConfig, pool: int | None = None) -> set[int]:
         try:
-            reason, _ = select.reasons(columns, chosen, len(columns.keys) if pool is None else pool)
+            reason, _ = rules.reasons(columns, chosen, len(columns.keys) if pool is None else pool)
         except ValueError as error:
             if "keep none of" in str(error):
                 return set()
             raise
-        assert (reason == select.KEPT).any()
-        return set(np.flatnonzero(reason == select.KEPT).tolist())
+        assert (reason == rules.KEPT).any()
+        return set(np.flatnonzero(reason == rules.KEPT).tolist())
 
     return rows

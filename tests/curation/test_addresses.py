@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from curation.config import IngestConfig
 from curation.frames import frame
 from curation.sources import listing, reader
+from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import absolute, address_of, below, filesystem_of, without_credentials
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curation.config import SelectConfig
 from curation.embeddings.vectors import scramble
-from curation.subsets import select
+from curation.subsets import rules, scored
+from curation.subsets.config import SelectConfig
 
-Columns = Callable[..., select.Columns]
+Columns = Callable[..., scored.Columns]
 Kept = Callable[..., set[int]]
 Selection = Callable[..., SelectConfig]
 
@@ -59,7 +59,7 @@ def test_effective_d_reproduces_the_subset(
     wanted = max(2, int(inside[:first].sum()), round(share * inside.sum()))
     assume(wanted <= inside.sum())
     chosen = selection(epsilon=epsilon, budget=wanted)
-    _, effective_d = select.reasons(columns, chosen, rows + first)
+    _, effective_d = rules.reasons(columns, chosen, rows + first)
     assert len(kept(columns, chosen)) == wanted
     assert kept(columns, selection(epsilon=epsilon, d=effective_d)) == kept(columns, chosen)
 
@@ -107,7 +107,7 @@ def test_random_choices_are_uniform_nested_and_told_by_key_and_seed(
     assert ((times - seeds / 4) ** 2).sum() / (seeds * 3 / 16) < 72.1
     assert chosen[0] < kept(columns, selection(method=method, budget=wanted + 7, seed=0))
     order = np.random.default_rng(1).permutation(rows)
-    shuffled = select.Columns(
+    shuffled = scored.Columns(
         *(getattr(columns, name)[order] for name in ("distance", "similarity", "cluster", "keys"))
     )
     assert {int(order[row]) for row in kept(shuffled, selection(method=method, budget=wanted, seed=0))} == chosen[0]
@@ -115,4 +115,4 @@ def test_random_choices_are_uniform_nested_and_told_by_key_and_seed(
 
 def test_rank_in_cluster_by_hand() -> None:
     cluster, drawn = np.array([4, 0, 4, 4, 0], np.int32), np.array([30, 5, 10, 20, 1], np.uint64)
-    assert select.rank_in_cluster(cluster, drawn).tolist() == [2, 1, 0, 1, 0]
+    assert rules.rank_in_cluster(cluster, drawn).tolist() == [2, 1, 0, 1, 0]

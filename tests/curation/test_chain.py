@@ -7,10 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.config import ClusterConfig, EmbedConfig, IngestConfig, ScoreConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.scores.config import ScoreConfig
+from curation.sources.config import IngestConfig
 from curation.store import chain
 from curation.store.directory import SUCCESS, IntegrityError, RunDirectory
 from curation.store.markers import Step, marker_of, read_record
+from curation.subsets.config import SelectConfig
 
 FARTHEST = "scores/farthest_any"
 PARENT = {

@@ -9,7 +9,10 @@ from ray.data.exceptions import UserCodeException
 
 from curation import __main__ as program
 from curation import cli
-from curation.config import ClusterConfig, EmbedConfig, IngestConfig, SelectConfig
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 
 EVERY = (IngestConfig, EmbedConfig, ClusterConfig, SelectConfig)
 

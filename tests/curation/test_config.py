@@ -5,17 +5,15 @@ from typing import Any
 
 import pytest
 
-from curation import config
-from curation.config import (
-    ClusterConfig,
-    DemoConfig,
-    EmbedConfig,
-    ExportConfig,
-    IngestConfig,
-    ScoreConfig,
-    SelectConfig,
-)
+from curation.clusters.config import ClusterConfig
+from curation.embeddings.config import EmbedConfig
+from curation.exports.config import ExportConfig
 from curation.options import digest, hashed_fields
+from curation.phantom.config import DemoConfig
+from curation.scores.config import ScoreConfig
+from curation.sources import config
+from curation.sources.config import IngestConfig
+from curation.subsets.config import SelectConfig
 
 ALL = (IngestConfig, EmbedConfig, ClusterConfig, ScoreConfig, SelectConfig, ExportConfig, DemoConfig)
 NEEDED: dict[type[Any], dict[str, Any]] = {IngestConfig: {"run_dir": "r", "source": ("s",)}, DemoConfig: {}}

@@ -6,12 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.config import IngestConfig, SelectConfig
 from curation.embeddings.vectors import keys_of
+from curation.sources.config import IngestConfig
 from curation.store import schema
 from curation.store.directory import RunDirectory
 from curation.store.markers import Step
-from curation.subsets import grid, select
+from curation.subsets import grid, scored, select
+from curation.subsets.config import SelectConfig
 
 IDS = [f"{number:016x}{0:016x}" for number in range(7)]
 
@@ -102,7 +103,7 @@ def test_select_again_reuses_and_refuses_other_settings(scored_run: RunDirectory
 
 
 def test_columns_and_grid_of_a_run(scored_run: RunDirectory) -> None:
-    columns = select.read_columns(scored_run, "scores")
+    columns = scored.read_columns(scored_run, "scores")
     assert columns.keys.tolist() == keys_of([IDS[2], IDS[0], IDS[3], IDS[1]]).tolist() == [2, 0, 3, 1]
     assert columns.similarity.tolist() == pytest.approx([-1, 0.98, -1, 0.5])
     assert columns.distance.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.95])

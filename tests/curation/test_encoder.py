@@ -11,8 +11,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from curation.config import EmbedConfig
 from curation.embeddings import encoder
+from curation.embeddings.config import EmbedConfig
 
 NAME = "vit_tiny_patch16_224"
 NO_CLASS_TOKEN = "vit_pwee_patch16_reg1_gap_256"

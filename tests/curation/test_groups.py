@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curation.config import ScoreConfig
 from curation.embeddings import nearest
 from curation.embeddings.vectors import scramble, to_unit
 from curation.scores import duplicates, groups
+from curation.scores.config import ScoreConfig
 
 Score = dict[str, tuple[float, str | None]]
 PASSES = [("nearest", "any"), ("farthest", "any"), ("random", "any")]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from curation.clusters import kmeans
-from curation.embeddings import nearest
+from curation.clusters import kmeans, seeding
+from curation.embeddings import nearest, nearest_gpu
 from curation.embeddings.vectors import to_unit
 
 Array = npt.NDArray[np.floating]
@@ -64,7 +64,7 @@ def test_one_step_equals_scikit_learns(vectors: Make, keys_for: Make, seed: int)
 def test_many_steps_equal_a_float64_loop(vectors: Make, keys_for: Make, dtype: type) -> None:
     x = vectors(3, 400, 12, dtype=dtype)
     keys = keys_for(400)
-    start = kmeans.seed_centroids(keys, x, 6, seed=1)
+    start = seeding.seed_centroids(keys, x, 6, seed=1)
     centroids, inertia = lloyd(keys, x, start, 8)
     expected, expected_inertia = reference_lloyd(x, start, 8)
     np.testing.assert_allclose(centroids, expected, atol=1e-5)
@@ -111,7 +111,7 @@ def test_every_path_assigns_alike(
     monkeypatch.setattr(nearest, "DENSE_SHARE", dense_share)
     monkeypatch.setattr(nearest, "BLOCK", 1)
     monkeypatch.setattr(nearest, "COLUMNS", 7)
-    monkeypatch.setattr(kmeans, "GPU_BLOCK", 50)
+    monkeypatch.setattr(nearest_gpu, "GPU_BLOCK", 50)
     x, centroids = vectors(5, 300, 16), vectors(6, 40, 16)
     products = x.astype(np.float64) @ centroids.astype(np.float64).T
     for device in ("cpu", TORCH_PATH):
@@ -204,7 +204,7 @@ def test_a_cluster_whose_vectors_cancel_out_keeps_its_centroid(at_degrees: Make)
 def test_fewer_distinct_vectors_than_clusters_ends_well(keys_for: Make, at_degrees: Make) -> None:
     x = np.repeat(at_degrees(0, 90, 200), 7, axis=0)
     keys = keys_for(len(x))
-    centroids = kmeans.seed_centroids(keys, x, 8, seed=0)
+    centroids = seeding.seed_centroids(keys, x, 8, seed=0)
     for _ in range(20):
         total = kmeans.partial_sums(keys, x, centroids)
         centroids, empty, shift = kmeans.update(total, centroids)

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.config import IngestConfig
 from curation.options import digest, hashed_fields
+from curation.sources.config import IngestConfig
 from curation.store import directory
 from curation.store.directory import RunDirectory
 from curation.store.markers import SUCCESS, Step, check_rejected, marker_of

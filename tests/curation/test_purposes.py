@@ -8,17 +8,17 @@ import numpy.typing as npt
 import pytest
 
 from curation import seeds
-from curation.clusters import kmeans
-from curation.config import SelectConfig
+from curation.clusters import seeding
 from curation.scores import duplicates
-from curation.subsets import select
+from curation.subsets import scored
+from curation.subsets.config import SelectConfig
 
 ROWS, TAKEN = 20_000, 2000
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_subsets_overlap_as_chance_has_it(
-    columns_of: Callable[..., select.Columns],
+    columns_of: Callable[..., scored.Columns],
     keys_for: Callable[..., npt.NDArray[np.uint64]],
     kept: Callable[..., set[int]],
     selection: Callable[..., SelectConfig],
@@ -29,7 +29,7 @@ def test_random_subsets_overlap_as_chance_has_it(
     columns = columns_of(np.zeros(ROWS), np.zeros(ROWS), keys=keys)
     values: dict[str, Any] = {"budget": TAKEN, "seed": seed}
     chosen = {
-        "sample": set(np.flatnonzero(kmeans.sample(keys, TAKEN / ROWS, seed)).tolist()),
+        "sample": set(np.flatnonzero(seeding.sample(keys, TAKEN / ROWS, seed)).tolist()),
         "random": kept(columns, selection(method="random", **values)),
         "balanced": kept(columns, selection(method="cluster-balanced", **values)),
         "visited": set(duplicates.order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),
@@ -43,7 +43,7 @@ def test_random_subsets_overlap_as_chance_has_it(
 
 
 def test_the_last_round_of_cluster_balanced_favours_no_cluster(
-    columns_of: Callable[..., select.Columns], kept: Callable[..., set[int]], selection: Callable[..., SelectConfig]
+    columns_of: Callable[..., scored.Columns], kept: Callable[..., set[int]], selection: Callable[..., SelectConfig]
 ) -> None:
     """One frame of two clusters, of 2 and of 98 frames: each is its cluster as often."""
     columns = columns_of(np.zeros(100), np.zeros(100), [0] * 2 + [1] * 98)

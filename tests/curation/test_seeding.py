@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.clusters import kmeans
+from curation.clusters import kmeans, seeding
 from curation.embeddings.vectors import to_unit
 
 Make = Callable[..., npt.NDArray[Any]]
@@ -26,9 +26,9 @@ def test_seeding_does_not_depend_on_the_order_of_rows(
 ) -> None:
     x, keys = vectors(seed, rows, 6, dtype=dtype), keys_for(rows, seed)
     clusters = max(1, rows // 3)
-    first = kmeans.seed_centroids(keys, x, clusters, seed=7)
+    first = seeding.seed_centroids(keys, x, clusters, seed=7)
     order = np.random.default_rng(seed + 1).permutation(rows)
-    assert kmeans.seed_centroids(keys[order], x[order], clusters, seed=7).tobytes() == first.tobytes()
+    assert seeding.seed_centroids(keys[order], x[order], clusters, seed=7).tobytes() == first.tobytes()
     units = {row.tobytes() for row in to_unit(x)}
     assert {row.tobytes() for row in first} <= units
 
@@ -39,7 +39,7 @@ def test_seeds_are_drawn_by_squared_distance(at_degrees: Make) -> None:
     keys, draws = np.arange(4, dtype=np.uint64), 3000
     pairs: Counter[tuple[int, int]] = Counter()
     for seed in range(draws):
-        first, second = kmeans.seed_centroids(keys, x, 2, seed) @ x.T
+        first, second = seeding.seed_centroids(keys, x, 2, seed) @ x.T
         pairs[int(first.argmax()), int(second.argmax())] += 1
     squared = np.maximum(2 - 2 * (x.astype(np.float64) @ x.T.astype(np.float64)), 0) * (1 - np.eye(4))
 
@@ -57,42 +57,42 @@ def test_seeds_are_drawn_by_squared_distance(at_degrees: Make) -> None:
 def test_each_next_seed_is_far_from_all_before(vectors: Make, keys_for: Make) -> None:
     centers = vectors(9, 400, 12, blobs=400)[:12]
     x = to_unit(np.repeat(centers, 50, axis=0) + 1e-3 * vectors(10, 600, 12))
-    blobs = (kmeans.seed_centroids(keys_for(600), x, 12, seed=0) @ centers.T).argmax(axis=1)
+    blobs = (seeding.seed_centroids(keys_for(600), x, 12, seed=0) @ centers.T).argmax(axis=1)
     assert sorted(blobs.tolist()) == list(range(12))
 
 
 def test_seeding_refuses_more_clusters_than_vectors(vectors: Make, keys_for: Make) -> None:
     with pytest.raises(ValueError, match="4 clusters were asked for, but there are 3 vectors"):
-        kmeans.seed_centroids(keys_for(3), vectors(0, 3, 4), 4, seed=0)
+        seeding.seed_centroids(keys_for(3), vectors(0, 3, 4), 4, seed=0)
 
 
 @pytest.mark.parametrize(
     ("frames", "clusters"), [(1, 1), (1_951, 1), (20_000, 1), (20_001, 2), (88_282, 5), (100_000_000, 5_000)]
 )
 def test_automatic_clusters_by_hand(frames: int, clusters: int) -> None:
-    assert kmeans.automatic_clusters(frames) == clusters
+    assert seeding.automatic_clusters(frames) == clusters
 
 
 @pytest.mark.parametrize(("frames", "clusters"), [(5, 5), (100, 8), (160_000, 8), (160_001, 9)])
 def test_automatic_clusters_of_centred_vectors(frames: int, clusters: int) -> None:
-    assert kmeans.automatic_clusters(frames, center=True) == clusters
+    assert seeding.automatic_clusters(frames, center=True) == clusters
 
 
 def test_sample_share_by_hand() -> None:
-    assert kmeans.sample_share(10_000, 10) == 1
-    assert kmeans.sample_share(1_000_000, 10) == 0.016384
-    assert kmeans.sample_share(1_000_000, 10_000) == 0.08
+    assert seeding.sample_share(10_000, 10) == 1
+    assert seeding.sample_share(1_000_000, 10) == 0.016384
+    assert seeding.sample_share(1_000_000, 10_000) == 0.08
 
 
 def test_a_sample_has_its_share_and_depends_on_key_and_seed_alone(keys_for: Make) -> None:
     keys = keys_for(20_000)
-    chosen = kmeans.sample(keys, 0.1, seed=3)
+    chosen = seeding.sample(keys, 0.1, seed=3)
     assert abs(chosen.sum() - 2000) < 4 * math.sqrt(20_000 * 0.1 * 0.9)
-    assert np.array_equal(kmeans.sample(keys[::-1], 0.1, seed=3)[::-1], chosen)
-    assert np.array_equal(np.concatenate([kmeans.sample(part, 0.1, 3) for part in np.split(keys, 8)]), chosen)
-    assert (kmeans.sample(keys, 0.1, seed=4) & chosen).sum() < 300  # 200 of both by chance
-    assert not (chosen & ~kmeans.sample(keys, 0.2, seed=3)).any()
-    assert kmeans.sample(keys, 1.0, seed=3).all()
+    assert np.array_equal(seeding.sample(keys[::-1], 0.1, seed=3)[::-1], chosen)
+    assert np.array_equal(np.concatenate([seeding.sample(part, 0.1, 3) for part in np.split(keys, 8)]), chosen)
+    assert (seeding.sample(keys, 0.1, seed=4) & chosen).sum() < 300  # 200 of both by chance
+    assert not (chosen & ~seeding.sample(keys, 0.2, seed=3)).any()
+    assert seeding.sample(keys, 1.0, seed=3).all()
 
 
 def test_what_centring_leaves_is_told() -> None:

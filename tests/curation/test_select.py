@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curation.config import SelectConfig
 from curation.embeddings.vectors import scramble, to_unit
 from curation.scores import duplicates
-from curation.subsets import select
+from curation.subsets import grid, rules, scored
+from curation.subsets.config import SelectConfig
 
-Columns = Callable[..., select.Columns]
+Columns = Callable[..., scored.Columns]
 Kept = Callable[..., set[int]]
 Selection = Callable[..., SelectConfig]
 MARGIN = 1e-5  # around a threshold, where float32 may decide otherwise than float64
@@ -40,7 +40,7 @@ class Pool:
             members = np.flatnonzero(cluster == number)
             order = members[duplicates.order(distance[members], keys[members], keep, pass_seed)]
             similarity[order] = duplicates.earlier_similarity(self.units[order])[0]
-        self.columns = select.Columns(distance, similarity, cluster, keys)
+        self.columns = scored.Columns(distance, similarity, cluster, keys)
 
     @property
     def cosines(self) -> npt.NDArray[np.float64]:
@@ -102,7 +102,7 @@ def test_the_grid_equals_one_direct_run_for_each_point(pool: Pool, epsilons: lis
     epsilons, ds = sorted(epsilons), sorted(ds)[:4]
     assume(all(np.abs(pool.cosines - d).min() > MARGIN for d in ds))
     assume(all(np.abs(pool.columns.distance - epsilon).min() > MARGIN for epsilon in epsilons))
-    sizes = select.grid_sizes(pool.columns.distance, pool.columns.similarity, np.array(epsilons), np.array(ds))
+    sizes = grid.grid_sizes(pool.columns.distance, pool.columns.similarity, np.array(epsilons), np.array(ds))
     assert sizes.tolist() == [[len(meddel(pool, epsilon, d)) for d in ds] for epsilon in epsilons]
 
 
@@ -128,13 +128,13 @@ def test_semdedup_equals_its_published_arithmetic(
     *, kept: Kept, selection: Selection, which_to_keep: str, keep: str | None, seed: int, rows: int, d: float
 ) -> None:
     chosen = selection(method="semdedup", keep=keep, d=d, seed=5)
-    scoring = select.pass_of(chosen)
+    scoring = rules.pass_of(chosen)
     pool = Pool(seed, rows, 3, scoring.keep, scoring.seed)
     assume(np.abs(pool.cosines - d).min() > MARGIN)
     assert kept(pool.columns, chosen) == semdedup(pool, which_to_keep, 1 - d, 5)
 
 
-def ranked(columns: select.Columns, chosen: SelectConfig) -> list[int]:
+def ranked(columns: scored.Columns, chosen: SelectConfig) -> list[int]:
     """The order of a budget by Python's own sort, but for the random ones."""
     rows = range(len(columns.keys))
     distance, similarity, keys = (column.tolist() for column in (columns.distance, columns.similarity, columns.keys))
@@ -183,8 +183,8 @@ def test_budgets_are_met_exactly_ties_included(
     assert len(subset) == wanted
     if method[0] in ("meddel", "semdedup", "prototypes-hard", "prototypes-easy"):
         assert subset == set(ranked(columns, chosen)[:wanted])
-    reason, effective_d = select.reasons(columns, chosen, rows)
-    assert np.all(reason[sorted(set(range(rows)) - subset)] == select.OVER_BUDGET)
+    reason, effective_d = rules.reasons(columns, chosen, rows)
+    assert np.all(reason[sorted(set(range(rows)) - subset)] == rules.OVER_BUDGET)
     if method[0] in BASELINES:
         assert effective_d is None
     else:

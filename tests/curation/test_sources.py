@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation.config import LINEAGE, IngestConfig
 from curation.frames import decoding, frame
 from curation.frames.further import FURTHER
 from curation.sources import lineage, listing, reader
+from curation.sources.config import LINEAGE, IngestConfig
 from curation.store import schema
 
 TREE = (

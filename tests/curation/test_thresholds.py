@@ -9,12 +9,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation.config import ScoreConfig, SelectConfig
 from curation.options import hashed_fields
+from curation.scores.config import ScoreConfig
 from curation.store import schema
-from curation.subsets import grid, select
+from curation.subsets import grid, rules, scored
+from curation.subsets.config import SelectConfig
 
-Columns = Callable[..., select.Columns]
+Columns = Callable[..., scored.Columns]
 Kept = Callable[..., set[int]]
 Selection = Callable[..., SelectConfig]
 BASELINES = ("random", "prototypes-hard", "prototypes-easy", "cluster-balanced")
@@ -22,15 +23,15 @@ BASELINES = ("random", "prototypes-hard", "prototypes-easy", "cluster-balanced")
 
 def test_reasons_by_hand(columns_of: Columns, selection: Selection) -> None:
     columns = columns_of([0.1, 0.2, 0.3, 0.95, 0.9], [-1, 0.8, 0.99, 0.99, 0.7])
-    reason, effective_d = select.reasons(columns, selection(d=0.8), 5)
+    reason, effective_d = rules.reasons(columns, selection(d=0.8), 5)
     assert [schema.REASONS[code] for code in reason] == ["kept", "kept", "duplicate", "outlier", "kept"]
     assert effective_d is None
-    reason, effective_d = select.reasons(columns, selection(budget=2), 5)
+    reason, effective_d = rules.reasons(columns, selection(budget=2), 5)
     assert [schema.REASONS[code] for code in reason] == ["kept", "over budget", "over budget", "outlier", "kept"]
     assert effective_d == pytest.approx(0.7)
-    reason, effective_d = select.reasons(columns, selection(budget=2, d=0.75), 5)
+    reason, effective_d = rules.reasons(columns, selection(budget=2, d=0.75), 5)
     assert [schema.REASONS[code] for code in reason] == ["kept", "duplicate", "duplicate", "outlier", "kept"]
-    reason, _ = select.reasons(columns, selection(method="semdedup", d=0.8), 5)
+    reason, _ = rules.reasons(columns, selection(method="semdedup", d=0.8), 5)
     assert [schema.REASONS[code] for code in reason] == ["kept", "kept", "duplicate", "duplicate", "kept"]
 
 
@@ -38,9 +39,9 @@ def test_a_selection_that_keeps_nothing_is_refused(columns_of: Columns, kept: Ke
     columns = columns_of([0.3, 0.2], [-1, 0.9])
     message = "epsilon 0.1 and d 0.5 keep none of 2 frames; the nearest is 0.2 from its centroid: raise --epsilon"
     with pytest.raises(ValueError, match=re.escape(message)):
-        select.reasons(columns, selection(epsilon=0.1, d=0.5), 2)
+        rules.reasons(columns, selection(epsilon=0.1, d=0.5), 2)
     with pytest.raises(ValueError, match="keep none of 2 frames"):
-        select.reasons(columns, selection(epsilon=0.1, budget=0.5), 2)
+        rules.reasons(columns, selection(epsilon=0.1, budget=0.5), 2)
     assert kept(columns, selection(epsilon=0.2, d=0.9)) == {1}
 
 
@@ -51,12 +52,12 @@ def test_thresholds_are_compared_in_float32(columns_of: Columns, kept: Kept, sel
     assert kept(columns, selection(epsilon=0.7, d=0.9)) == {1}
     assert kept(columns, selection(epsilon=0.9, d=0.7)) == {0}
     both = np.array([0.7, 0.9])
-    assert select.grid_sizes(columns.distance, columns.similarity, both, both).tolist() == [[0, 1], [1, 2]]
+    assert grid.grid_sizes(columns.distance, columns.similarity, both, both).tolist() == [[0, 1], [1, 2]]
 
 
 def test_grid_sizes_by_hand() -> None:
     distance, similarity = np.array([0.1, 0.2, 0.5, 0.5], np.float32), np.array([-1, 0.5, 0.5, 0.9], np.float32)
-    sizes = select.grid_sizes(distance, similarity, np.array([0.05, 0.2, 0.5]), np.array([-1, 0.5, 0.8, 1]))
+    sizes = grid.grid_sizes(distance, similarity, np.array([0.05, 0.2, 0.5]), np.array([-1, 0.5, 0.8, 1]))
     assert sizes.tolist() == [[0, 0, 0, 0], [1, 2, 2, 2], [1, 3, 3, 4]]
 
 
@@ -69,7 +70,7 @@ def test_grid_thresholds_are_those_asked_for_or_quantiles(columns_of: Columns, s
     assert grid.epsilons_of(selection(method="semdedup"), columns.distance) == []
     ds = grid.thresholds((), columns.similarity, grid.SHARES)
     assert [float(d) for d in ds] == pytest.approx([2 * share - 1 for share in grid.SHARES], abs=0.03)
-    sizes = select.grid_sizes(columns.distance, columns.similarity, np.array([2.0]), np.array([float(d) for d in ds]))
+    sizes = grid.grid_sizes(columns.distance, columns.similarity, np.array([2.0]), np.array([float(d) for d in ds]))
     np.testing.assert_allclose(sizes[0] / 101, grid.SHARES, atol=0.011)
 
 
@@ -107,12 +108,12 @@ def test_printed_thresholds_are_short() -> None:
     ],
 )
 def test_pass_of(selection: Selection, chosen: dict[str, Any], scoring: dict[str, Any]) -> None:
-    assert select.pass_of(selection(**chosen)) == ScoreConfig(run_dir="unused", **scoring)
+    assert rules.pass_of(selection(**chosen)) == ScoreConfig(run_dir="unused", **scoring)
 
 
 def test_a_greedy_selection_needs_d(selection: Selection) -> None:
     with pytest.raises(ValueError, match="give --d"):
-        select.pass_of(selection(rule="greedy", budget=0.5))
+        rules.pass_of(selection(rule="greedy", budget=0.5))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_greedy_selection_needs_d(selection: Selection) -> None:
 )
 def test_check_request_refuses(selection: Selection, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select.check_request(selection(**chosen))
+        rules.check_request(selection(**chosen))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from curation.config import IngestConfig
 from curation.frames import decoding, frame
 from curation.sources import listing
+from curation.sources.config import IngestConfig
 from curation.sources.folder import leftover
 from curation.sources.lineage import Lineage
 

@@ -13,9 +13,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from curation.config import EmbedConfig
 from curation.embeddings import encoder
 from curation.embeddings.checkpoints import NAMED, read_weights
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.weights import prefixes
 
 NAME, SIZE = "test_vit", 64

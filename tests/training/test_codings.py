@@ -11,11 +11,11 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from training.datasets.near_copies import near_pairs, small_copies
 
 from curation.store.directory import RunDirectory
 from training.datasets import codings, folders
 from training.datasets.masks import resize_mask
+from training.datasets.near_copies import near_pairs, small_copies
 from training.datasets.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
 from training.metrics import iou
 from training.segmentation import finetune, probes

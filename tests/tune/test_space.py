@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.config import SelectConfig
+from curation.subsets.config import SelectConfig
 from tune.space import Point, SpaceConfig, applied, beside, drawn, full, grid, listed
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.engine import resources
+from curation.engine.connect import connect
 from curation.options import digest, flags_of, option, require
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import absolute
@@ -97,7 +98,7 @@ def benchmark(
     names = [subset.about["name"] for subset in subsets]
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
-    resources.connect()
+    connect()
     recipe = replace(recipe, compute=replace(recipe.compute, precision=chosen_precision(run, recipe.compute.precision)))
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     lengths = lengths_of(recipe.length, config.more_lengths)

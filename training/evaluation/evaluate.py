@@ -17,6 +17,8 @@ from curation.embeddings.encoder import about
 from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
+from curation.engine.connect import connect
+from curation.engine.stream import stream
 from curation.options import option, require
 from curation.store.directory import RunDirectory
 from training.datasets import folders
@@ -123,7 +125,7 @@ def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: Finetune
     run, sources = RunDirectory(config.output), find_sources(config)
     subjects = [replace(subject_of(path, encoders.name), statistics=encoders.statistics) for path in encoders.encoder]
     check(subjects, finetune)
-    resources.connect()
+    connect()
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     with run.lock():
         record_precision(run, finetune.precision)
@@ -189,7 +191,7 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed, asked) for s in sources]
     sets = []
     with progress("decode", len(calls), "set") as bar:
-        for one in resources.stream(task, calls, in_order=True):
+        for one in stream(task, calls, in_order=True):
             sets.append(one)
             bar.update()
     for source, one in zip(sources, sets, strict=True):
@@ -243,7 +245,7 @@ def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
     missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
     task = ray.remote(carry_out_here).options(**resources.arithmetic_options())
     with progress("evaluate", len(wanted), "run", done=len(wanted) - len(missing)) as bar:
-        for _ in resources.stream(task, ((run, trial) for trial in missing)):
+        for _ in stream(task, ((run, trial) for trial in missing)):
             bar.update()
     return results.checked(pa.concat_tables(run.read_table(trial.path) for trial in wanted))
 

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from curation.config import EmbedConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, build, statistics_of
 from curation.options import option, require
 from training.methods.augment import Augmentation, Statistics, normalise, random_crops, to_bytes

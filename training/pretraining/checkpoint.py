@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from curation.config import EmbedConfig
 from curation.embeddings.checkpoints import read_weights
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import CARD, WEIGHTS, build, load_into, normalise_by
 from curation.options import require
 from curation.store.directory import RunDirectory

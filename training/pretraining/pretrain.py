@@ -18,6 +18,7 @@ from curation.console import progress
 from curation.embeddings.encoder import about
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
+from curation.engine.connect import connect
 from curation.options import digest, require
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import below
@@ -52,7 +53,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
     places["init"] = checkpoint.located(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
-    resources.connect()
+    connect()
     precision = chosen_precision(run, settings.compute.precision)
     plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
-from curation.config import EmbedConfig
+from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import PRECISIONS, UNTRAINED, build
 from curation.embeddings.vectors import as_tensor
 from curation.engine.chips import Precision
