@@ -14,9 +14,9 @@ from curation.exports.export import discard, export
 from curation.options import digest, hashed_fields, require
 from curation.store import leases
 from curation.store.directory import RunDirectory
-from training.evaluation.evaluate import EvaluateConfig
-from training.pretraining.rank import Settings
-from training.segmentation.finetune import FinetuneConfig
+from training.evaluation.config import EvaluateConfig
+from training.pretraining.recipe import Settings
+from training.segmentation.config import FinetuneConfig
 from tune import estimate, report, results, space
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.ledger import Ended

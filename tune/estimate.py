@@ -15,9 +15,10 @@ from training.loader.order import Rank
 from training.loader.subset import read_subset
 from training.pretraining.loop import Plan, train
 from training.pretraining.pretrain import plan_of
-from training.pretraining.rank import Settings
-from training.segmentation.finetune import FinetuneConfig, finetune
-from training.segmentation.probes import load_encoder
+from training.pretraining.recipe import Settings
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.finetune import finetune
+from training.segmentation.tokens import load_encoder
 from tune.space import Candidate
 from tune.trial import Job
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from curation.store.directory import RunDirectory
-from training.reporting.figures import COLOURS, MARKERS, STYLE, grid, legend, write
+from training.reporting.style import COLOURS, MARKERS, STYLE, grid, legend, write
 from tune.results import Row, main_effects
 from tune.space import AXES
 

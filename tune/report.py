@@ -11,7 +11,7 @@ import pyarrow as pa
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.metrics.normdel import normdel
-from training.reporting import tables
+from training.reporting import markdown as markdown_module
 from tune.config import Question
 from tune.figures import draw_all
 from tune.results import SCHEMA, Answer, Row, answer, interval, ious_of, main_effects
@@ -69,7 +69,7 @@ def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDir
     """Write summary.md, summary.csv, summary.html and the figures; return the Markdown."""
     figures = draw_all(rows, folder)
     lines = [line_of(row) for row in ordered(rows)]
-    table = tables.markdown(list(HEADER), lines)
+    table = markdown_module.markdown(list(HEADER), lines)
     parts = [found.words, table, *alphas(rows, question), *notes(rows)]
     effects = main_effects(rows)
     if effects:
@@ -78,7 +78,9 @@ def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDir
     markdown = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     folder.write_bytes("summary.md", markdown.encode())
     names = [name for name in SCHEMA.names if name != "by_set"]
-    folder.write_bytes("summary.csv", tables.as_csv(names, [[row[name] for name in names] for row in rows]).encode())
+    folder.write_bytes(
+        "summary.csv", markdown_module.as_csv(names, [[row[name] for name in names] for row in rows]).encode()
+    )
     folder.write_bytes("summary.html", page(rows, found, parts[2:], figures, folder).encode())
     return markdown
 

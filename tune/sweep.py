@@ -10,8 +10,9 @@ from curation.engine.connect import connect
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
-from training.evaluation.evaluate import chosen_precision, find_sources, prepare_all, record_precision
-from training.pretraining.checkpoint import located
+from training.evaluation.sets import find_sources, prepare_all
+from training.evaluation.trials import chosen_precision, record_precision
+from training.pretraining.weights import located
 from tune import results
 from tune.course import Course, Sweep
 from tune.resources import Shares, shares

@@ -23,9 +23,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from curation.engine.chips import chip, resolve_precision
+from training.datasets.prepared import Pairs
 from training.methods.mae import pixel_statistics
-from training.segmentation.finetune import FinetuneConfig, Pairs, finetune
-from training.segmentation.probes import load_encoder
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.finetune import finetune
+from training.segmentation.tokens import load_encoder
 
 Batch = tuple[Tensor, Tensor]
 

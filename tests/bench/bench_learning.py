@@ -30,8 +30,9 @@ from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.pretrain import pretrain
-from training.pretraining.rank import Settings
-from training.segmentation.probes import encode, load_encoder, source_probe
+from training.pretraining.recipe import Settings
+from training.segmentation.probes import source_probe
+from training.segmentation.tokens import encode, load_encoder
 
 ENCODER, SIZE = "vit_tiny_patch16_224", 112
 FEW = (5, 20)

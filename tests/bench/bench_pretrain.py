@@ -41,7 +41,7 @@ from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserCo
 from training.pretraining.cost import flops_per_image
 from training.pretraining.loop import Plan, Trainer
 from training.pretraining.pretrain import pretrain
-from training.pretraining.rank import Settings
+from training.pretraining.recipe import Settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Work = Callable[[], Any]

@@ -35,12 +35,13 @@ from curation.phantom.polyps import lay_out
 from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
 from curation.subsets.config import SelectConfig
-from training.evaluation.evaluate import EvaluateConfig, find_sources, prepare_all
+from training.evaluation.config import EvaluateConfig
+from training.evaluation.sets import find_sources, prepare_all
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.rank import Settings
-from training.segmentation.finetune import FinetuneConfig
+from training.pretraining.recipe import Settings
+from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
 from tune.resources import shares

@@ -35,8 +35,8 @@ from curation.store import schema
 from curation.store.directory import RunDirectory
 from curation.store.markers import Step
 from curation.subsets.config import SelectConfig
-from training.pretraining import checkpoint
-from training.segmentation import probes
+from training.pretraining.weights import export_encoder
+from training.segmentation import tokens
 
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
@@ -312,11 +312,11 @@ def encoder_folder() -> Callable[..., Path]:
     """encoder_folder(folder, name, ...): a folder as pre-training leaves it, of an untrained encoder."""
 
     def make(folder: Path, name: str = "a", seed: int = 0, method: str = "meddel", **data: Any) -> Path:
-        weights = probes.load_encoder("random", 32, "test_vit", seed).state_dict()
+        weights = tokens.load_encoder("random", 32, "test_vit", seed).state_dict()
         counts = {"outlier": 0, "duplicate": 0, "over budget": 7, "exact copy": 2, "rejected": 1}
         data = {"subset": name, "ratio": 0.1902, "selection": {"method": method}, "counts": counts} | data
         card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": 12.5}}
-        checkpoint.export_encoder(weights, RunDirectory(str(folder)), card)
+        export_encoder(weights, RunDirectory(str(folder)), card)
         return folder
 
     return make

@@ -19,17 +19,17 @@ from PIL import Image
 from curation.store.directory import RunDirectory
 from training.__main__ import main
 from training.evaluation import benchmark as module
-from training.evaluation.benchmark import BenchmarkConfig, benchmark
-from training.evaluation.evaluate import EvaluateConfig
+from training.evaluation.benchmark import benchmark
+from training.evaluation.config import BenchmarkConfig, EvaluateConfig, FinetuneFlags, finetune_of
 from training.methods.mae import MaeConfig
 from training.methods.method import METHODS
 from training.metrics.intervals import compare
 from training.metrics.normdel import normdel
-from training.pretraining import checkpoint
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.rank import Settings
-from training.segmentation import probes
-from training.segmentation.finetune import FinetuneConfig
+from training.pretraining.recipe import Settings
+from training.pretraining.weights import export_encoder
+from training.segmentation import tokens
+from training.segmentation.config import FinetuneConfig
 
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
 SMALL = FinetuneConfig(epochs=2, batch_size=8, image_size=32, precision="float32", **FAST)
@@ -66,14 +66,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         about = json.loads(Path(settings.what.subset, "subset.json").read_text())
         assert settings.model.seed == settings.what.seed
         asked.append((about["name"], settings.what.seed, settings.length.epochs))
-        weights = probes.load_encoder("random", 32, "test_vit", 100 * len(about["name"]) + settings.what.seed)
+        weights = tokens.load_encoder("random", 32, "test_vit", 100 * len(about["name"]) + settings.what.seed)
         data = {"subset": about["name"], "selection": about["config"]} | {
             key: about[key] for key in ("ratio", "counts")
         }
         card = {"data": data, "recipe": {"encoder": "test_vit"}, "cost": {"epochs": settings.length.epochs}}
         output = RunDirectory(settings.what.output)
         output.write_bytes("cache/part-000000.npy", b"decoded frames")
-        checkpoint.export_encoder(weights.state_dict(), output, card)
+        export_encoder(weights.state_dict(), output, card)
 
     monkeypatch.setattr(module, "pretrain", pretrain)
     return asked
@@ -284,5 +284,5 @@ def test_the_command_line_with_real_pretraining(
 
 
 def test_flags_of_fine_tuning_reach_it() -> None:
-    flags = module.FinetuneFlags(finetune_epochs=3, finetune_frozen=True, seed=4)
-    assert module.finetune_of(flags) == replace(FinetuneConfig(), epochs=3, frozen=True, seed=4)
+    flags = FinetuneFlags(finetune_epochs=3, finetune_frozen=True, seed=4)
+    assert finetune_of(flags) == replace(FinetuneConfig(), epochs=3, frozen=True, seed=4)

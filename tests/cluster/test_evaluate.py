@@ -19,11 +19,14 @@ from PIL import Image
 from training.datasets import folders
 from training.datasets.masks import arrays
 from training.datasets.near_copies import near_pairs, small_copies
-from training.evaluation.evaluate import EncoderConfig, EvaluateConfig, evaluate
+from training.datasets.prepared import Pairs
+from training.evaluation.config import EncoderConfig, EvaluateConfig
+from training.evaluation.evaluate import evaluate
+from training.metrics import iou
 from training.metrics.intervals import compare
 from training.metrics.normdel import normdel
-from training.segmentation import finetune, probes
-from training.segmentation.finetune import FinetuneConfig, Pairs
+from training.segmentation import finetune, model, probes, tokens
+from training.segmentation.config import FinetuneConfig
 
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8, "head_width": 32, "patience": 0}
 SMALL = FinetuneConfig(epochs=3, batch_size=4, image_size=32, precision="float32", **FAST)
@@ -93,11 +96,11 @@ def test_rows_are_those_of_fine_tuning_by_hand(done: tuple[Path, pa.Table], poly
         assert list(rows) == [1, 2, 3]
         best, expected = -1.0, 0
         with one_thread():
-            loaded = probes.load_encoder(str(encoder), 32)
+            loaded = tokens.load_encoder(str(encoder), 32)
             for epoch in finetune.finetune(loaded, train, validation, replace(SMALL, seed=seed)):
                 if epoch.metrics["validation_iou"] > best:
                     best, expected = epoch.metrics["validation_iou"], epoch.number
-                ious = probes.image_ious(finetune.predict(epoch.model, test.images), test.masks)
+                ious = iou.image_ious(model.predict(epoch.model, test.images), test.masks)
                 assert rows[epoch.number]["miou"] == pytest.approx(ious.mean(), abs=1e-12)
                 if rows[epoch.number]["final"]:
                     np.testing.assert_allclose(rows[epoch.number]["image_iou"], ious, atol=1e-12)
@@ -242,10 +245,10 @@ def test_probes_run_once_and_are_those_of_the_library(
     table = evaluate(*ask(tmp_path, probe=way))
     [row] = table.to_pylist()
     train, test = part(polyps, "train"), unseen(polyps)
-    loaded = probes.load_encoder(str(encoder), 32)
-    known, asked = (torch.cat(list(probes.encode(loaded, one.images, "float32"))) for one in (train, test))
+    loaded = tokens.load_encoder(str(encoder), 32)
+    known, asked = (torch.cat(list(tokens.encode(loaded, one.images, "float32"))) for one in (train, test))
     found = (probes.linear_probe if way == "linear" else probes.neighbour_probe)(known, train.masks, asked, SIZE)
-    np.testing.assert_allclose(row["image_iou"], probes.image_ious(found, test.masks), atol=0.02)
+    np.testing.assert_allclose(row["image_iou"], iou.image_ious(found, test.masks), atol=0.02)
     assert (row["seed"], row["epoch"], row["final"]) == (0, 0, True)
 
 

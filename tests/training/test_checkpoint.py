@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from curation.store.directory import RunDirectory
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig, MaeMethod
-from training.pretraining import checkpoint
+from training.pretraining import checkpoint, weights
 
 SMALL = MaeConfig(encoder="vit_tiny_patch16_224", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
 
@@ -58,14 +58,14 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pyte
 
 def test_an_exported_encoder_is_plain_timm_and_begins_another_training(run: RunDirectory, tmp_path: Path) -> None:
     source = method(seed=1)
-    checkpoint.export_encoder(source.encoder.state_dict(), run, {"name": "a"})
+    weights.export_encoder(source.encoder.state_dict(), run, {"name": "a"})
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(run.read_bytes("encoder.safetensors"))
     plain = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
     plain.load_state_dict(load_file(path), strict=True)
     assert run.read_json("card.json") == {"name": "a"}
     target = method(seed=2)
-    checkpoint.initialise_from(target, str(path), target.config)
+    weights.initialise_from(target, str(path), target.config)
     for name, value in source.encoder.state_dict().items():
         assert torch.equal(value, target.encoder.state_dict()[name]), name
 
@@ -73,9 +73,9 @@ def test_an_exported_encoder_is_plain_timm_and_begins_another_training(run: RunD
 def test_weights_of_another_image_size_get_a_resampled_position_table(tmp_path: Path) -> None:
     source = method(image_size=64)
     run = RunDirectory(str(tmp_path))
-    checkpoint.export_encoder(source.encoder.state_dict(), run, {})
+    weights.export_encoder(source.encoder.state_dict(), run, {})
     target = method()
-    checkpoint.initialise_from(target, f"{run.root}/encoder.safetensors", target.config)
+    weights.initialise_from(target, f"{run.root}/encoder.safetensors", target.config)
     assert target.encoder.pos_embed.shape == (1, 5, 192)
     assert torch.equal(target.encoder.blocks[3].mlp.fc1.weight, source.encoder.blocks[3].mlp.fc1.weight)
 
@@ -85,17 +85,17 @@ def test_a_timm_name_brings_timms_weights(tmp_path: Path) -> None:
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=32)
     save_for_hf(theirs, tmp_path, safe_serialization=True)
     target = method()
-    checkpoint.initialise_from(target, f"local-dir:{tmp_path}", target.config)
+    weights.initialise_from(target, f"local-dir:{tmp_path}", target.config)
     for name, value in target.encoder.state_dict().items():
         assert torch.equal(value, theirs.state_dict()[name]), name
 
 
 def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     run = RunDirectory(str(tmp_path))
-    checkpoint.export_encoder(method().encoder.state_dict(), run, {})
+    weights.export_encoder(method().encoder.state_dict(), run, {})
     path = f"{run.root}/encoder.safetensors"
     wide = method(encoder="vit_small_patch16_224")
     with pytest.raises(ValueError, match=r"do not fit the encoder vit_small_patch16_224.*\(192,\), expected \(384,\)"):
-        checkpoint.initialise_from(wide, path, wide.config)
+        weights.initialise_from(wide, path, wide.config)
     with pytest.raises(ValueError, match="weights file no-such-thing does not exist"):
-        checkpoint.initialise_from(wide, "no-such-thing", wide.config)
+        weights.initialise_from(wide, "no-such-thing", wide.config)

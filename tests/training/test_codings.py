@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 
 from curation.store.directory import RunDirectory
-from training.datasets import codings, folders
+from training.datasets import codings, folders, prepared
 from training.datasets.masks import resize_mask
 from training.datasets.near_copies import near_pairs, small_copies
 from training.datasets.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
 from training.metrics import iou
-from training.segmentation import finetune, probes
+from training.segmentation import finetune, model, probes
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.tokens import load_encoder
 
 Pixels = npt.NDArray[Any]
 SIDE, NUMBER = 32, 12
@@ -238,18 +240,18 @@ def test_loss_gradient_and_scores_are_blind_to_open_pixels() -> None:
         logits = torch.randn(2, outputs, 8, 8, generator=generator, requires_grad=True)
         masks = torch.randint(0, max(2, outputs), (2, 8, 8), generator=generator).to(torch.uint8)
         masks[:, :, 5:] = codings.IGNORED
-        loss = finetune.segmentation_loss(logits, masks)
+        loss = model.segmentation_loss(logits, masks)
         torch.autograd.backward(loss)
         assert logits.grad is not None
         assert not logits.grad[..., 5:].any()
         assert logits.grad[..., :5].abs().min() > 0
-        torch.testing.assert_close(loss, finetune.segmentation_loss(logits[..., :5], masks[..., :5]))
-        nothing = finetune.segmentation_loss(logits, torch.full_like(masks, codings.IGNORED))
+        torch.testing.assert_close(loss, model.segmentation_loss(logits[..., :5], masks[..., :5]))
+        nothing = model.segmentation_loss(logits, torch.full_like(masks, codings.IGNORED))
         assert float(nothing.detach()) == 0
     found = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype(np.uint8)
     truth = masks.numpy().clip(0, 1) + 254 * (masks.numpy() == codings.IGNORED).astype(np.uint8)
     assert np.array_equal(iou.count(found, truth, ignored=255), iou.count(found[..., :5], truth[..., :5]))
-    assert np.array_equal(probes.image_ious(found, truth), probes.image_ious(found[..., :5], truth[..., :5]))
+    assert np.array_equal(iou.image_ious(found, truth), iou.image_ious(found[..., :5], truth[..., :5]))
     with pytest.raises(ValueError, match="prediction holds values 0 to 255"):
         iou.count(truth, found, ignored=255)
 
@@ -276,12 +278,12 @@ def test_a_fine_tuned_model_does_not_see_what_is_open() -> None:
     images = rng.integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     masks = np.stack([disc(number) for number in range(4)]).astype(np.uint8)
     masks[:, :, 20:] = codings.IGNORED
-    config = finetune.FinetuneConfig(epochs=2, batch_size=4, image_size=SIDE, head_width=8, precision="float32")
-    encoder = probes.load_encoder("random", SIDE, "test_vit")
-    epochs = list(finetune.finetune(encoder, finetune.Pairs(images, masks), finetune.Pairs(images, masks), config))
+    config = FinetuneConfig(epochs=2, batch_size=4, image_size=SIDE, head_width=8, precision="float32")
+    encoder = load_encoder("random", SIDE, "test_vit")
+    epochs = list(finetune.finetune(encoder, prepared.Pairs(images, masks), prepared.Pairs(images, masks), config))
     assert epochs[-1].model.outputs == 1  # 255 is no class
-    found = finetune.predict(epochs[-1].model, images)
-    expected = probes.image_ious(found[:, :, :20], masks[:, :, :20]).mean()
+    found = model.predict(epochs[-1].model, images)
+    expected = iou.image_ious(found[:, :, :20], masks[:, :, :20]).mean()
     assert epochs[0].metrics["validation_iou"] <= expected
     assert np.isfinite(epochs[-1].metrics["loss"])
 

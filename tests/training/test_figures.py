@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from curation.store.directory import RunDirectory
-from training.reporting import figures, results
+from training.reporting import figures, results, style
 from training.reporting.matrix import matrix
 
 SUBSETS = [("random", 0.2), ("meddel", 0.2), ("meddel", 0.05), ("full", 1.0)]
@@ -43,7 +43,7 @@ TABLE = results.table(rows())
 
 def texts(figure: Figure) -> set[str]:
     """All text of the SVG."""
-    root = ET.fromstring(figures.render(figure, "svg"))
+    root = ET.fromstring(style.render(figure, "svg"))
     return {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
@@ -112,14 +112,14 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
 @pytest.mark.parametrize("draw", [figures.curves, figures.boxes, matrix])
 def test_files_have_the_size_and_are_equal_twice(draw: Any, tmp_path: Path) -> None:
     folder = RunDirectory(str(tmp_path))
-    figures.write(draw(TABLE), folder, "once")
-    figures.write(draw(results.table(rows()[::-1])), folder, "again")  # whatever the rows' order
+    style.write(draw(TABLE), folder, "once")
+    style.write(draw(results.table(rows()[::-1])), folder, "again")  # whatever the rows' order
     for kind in ("png", "svg"):
         content = (tmp_path / f"once.{kind}").read_bytes()
         assert content == (tmp_path / f"again.{kind}").read_bytes()
     figure = draw(TABLE)
-    for dpi in (figures.DPI, 40):
-        with Image.open(io.BytesIO(figures.render(figure, "png", dpi))) as image:
+    for dpi in (style.DPI, 40):
+        with Image.open(io.BytesIO(style.render(figure, "png", dpi))) as image:
             image.load()
             assert image.format == "PNG"
             assert image.size == tuple(int(dpi * inches) for inches in figure.get_size_inches())
@@ -173,7 +173,7 @@ def test_the_matrix_holds_means_of_final_rows() -> None:
 
 
 def test_panels_fill_even_rows() -> None:
-    assert [axis.get_subplotspec().get_gridspec().get_geometry() for axis in figures.grid(4, 3)[1]] == [(2, 2)] * 4
-    figure, axes = figures.grid(8, 3)
+    assert [axis.get_subplotspec().get_gridspec().get_geometry() for axis in style.grid(4, 3)[1]] == [(2, 2)] * 4
+    figure, axes = style.grid(8, 3)
     assert axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 3)
     assert len(figure.axes) == len(axes) == 8

@@ -13,6 +13,7 @@ from training.loader.decoded import Frames
 from training.loader.order import Rank
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.method import NotFiniteError
 from training.pretraining import checkpoint, loop
 from training.pretraining.config import LengthConfig, OptimiserConfig
 
@@ -135,7 +136,7 @@ def test_what_is_no_number_stops_before_it_changes_a_weight(frames: Frames, part
     else:
         method.module.decoder.pred.bias.register_hook(lambda gradient: gradient * float("inf"))
     before = copy.deepcopy(method.encoder.state_dict())
-    with pytest.raises(loop.NotFiniteError, match=rf"stopped at update 1 .*{part}.*frame-") as caught:
+    with pytest.raises(NotFiniteError, match=rf"stopped at update 1 .*{part}.*frame-") as caught:
         next(loop.train(method, frames, plan(), Rank(), same))
     order = plan().order(len(frames))
     named = [name for draw in range(4) for name in frames.names(order.rows(0, draw))]

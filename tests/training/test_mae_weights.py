@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from training.methods import mae
 from training.methods.augment import Augmentation
-from training.pretraining import checkpoint
+from training.pretraining import weights
 
 Config = Callable[..., mae.MaeConfig]
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
@@ -110,12 +110,12 @@ def test_published_checkpoints_load(mae_config: Config, images_and_noise: Draw, 
         torch.save(state, path)
         method = mae.MaeMethod(mae_config(seed=4), Augmentation())
         assert method.module(images, noise) != model(images, noise)
-        checkpoint.initialise_from(method, path, method.config)
+        weights.initialise_from(method, path, method.config)
         assert torch.equal(method.module(images, noise), model(images, noise))
     torch.save(theirs, path)
     method = mae.MaeMethod(mae_config(seed=4), Augmentation())
     assert method.mean == (0.5, 0.5, 0.5)  # timm's for the name
-    checkpoint.initialise_from(method, path, method.config)
+    weights.initialise_from(method, path, method.config)
     assert (method.mean, method.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # those of all published MAEs
 
 

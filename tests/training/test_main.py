@@ -13,10 +13,10 @@ from training import __main__ as command_line
 from training.__main__ import COMMANDS, main
 from training.datasets import folders
 from training.datasets.catalogue import LAYOUTS
-from training.evaluation.benchmark import FinetuneFlags, finetune_of
+from training.evaluation.config import FinetuneFlags, finetune_of
 from training.metrics.normdel import normdel
 from training.pretraining.config import LengthConfig
-from training.segmentation.finetune import FinetuneConfig
+from training.segmentation.config import FinetuneConfig
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

@@ -17,7 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from training.methods.mae import MaeConfig, MaskedAutoencoder
+from training.metrics import iou
 from training.segmentation import probes
+from training.segmentation.tokens import encode, input_size, load_encoder
 
 SIZE = 32
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,9 +34,9 @@ def noise(count: int, size: int = SIZE, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3"])
 def test_tokens_are_plain_timm_s_of_normalised_pixels(name: str) -> None:
-    encoder = probes.load_encoder("random", SIZE, name)
+    encoder = load_encoder("random", SIZE, name)
     images = noise(5)
-    found = torch.cat(list(probes.encode(encoder, images, "float32", batch=2)))
+    found = torch.cat(list(encode(encoder, images, "float32", batch=2)))
     mean, std = (torch.tensor(encoder.pretrained_cfg[each])[:, None, None] for each in ("mean", "std"))
     pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
     with torch.no_grad():
@@ -44,12 +46,12 @@ def test_tokens_are_plain_timm_s_of_normalised_pixels(name: str) -> None:
 
 
 def test_images_of_another_size_are_scaled() -> None:
-    encoder = probes.load_encoder("random", SIZE, "test_vit")
+    encoder = load_encoder("random", SIZE, "test_vit")
     small = np.full((2, SIZE, SIZE, 3), 90, np.uint8)
     large = np.full((2, 50, 50, 3), 90, np.uint8)
-    first, second = (torch.cat(list(probes.encode(encoder, each, "float32"))) for each in (small, large))
+    first, second = (torch.cat(list(encode(encoder, each, "float32"))) for each in (small, large))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
-    assert next(probes.encode(encoder, small, "bfloat16")).dtype == torch.bfloat16
+    assert next(encode(encoder, small, "bfloat16")).dtype == torch.bfloat16
 
 
 def test_a_pretrained_folder_loads_at_another_size(tmp_path: Path) -> None:
@@ -58,29 +60,29 @@ def test_a_pretrained_folder_loads_at_another_size(tmp_path: Path) -> None:
     ).encoder
     save_file({name: value.contiguous() for name, value in made.state_dict().items()}, tmp_path / "encoder.safetensors")
     (tmp_path / "card.json").write_text(json.dumps({"recipe": {"encoder": "test_vit", "image_size": 64}}))
-    same, other = (probes.load_encoder(str(tmp_path), size) for size in (64, SIZE))
+    same, other = (load_encoder(str(tmp_path), size) for size in (64, SIZE))
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in same.state_dict().items())
     assert other.pos_embed.shape == (1, 5, 64)
     expected = timm.layers.resample_abs_pos_embed(made.pos_embed.data, [2, 2], num_prefix_tokens=1)
     torch.testing.assert_close(other.pos_embed.data, expected)
-    assert probes.input_size(other) == SIZE
-    by_file = probes.load_encoder(str(tmp_path / "encoder.safetensors"), 64, "test_vit")
+    assert input_size(other) == SIZE
+    by_file = load_encoder(str(tmp_path / "encoder.safetensors"), 64, "test_vit")
     assert torch.equal(by_file.blocks[0].mlp.fc1.weight, made.blocks[0].mlp.fc1.weight)
 
 
 def test_an_encoder_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder without encoder\.safetensors and card\.json"):
-        probes.load_encoder(str(tmp_path), SIZE)
+        load_encoder(str(tmp_path), SIZE)
     with pytest.raises(ValueError, match="is not named"):
-        probes.load_encoder(str(tmp_path / "x.safetensors"), SIZE)
+        load_encoder(str(tmp_path / "x.safetensors"), SIZE)
     with pytest.raises(ValueError, match="does not exist"):
-        probes.load_encoder(str(tmp_path / "x.safetensors"), SIZE, "test_vit")
+        load_encoder(str(tmp_path / "x.safetensors"), SIZE, "test_vit")
     with pytest.raises(ValueError, match="not a multiple of the encoder's patch, 16; use 32"):
-        probes.load_encoder("random", 40, "test_vit")
+        load_encoder("random", 40, "test_vit")
 
 
 def test_the_seed_draws_a_random_encoder() -> None:
-    first, again, other = (probes.load_encoder("random", SIZE, "test_vit", seed) for seed in (1, 1, 2))
+    first, again, other = (load_encoder("random", SIZE, "test_vit", seed) for seed in (1, 1, 2))
     assert torch.equal(first.patch_embed.proj.weight, again.patch_embed.proj.weight)
     assert not torch.equal(first.patch_embed.proj.weight, other.patch_embed.proj.weight)
 
@@ -225,7 +227,7 @@ def test_masks_that_do_not_fit_are_told() -> None:
 def test_ious_of_degenerate_masks() -> None:
     truth = np.array([[[0, 0]], [[1, 1]], [[0, 0]], [[1, 0]], [[1, 2]], [[2, 2]]], np.uint8)
     found = np.array([[[0, 0]], [[1, 1]], [[1, 0]], [[1, 1]], [[1, 1]], [[2, 1]]], np.uint8)
-    np.testing.assert_allclose(probes.image_ious(found, truth), [1, 1, 0, 0.5, 0.25, 0.25])
+    np.testing.assert_allclose(iou.image_ious(found, truth), [1, 1, 0, 0.5, 0.25, 0.25])
 
 
 # Sources

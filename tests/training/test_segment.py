@@ -11,10 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.datasets.prepared import Pairs
 from training.loader.order import draw_generator
 from training.methods.augment import Augmentation
-from training.segmentation import finetune, probes
-from training.segmentation.finetune import FinetuneConfig, Pairs
+from training.segmentation import finetune
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.model import SegmentationModel, predict, segmentation_loss
+from training.segmentation.tokens import load_encoder, whole
 
 SIZE = 32
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8}
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def encoder() -> Any:
-    return probes.load_encoder("random", SIZE, "test_vit")
+    return load_encoder("random", SIZE, "test_vit")
 
 
 def config(**values: Any) -> FinetuneConfig:
@@ -82,13 +85,13 @@ def test_the_loss_is_what_it_says_by_hand(outputs: int) -> None:
                     sums[label][1] += chances[label] + (truth == label)
         dice += [1 - (2 * both + 1) / (total + 1) for both, total in sums.values()]
     expected = sum(entropy) / len(entropy) + sum(dice) / len(dice)
-    found = finetune.segmentation_loss(torch.from_numpy(logits), torch.from_numpy(masks))
+    found = segmentation_loss(torch.from_numpy(logits), torch.from_numpy(masks))
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_sure_and_right_prediction_costs_nothing() -> None:
     masks = torch.tensor([[[0, 1], [1, 0]]])
-    assert float(finetune.segmentation_loss((masks * 2.0 - 1)[:, None] * 50, masks)) == pytest.approx(0, abs=1e-6)
+    assert float(segmentation_loss((masks * 2.0 - 1)[:, None] * 50, masks)) == pytest.approx(0, abs=1e-6)
 
 
 # Image and mask together
@@ -145,10 +148,10 @@ def test_crops_differ_and_a_seed_repeats_them() -> None:
 def test_it_learns_bright_squares(encoder: Any) -> None:
     train, validation, unseen = squares(96, 0), squares(16, 1), squares(32, 2)
     chosen = config(epochs=30, **FAST)
-    before = finetune.SegmentationModel(encoder, 1, chosen)
-    untrained = finetune.image_ious(finetune.predict(before, unseen.images), unseen.masks).mean()
+    before = SegmentationModel(encoder, 1, chosen)
+    untrained = finetune.image_ious(predict(before, unseen.images), unseen.masks).mean()
     epochs, _ = trained(encoder, train, validation, chosen)
-    found = finetune.predict(epochs[-1].model, unseen.images, batch=5)
+    found = predict(epochs[-1].model, unseen.images, batch=5)
     assert found.dtype == np.uint8
     assert found.shape == unseen.masks.shape
     assert untrained < 0.4
@@ -160,7 +163,7 @@ def test_it_learns_bright_squares(encoder: Any) -> None:
 def test_it_tells_two_classes_apart(encoder: Any) -> None:
     epochs, _ = trained(encoder, squares(96, 0, 2), squares(16, 1, 2), config(epochs=20, **FAST))
     unseen = squares(32, 2, 2)
-    found = finetune.predict(epochs[-1].model, unseen.images)
+    found = predict(epochs[-1].model, unseen.images)
     assert epochs[-1].model.outputs == 3
     assert finetune.image_ious(found, unseen.masks).mean() > 0.6
 
@@ -215,14 +218,14 @@ def test_a_frozen_encoder_keeps_its_weights_and_a_free_one_does_not(encoder: Any
 def test_cached_tokens_are_those_computed_anew(encoder: Any, vertical: float, horizontal: float) -> None:
     train = squares(6, 0, 2, size=40)
     chosen = Augmentation(scale=(1, 1), ratio=(1, 1), vertical_flip=vertical, horizontal_flip=horizontal)
-    model = finetune.SegmentationModel(encoder, 1, config())
+    model = SegmentationModel(encoder, 1, config())
     draw = finetune.cached(model, train, chosen)
     for update in range(5):
         rows = np.array([5, 2, 2, 0])
         tokens, masks = draw(rows, draw_generator(0, update, 0))
         flips = torch.rand(2, 4, generator=draw_generator(0, update, 0)) < torch.tensor([[vertical], [horizontal]])
         for place, row in enumerate(rows):
-            view = probes.whole(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
+            view = whole(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
             [token], [mask] = finetune.cropped(model, train, view)(np.array([row]), torch.Generator())
             torch.testing.assert_close(tokens[place], token.detach(), rtol=1e-4, atol=1e-4)
             assert torch.equal(masks[place], mask)
@@ -232,7 +235,7 @@ def test_frozen_learns_too_and_predicts_from_images_as_from_tokens(encoder: Any)
     train, validation = squares(32, 0, size=40), squares(8, 1, size=40)
     epochs, _ = trained(encoder, train, validation, config(epochs=60, frozen=True, **FAST))
     best = max(each.metrics["validation_iou"] for each in epochs)
-    found = finetune.predict(epochs[-1].model, validation.images)
+    found = predict(epochs[-1].model, validation.images)
     assert found.shape == validation.masks.shape
     assert finetune.image_ious(found, validation.masks).mean() == pytest.approx(best, abs=0.01)
     assert best > epochs[0].metrics["validation_iou"] + 0.1

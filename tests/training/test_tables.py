@@ -15,7 +15,7 @@ from curation.store.directory import RunDirectory
 from training.metrics import iou
 from training.metrics.intervals import Bootstrap, estimate_values
 from training.metrics.normdel import normdel
-from training.reporting import results, tables
+from training.reporting import markdown, results, tables
 
 RATIO = {"meddel-20": 0.2, "random-20": 0.2, "meddel-5": 0.05, "full": 1.0, "scratch": None}
 
@@ -170,7 +170,7 @@ def test_tables_and_results_survive_the_disk(tmp_path: Path) -> None:
     folder.write_table("results.parquet", table)
     assert results.checked(folder.read_table("results.parquet")).equals(table)
     report = tables.length_table(table)
-    tables.write(report, folder, "table_4")
+    markdown.write(report, folder, "table_4")
     assert (tmp_path / "table_4.md").read_text(encoding="utf-8") == report.markdown
     assert (tmp_path / "table_4.csv").read_text(encoding="utf-8") == report.csv
 

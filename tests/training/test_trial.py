@@ -15,8 +15,10 @@ from curation.store.directory import RunDirectory
 from training.datasets import folders
 from training.datasets.prepared import PreparedSet, pairs, prepare
 from training.evaluation import benchmark, evaluate, finetuned
+from training.evaluation.config import EvaluateConfig
 from training.evaluation.run import Subject, Trial, carry_out, subject_of
-from training.segmentation.finetune import FinetuneConfig
+from training.evaluation.sets import find_sources, prepare_all
+from training.segmentation.config import FinetuneConfig
 
 CONFIG = FinetuneConfig(
     epochs=2, batch_size=4, image_size=32, precision="float32", learning_rate=4e-3, layer_decay=1.0, head_cells=8
@@ -89,10 +91,10 @@ def test_what_is_in_no_part_is_told(
         copy = here / "train" / "images" / f"train{number}.png"
         copy.write_bytes((here / part / "images" / f"{part}0.png").read_bytes())
     monkeypatch.setattr(evaluate.engine, "stream", lambda _, calls, **__: [prepare(*call) for call in calls])
-    config = evaluate.EvaluateConfig(
+    config = EvaluateConfig(
         output="unused", dataset=(f"here:generic={here}", f"other:generic={other}"), decoded_size=40
     )
-    sets = evaluate.prepare_all(RunDirectory(str(tmp_path / "run")), evaluate.find_sources(config), config)
+    sets = prepare_all(RunDirectory(str(tmp_path / "run")), find_sources(config), config)
     assert [sets[0].names[row] for row in sets[0].left_out] == ["train/train0", "train/train1"]
     rows = [benchmark.counted(one) for one in sets]
     assert [(row.train, row.validation, row.test, row.left_out) for row in rows] == [(6, 4, 6, 2), (8, 4, 6, 0)]

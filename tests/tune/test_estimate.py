@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.segmentation.finetune import FinetuneConfig
+from training.segmentation.config import FinetuneConfig
 from tune.course import Sweep
 from tune.estimate import Speed, hours
 from tune.resources import Shares

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.pretraining.checkpoint import located
+from training.pretraining.weights import located
 from tune.course import Sweep
 from tune.resources import Shares
 from tune.sweep import job_of

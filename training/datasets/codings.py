@@ -31,6 +31,7 @@ from curation.options import require
 
 Kind = Literal["known", "auto", "binary", "classes", "alpha"]
 Code = float | tuple[int, ...]
+UInt8 = npt.NDArray[np.uint8]
 
 IGNORED = 255  # in arrays: a pixel that is neither learned from nor counted
 THRESHOLD = 127
@@ -259,3 +260,8 @@ def decode(samples: Samples, coding: Coding) -> Pixels:
 def marked(inside: npt.NDArray[np.bool_], left: npt.NDArray[np.bool_]) -> Pixels:
     """Return 1 inside, IGNORED where left out, else 0."""
     return np.where(left, np.uint8(IGNORED), inside.astype(np.uint8))
+
+
+def highest_class(masks: UInt8) -> int:
+    """Return the highest class of masks; IGNORED is none."""
+    return int(masks.max(initial=0, where=masks != IGNORED))

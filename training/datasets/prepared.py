@@ -12,19 +12,39 @@ from typing import Any
 
 import numpy as np
 
-from curation.options import digest
+from curation.options import digest, require
 from curation.sources.reader import content_hash
 from curation.store.directory import RunDirectory
 from training.datasets import splits
-from training.datasets.codings import IGNORED, Kind
+from training.datasets.codings import IGNORED, Kind, UInt8
 from training.datasets.folders import GENERIC, Dataset, shown
 from training.datasets.masks import READING, coding_of, read_mask, square_image
 from training.datasets.near_copies import near_pairs, small_copies
-from training.segmentation.finetune import Pairs
 
 Rows = tuple[int, ...]
 
 MAX_FAULTS = 0.1  # share of a set's images that may be left out
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images uint8 [N, S0, S0, 3] and their masks uint8 [N, S0, S0]: 0 for background, classes from 1, IGNORED."""
+
+    images: UInt8
+    masks: UInt8
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        require(
+            len(shape) == 4 and shape[0] > 0 and shape[1] == shape[2] and shape[3] == 3,
+            f"images are {shape}; expected some squares in colour, [N, S0, S0, 3]; scale them to one size",
+        )
+        require(
+            self.masks.shape == shape[:3],
+            f"masks are {self.masks.shape} for images {shape}; expected {shape[:3]}, a mask of its size each",
+        )
+        types = str(self.images.dtype), str(self.masks.dtype)
+        require(types == ("uint8", "uint8"), f"images are {types[0]}, masks {types[1]}; expected uint8")
 
 
 @dataclass(frozen=True)

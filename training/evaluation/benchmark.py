@@ -3,80 +3,31 @@
 Nothing is trained twice: pre-trainings and fine-tunings are kept below the output by the hash of all that shapes them.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 
 from curation.engine import resources
 from curation.engine.connect import connect
-from curation.options import digest, flags_of, option, require
+from curation.options import digest, require
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import absolute
 from training.datasets.prepared import PreparedSet
-from training.evaluation.evaluate import (
-    EvaluateConfig,
-    chosen_precision,
-    find_sources,
-    prepare_all,
-    record_precision,
-    report,
-    trials,
-    try_all,
-)
+from training.evaluation.config import BenchmarkConfig, EvaluateConfig
 from training.evaluation.run import subject_of
+from training.evaluation.sets import find_sources, prepare_all
+from training.evaluation.trials import chosen_precision, record_precision, report, trials, try_all
 from training.loader.subset import Subset, read_subset
-from training.pretraining.checkpoint import located
 from training.pretraining.config import LENGTHS, LengthConfig
 from training.pretraining.pretrain import plan_of, pretrain
-from training.pretraining.rank import Settings
-from training.reporting import figures, results, tables
+from training.pretraining.recipe import Settings
+from training.pretraining.weights import located
+from training.reporting import figures, markdown, results, style, tables
 from training.reporting.comparisons import comparisons
 from training.reporting.matrix import matrix
-from training.segmentation.finetune import FinetuneConfig
-
-SHARED = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
-    """What is compared."""
-
-    subset: tuple[str, ...] = option(
-        "A subset's folder, RUN/subsets/NAME, to pre-train on. Give it again for more, a random and the full one too: "
-        "each is compared with random of its ratio and with full.",
-        (),
-    )
-    more_lengths: tuple[float, ...] = option(
-        "A further length of pre-training, in the unit of the one that is given (--equal-compute-to, --epochs, ...): "
-        "table 4 shows mIoU by length. Repeatable.",
-        (),
-    )
-
-    def __post_init__(self) -> None:
-        require(len(self.subset) > 0, "no subset given; name at least one with --subset RUN/subsets/NAME")
-        wrong = [length for length in self.more_lengths if length <= 0]
-        require(not wrong, f"more_lengths holds {wrong}; each must be above 0")
-
-
-def prefixed(name: str) -> str:
-    """The flag's name of a field of FinetuneConfig: finetune_ before it, unless pre-training shares it."""
-    return name if name in SHARED else f"finetune_{name}"
-
-
-FinetuneFlags: type[Any] = flags_of("FinetuneFlags", FinetuneConfig, prefixed)
-
-
-def finetune_of(flags: Any) -> FinetuneConfig:
-    """The config that FinetuneFlags stand for. ValueError for a value that it refuses."""
-    values = {field.name: getattr(flags, prefixed(field.name)) for field in dataclasses.fields(FinetuneConfig)}
-    try:
-        return FinetuneConfig(**values)
-    except ValueError as error:
-        raise ValueError(f"in the flags of fine-tuning (--finetune-...): {error}") from error
+from training.segmentation.config import FinetuneConfig
 
 
 def benchmark(
@@ -208,21 +159,21 @@ def counted(one: PreparedSet) -> tables.DatasetRow:
 
 def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
     """Write the paper's tables and figures of our results; return those that could not be made, and why."""
-    tables.write(tables.datasets_table([counted(one) for one in sets]), run, "table2")
-    tables.write(tables.ratio_table(table, beside_paper=True), run, "table3")
+    markdown.write(tables.datasets_table([counted(one) for one in sets]), run, "table2")
+    markdown.write(tables.ratio_table(table, beside_paper=True), run, "table3")
     final, missing = results.final_rows(table).to_pylist(), []
     same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
     if any(row["ratio_nominal"] in tables.TABLE_4_RATIOS for row in same):
-        tables.write(tables.length_table(table), run, "table4")
+        markdown.write(tables.length_table(table), run, "table4")
     else:
         missing.append(("table4", "no subset's nominal ratio is 20 % or 33 %, or no set has a test part of its own"))
     for name, draw in (("figure3", figures.curves), ("figure4", figures.boxes)):
         try:
-            figures.write(draw(table), run, name)
+            style.write(draw(table), run, name)
         except ValueError as error:
             missing.append((name, str(error)))
     if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
-        figures.write(matrix(table), run, "figure6")
+        style.write(matrix(table), run, "figure6")
     else:
         missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
     return missing

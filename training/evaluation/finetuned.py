@@ -11,9 +11,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from curation.store.directory import RunDirectory
 from training.datasets.codings import IGNORED
+from training.datasets.prepared import Pairs
 from training.metrics import iou
 from training.reporting import results
-from training.segmentation.finetune import FinetuneConfig, Pairs, SegmentationModel, finetune, predict
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.finetune import finetune
+from training.segmentation.model import SegmentationModel, predict
 
 FOLDER = "models"
 

@@ -26,15 +26,17 @@ from curation.engine.chips import chip
 from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.codings import IGNORED
-from training.datasets.prepared import PreparedSet, Rows, pairs
+from training.datasets.prepared import Pairs, PreparedSet, Rows, pairs
 from training.evaluation import finetuned as learned
 from training.evaluation.finetuned import Learned, Lesson
 from training.metrics import iou
 from training.metrics.normdel import nominal_ratio
 from training.reporting import results
-from training.segmentation.finetune import FinetuneConfig, Pairs, predict
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.model import predict
 from training.segmentation.outlines import overlay_sheet
-from training.segmentation.probes import encode, linear_probe, load_encoder, neighbour_probe
+from training.segmentation.probes import linear_probe, neighbour_probe
+from training.segmentation.tokens import encode, load_encoder
 
 VERSION = 4  # raised whenever the same inputs would give other results
 UNCHOSEN = ("outlier", "duplicate", "over budget")  # why a frame that can be used is not in a subset

@@ -64,3 +64,7 @@ METHODS: dict[str, Kind] = {
     "mae": Kind(MaeConfig, Augmentation, MaeMethod),
     "simclr": Kind(SimclrConfig, SimclrAugmentation, SimclrMethod),
 }
+
+
+class NotFiniteError(ValueError):
+    """A loss or gradient that is no number: the update, and the frames of its batch."""

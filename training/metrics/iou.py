@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from curation.options import require
+from training.datasets.codings import IGNORED, UInt8, highest_class
 from training.metrics.intervals import Bootstrap, Estimate, Statistic, mean_of, resampled
 
 Float64 = npt.NDArray[np.float64]
@@ -166,3 +167,18 @@ def estimate(
     counts_SNC4 = counts_SNC4[None] if counts_SNC4.ndim == 3 else counts_SNC4
     check_counts(counts_SNC4)
     return resampled(statistic(counts_SNC4, metric, empty), counts_SNC4.shape[:2], bootstrap or Bootstrap())
+
+
+def image_ious(found: UInt8, truth: UInt8) -> npt.NDArray[np.float64]:
+    """Return the IoU of each image [N]: its mean over the classes found or true there; 1 where there are none.
+
+    Pixels where the truth is IGNORED do not count.
+    """
+    total, known = np.zeros(len(truth)), np.zeros(len(truth))
+    counted = truth != IGNORED
+    for label in range(1, max(int(found.max()), highest_class(truth)) + 1):
+        both = ((found == label) & (truth == label)).sum(axis=(1, 2))
+        either = (counted & ((found == label) | (truth == label))).sum(axis=(1, 2))
+        total += both / np.maximum(either, 1)
+        known += either > 0
+    return np.where(known > 0, total / np.maximum(known, 1), 1.0)

@@ -3,28 +3,14 @@
 A checkpoint is OUTPUT/checkpoints/update-00000500/checkpoint.pt, which appears whole or not at all.
 """
 
-import functools
-import hashlib
-import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
-from curation.embeddings.checkpoints import read_weights
-from curation.embeddings.config import EmbedConfig
-from curation.embeddings.encoder import CARD, WEIGHTS, build, load_into, normalise_by
-from curation.options import require
 from curation.store.directory import RunDirectory
-from training.methods.mae import MaeConfig, decoder_of
-from training.methods.method import Method
-from training.methods.simclr import SimclrConfig
 from training.pretraining.loop import State
 
 FOLDER, CHECKPOINT = "checkpoints", "checkpoint.pt"
@@ -80,73 +66,3 @@ def prune(run: RunDirectory, keep: int) -> None:
     for name in run.folders(FOLDER):
         if re.fullmatch(r"update-\d+", name) and name not in last:
             run.delete_folder(f"{FOLDER}/{name}")
-
-
-def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig) -> None:
-    """Load a weights file, an output folder of ours, or timm's weights by name, into the method's encoder.
-
-    A file may also hold the rest of the method's module, ours or a published MAE's. What fits is told in
-    curation/weights.py; the statistics that come with the weights are those that images are normalised by from then
-    on. ValueError where the encoder does not fit.
-    """
-    encoder, wanted = method.encoder, method.module.state_dict()
-    if (Path(init) / WEIGHTS).is_file():
-        init = str(Path(init) / WEIGHTS)
-    if not Path(init).exists() and known(init):
-        built = build(named(init, config))
-        theirs, ours = built.state_dict(), encoder.state_dict()
-        wrong = [
-            f"{name} is {tuple(theirs[name].shape) if name in theirs else 'not there'}, expected {tuple(each.shape)}"
-            for name, each in ours.items()
-            if name not in theirs or theirs[name].shape != each.shape
-        ]
-        require(
-            not wrong and theirs.keys() == ours.keys(),
-            f"weights {init} do not fit the encoder {config.encoder}: {'; '.join(wrong[:3])}; name the encoder they "
-            "were trained as with --encoder",
-        )
-        encoder.load_state_dict(theirs)
-        encoder.pretrained_cfg = built.pretrained_cfg
-        return
-    checkpoint = read_weights(init)
-    found = load_into(encoder, checkpoint, f"the encoder {config.encoder}")
-    normalise_by(encoder, checkpoint, "auto")
-    rest = decoder_of(checkpoint.tensors, found.prefix)
-    fitting = {name: value for name, value in rest.items() if name in wanted and value.shape == wanted[name].shape}
-    method.module.load_state_dict(fitting, strict=False)
-
-
-def identity(init: str) -> str:
-    """What weights to begin with are, wherever they lie: a file's by the hash of its bytes, others by their name."""
-    path = Path(init)
-    return f"sha256:{file_hash(init, path.stat().st_mtime_ns)}" if path.is_file() else init
-
-
-@functools.lru_cache
-def file_hash(path: str, _modified: int) -> str:
-    """SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def located(init: str) -> str:
-    """Where weights to begin with are, for any process: an absolute path where there is such a file or folder."""
-    return str(Path(init).absolute()) if Path(init).exists() else init
-
-
-def known(name: str) -> bool:
-    """Whether timm has a model of this name, or may find it on the hub."""
-    prefix, colon, _ = name.partition(":")
-    return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
-
-
-def named(init: str, config: MaeConfig | SimclrConfig) -> EmbedConfig:
-    """The config that builds timm's own weights."""
-    return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
-
-
-def export_encoder(encoder: dict[str, Tensor], run: RunDirectory, card: dict[str, Any]) -> None:
-    """Write encoder.safetensors (timm's layout) and card.json: what it was trained on, how, and at what cost."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.items()}
-    run.write_bytes(WEIGHTS, to_safetensors(tensors, metadata={"card": json.dumps(card)}))
-    run.write_json(CARD, card)

@@ -16,16 +16,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.loader.order import Draws, Rank, draw_generator
-from training.methods.method import Method
+from training.methods.method import Method, NotFiniteError
 from training.pretraining.config import LengthConfig, OptimiserConfig
 from training.pretraining.schedule import learning_rate, parameter_groups, peak_learning_rate, warmup_steps
 
 State = dict[str, Any]
 Update = tuple[int, dict[str, float], Callable[[], State]]
-
-
-class NotFiniteError(ValueError):
-    """A loss or gradient that is no number: the update, and the frames of its batch."""
 
 
 class Source(Protocol):

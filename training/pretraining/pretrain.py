@@ -24,11 +24,12 @@ from curation.store.directory import RunDirectory
 from curation.store.filesystems import below
 from training.loader.cache import DECODER_CPUS, feed, kept_bytes
 from training.loader.subset import Subset, read_subset
-from training.pretraining import checkpoint
+from training.pretraining import checkpoint, weights
 from training.pretraining.cost import Cost, flops_per_image
 from training.pretraining.loop import Plan, State
 from training.pretraining.mailbox import Board
-from training.pretraining.rank import Job, Settings, train_rank
+from training.pretraining.rank import train_rank
+from training.pretraining.recipe import Job, Settings
 from training.pretraining.schedule import equal_compute_epochs, total_steps
 
 SETTINGS = "settings.json"
@@ -51,7 +52,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     subset = read_subset(settings.what.subset)
     run = RunDirectory(settings.what.output)
     places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
-    places["init"] = checkpoint.located(settings.what.init)
+    places["init"] = weights.located(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     connect()
     precision = chosen_precision(run, settings.compute.precision)
@@ -83,7 +84,7 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
         if plan.last == plan.total:
             run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
         target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))
-        checkpoint.export_encoder(encoder_of(state), target, card)
+        weights.export_encoder(encoder_of(state), target, card)
     return card
 
 

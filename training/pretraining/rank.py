@@ -1,72 +1,25 @@
 """One rank of Ray Train: the loop of loop.py with its checkpoints, records and progress. pretrain.py starts it."""
 
-import resource
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import prepare_model
 from torch import nn
 
 from curation.cli import cause_of
 from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
-from curation.options import hashed_fields
 from curation.store.directory import RunDirectory
-from training.loader.cache import Feed
-from training.loader.order import Rank, draw_generator
+from training.loader.order import Rank
 from training.loader.subset import read_subset
-from training.methods.method import METHODS, Method
+from training.methods.method import NotFiniteError
 from training.pretraining import checkpoint
-from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.loop import NotFiniteError, Plan, State, train
-from training.pretraining.trackers import Records
-
-PICTURE_DRAW = 2**31  # a draw that no update has: its crops and masks are the same in every picture
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All configs of one training."""
-
-    what: PretrainConfig
-    compute: ComputeConfig
-    record: RecordConfig
-    length: LengthConfig
-    optimiser: OptimiserConfig
-    model: Any
-    augmentation: Any
-
-    def shaping(self) -> dict[str, Any]:
-        """All settings that shape the weights, by name."""
-        parts = (self.what, self.compute, self.length, self.optimiser, self.model, self.augmentation)
-        shaping = {key: value for part in parts for key, value in hashed_fields(part).items()}
-        return shaping | {"init": checkpoint.identity(self.what.init)}
-
-    def method(self) -> Method:
-        """Make the method with its first weights."""
-        made = METHODS[self.what.method].make(self.model, self.augmentation)
-        if self.what.init != "scratch":
-            checkpoint.initialise_from(made, self.what.init, self.model)
-        return made
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a rank needs to know."""
-
-    settings: Settings
-    plan: Plan
-    feed: Feed
-    board: Any  # handle of a Board
+from training.pretraining.log import Log
+from training.pretraining.loop import State, train
+from training.pretraining.recipe import Job
 
 
 def train_rank(given: dict[str, Any]) -> None:
@@ -132,116 +85,3 @@ def wrapper(rank: Rank, compiled: bool) -> Callable[[nn.Module], nn.Module]:
         return prepare_model(whole) if rank.ranks > 1 else whole
 
     return wrap
-
-
-class Log:
-    """A rank's records: rows of metrics on all ranks, so that any may go on; all that is written, on rank 0."""
-
-    def __init__(self, job: Job, rank: Rank, run: RunDirectory, state: State | None) -> None:
-        self.job, self.rank, self.run = job, rank, run
-        self.done: int = state["update"] if state else 0
-        self.history: list[dict[str, float]] = state.pop("history") if state else []
-        self.device_seconds: float = state.pop("device_seconds") if state else 0.0
-        self.window: list[dict[str, float]] = state.pop("window") if state else []
-        settings, record = job.settings.shaping(), job.settings.record
-        self.records = Records(run, record.logger, settings, self.done) if rank.number == 0 else None
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.records is not None:
-            self.records.__exit__(*error)
-
-    def add(self, update: int, metrics: dict[str, float]) -> None:
-        """Note an update; every few, a row."""
-        self.done = update
-        self.window.append(metrics)
-        self.device_seconds += metrics["seconds"] * self.rank.ranks
-        if update % self.job.settings.record.log_steps and update != self.job.plan.total:
-            return
-        row = row_of(update, self.window, self.job.plan.length.batch_size)
-        self.history.append(row)
-        self.window = []
-        if self.records is not None:
-            self.records.row(row)
-            self.job.board.show.remote(row)
-
-    def due_for_picture(self, update: int) -> bool:
-        """Whether this rank draws a picture after this update."""
-        steps = self.job.settings.record.picture_steps
-        return self.records is not None and steps > 0 and (update % steps == 0 or update == self.job.plan.total)
-
-    def picture(self, method: Method, source: Any, update: int) -> None:
-        """Draw what the model does to the first frames of the first epoch, always cut and masked alike."""
-        assert self.records is not None
-        count = min(self.job.settings.record.pictures, len(source))
-        order = self.job.plan.order(len(source))
-        places = iter([(0, draw) for draw in range(-(-count // order.size))])
-        pixels = torch.cat(list(source.images(order, places)))[:count].to(self.rank.device)
-        generator = draw_generator(self.job.plan.seed, 0, PICTURE_DRAW)
-        method.module.eval()
-        self.records.picture(method.picture(pixels, generator), update)
-        method.module.train()
-
-    def keep(self, snapshot: Callable[[], State], *, last: bool) -> None:
-        """Keep a checkpoint: written to local disk here, and brought to the output while training goes on."""
-        metrics = self.history[-1] if self.history else {}
-        name, mode = checkpoint.name_of(self.done), CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC
-        if self.rank.number > 0:
-            ray.train.report(metrics, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
-            return
-        assert self.records is not None
-        self.records.publish()
-        folder = tempfile.mkdtemp()
-        own = {"history": self.history, "window": self.window, "device_seconds": self.device_seconds}
-        try:
-            checkpoint.save(snapshot() | own, folder)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.stop(name, error)
-            raise
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=mode,
-            delete_local_checkpoint_after_upload=True,
-            checkpoint_upload_fn=self.upload,
-        )
-
-    def upload(self, local: Checkpoint, name: str) -> Checkpoint:
-        """Bring a checkpoint to the output; called by Ray Train, beside the training."""
-        try:
-            path = checkpoint.upload(local.path, self.run, name)
-        except OSError as error:
-            self.stop(name, error)
-            raise
-        return Checkpoint(path=path, filesystem=self.run.filesystem)
-
-    def stop(self, name: str, error: OSError) -> None:
-        """Tell the driver that a checkpoint could not be written, and what to do."""
-        reason = f"checkpoint {name} could not be written: {error}. The ones before it are whole; make room"
-        ray.get(self.job.board.stop.remote(f"{reason}, and give the same command again"))
-
-
-def row_of(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
-    """A row of metrics.parquet: means over the updates since the last row; memory in GB, of the rank's process."""
-    seconds = sum(metrics["seconds"] for metrics in window)
-    return {
-        "update": update,
-        "loss": float(np.mean([metrics["loss"] for metrics in window])),
-        "gradient_norm": float(np.mean([metrics["gradient_norm"] for metrics in window])),
-        "learning_rate": window[-1]["learning_rate"],
-        "images_per_second": batch * len(window) / seconds,
-        "data_wait_share": sum(metrics["data_s"] for metrics in window) / seconds,
-        "memory_gb": memory_gb(),
-    }
-
-
-def memory_gb() -> float:
-    """The most memory that this process has had so far, in GB: the GPU's where it has one."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

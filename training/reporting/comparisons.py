@@ -11,9 +11,9 @@ import pyarrow as pa
 from training.metrics import iou
 from training.metrics.intervals import Bootstrap, compare
 from training.metrics.normdel import Reading, normdel
-from training.reporting import results, tables
+from training.reporting import markdown, results, tables
+from training.reporting.markdown import Report
 from training.reporting.results import Row
-from training.reporting.tables import Report
 
 COMPARED = ("test_dataset", "train_dataset", "subset", "against", "difference", "low", "high", "p_value", "images")
 SAME_SIZE = 0.1
@@ -43,16 +43,16 @@ def summary(table: pa.Table, reading: Reading) -> Report:
             to: float(normdel(record[of], ratio)) if known and record[of] is not None else None for to, of in LEVELS
         }
         made.append([*record.values(), reading])
-        worth = "" if record["normdel"] is None else tables.percent(record["normdel"])
+        worth = "" if record["normdel"] is None else markdown.percent(record["normdel"])
         if worth and record["normdel_low"] is not None:
-            worth += f" [{tables.percent(record['normdel_low'])}, {tables.percent(record['normdel_high'])}]"
+            worth += f" [{markdown.percent(record['normdel_low'])}, {markdown.percent(record['normdel_high'])}]"
         share = "none" if ratio is None else f"{ratio:.2%}".replace("%", " %")
         counts = [str(record["images"]), str(record["seeds"])]
         names = [tables.pair_label(record), record["subset"], record["method"], share]
         lines.append([*names, tables.estimate_text(record), worth, *counts])
     header = ["data set", "subset", "method", f"{reading} ratio", "mIoU ± std [95 %]", "NormDEL [95 %]"]
     return Report(
-        tables.markdown([*header, "images", "seeds"], lines), tables.as_csv([*tables.COLUMNS, "reading"], made)
+        markdown.markdown([*header, "images", "seeds"], lines), markdown.as_csv([*tables.COLUMNS, "reading"], made)
     )
 
 
@@ -66,7 +66,7 @@ def measures(table: pa.Table) -> Report:
     for rows in sorted(groups, key=lambda rows: tables.record_order(rows[0])):
         named = [rows[0][key] for key in MEASURED_OF]
         found = [iou.estimate(results.counts_of(rows), name) for name in MEASURES]
-        known = [{"miou": one.mean, **{key: tables.known(getattr(one, key)) for key in SPREAD}} for one in found]
+        known = [{"miou": one.mean, **{key: markdown.known(getattr(one, key)) for key in SPREAD}} for one in found]
         lines.append([tables.pair_label(rows[0]), *named[2:], *map(tables.estimate_text, known)])
         values += [
             [*named, name, *one.values(), rows[0]["images"], len(rows)]
@@ -74,7 +74,7 @@ def measures(table: pa.Table) -> Report:
         ]
     header = ["data set", *MEASURED_OF[2:], *(f"{title} ± std [95 %]" for title in MEASURES.values())]
     columns = [*MEASURED_OF, "measure", "mean", *SPREAD, "images", "seeds"]
-    return Report(tables.markdown(header, lines), tables.as_csv(columns, values))
+    return Report(markdown.markdown(header, lines), markdown.as_csv(columns, values))
 
 
 def comparisons(table: pa.Table, first: str | None = None, bootstrap: Bootstrap | None = None) -> list[Row]:
@@ -129,7 +129,7 @@ def comparison_table(made: list[Row]) -> Report:
         lines.append([*names, f"{difference} [{low}, {high}]", p_text(record["p_value"]), str(record["images"])])
     header = ["data set", "subset", "against", "mIoU difference [95 %]", "p", "images"]
     values: list[list[Any]] = [[record[name] for name in COMPARED] for record in made]
-    return Report(tables.markdown(header, lines), tables.as_csv(COMPARED, values))
+    return Report(markdown.markdown(header, lines), markdown.as_csv(COMPARED, values))
 
 
 def p_text(p_value: float) -> str:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from curation.options import require
 from training.reporting import results
-from training.reporting.figures import STYLE, in_order
+from training.reporting.figures import in_order
 from training.reporting.results import Row
+from training.reporting.style import STYLE
 from training.reporting.tables import Cell, cell_of
 
 CELL_INCHES = 0.62

@@ -6,22 +6,19 @@ run a seed: `mean ± standard deviation over seeds [95 % interval of the mean]`.
 images; `interval` in the CSV says which.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from scipy import stats
 
 from curation.options import require
-from curation.store.directory import RunDirectory
 from training.metrics.intervals import Bootstrap, estimate_values
 from training.metrics.normdel import normdel
 from training.reporting import published, results
+from training.reporting.markdown import Report, as_csv, known, markdown, percent, span, text
 from training.reporting.results import Row
 
 KEYS = ("test_dataset", "train_dataset", "method", "subset", "ratio_nominal", "ratio_actual", "pretrain_epochs")
@@ -29,14 +26,6 @@ TABLE_4_RATIOS = (0.2, 0.33)
 MEASURED = ("seeds", "images", "miou", "std", "low", "high", "interval")
 DERIVED = ("normdel", "normdel_low", "normdel_high", "published_miou", "published_normdel")
 COLUMNS = (*KEYS, *MEASURED, *DERIVED)
-
-
-@dataclass(frozen=True)
-class Report:
-    """One table twice."""
-
-    markdown: str
-    csv: str
 
 
 @dataclass(frozen=True)
@@ -63,12 +52,6 @@ class Cell:
     interval: str  # images and seeds, seeds, images, or empty
     seeds: int
     images: int
-
-
-def write(report: Report, folder: RunDirectory, name: str) -> None:
-    """Put NAME.md and NAME.csv into a folder."""
-    folder.write_bytes(f"{name}.md", report.markdown.encode())
-    folder.write_bytes(f"{name}.csv", report.csv.encode())
 
 
 def cell_of(rows: Sequence[Row], bootstrap: Bootstrap | None = None) -> Cell:
@@ -234,37 +217,3 @@ def estimate_text(record: Row) -> str:
     std = "" if record["std"] is None else f" ± {percent(record['std'])}"
     interval = "" if record["low"] is None else f" [{percent(record['low'])}, {percent(record['high'])}]"
     return f"{percent(record['miou'])}{std}{interval}"
-
-
-def percent(share: float) -> str:
-    """Return a share as percent with two decimals."""
-    return f"{100 * share:.2f}"
-
-
-def span(numbers: set[int]) -> str:
-    """Return one number, or the lowest and highest of several."""
-    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
-
-
-def known(value: Any) -> Any:
-    """Return the value, or None for NaN."""
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def text(value: Any) -> str:
-    """Return a number with thousands marked, or a text."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with a line end behind its last row."""
-    every = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in every)
-
-
-def as_csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """Return CSV with line feeds; None is empty, floats are written in full."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([header, *lines])
-    return stream.getvalue()

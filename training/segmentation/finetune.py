@@ -11,87 +11,30 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from curation.embeddings.vectors import as_tensor
-from curation.engine.chips import Precision, chip, resolve_precision
-from curation.options import option, require
+from curation.options import require
 from curation.seeds import salted
-from training.datasets.codings import IGNORED
+from training.datasets.codings import highest_class
+from training.datasets.prepared import Pairs
 from training.loader.order import Draws, Rows, draw_generator
 from training.methods.augment import Augmentation
-from training.methods.mae import grid_of
-from training.pretraining.loop import NotFiniteError
+from training.methods.method import NotFiniteError
+from training.metrics.iou import image_ious
 from training.pretraining.schedule import learning_rate, parameter_groups, total_steps, warmup_steps
+from training.segmentation.config import FinetuneConfig
 from training.segmentation.crops import mask_crops, paired_crops
-from training.segmentation.probes import UInt8, encode, highest_class, image_ious, input_size, patch_tokens, whole
+from training.segmentation.model import SegmentationModel, masks_of, segmentation_loss
+from training.segmentation.tokens import encode, input_size, patch_tokens, whole
 
-PAPER_EPOCHS = {"paper-short": 200, "paper-long": 500}
 PAIRED = Augmentation(scale=(0.5, 1.0), vertical_flip=0.5)
 Drawn = Callable[[Rows, torch.Generator], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """How an encoder learns to segment. Batch and lengths are the paper's; it gives no other number."""
-
-    epochs: int | Literal["paper-short", "paper-long"] = option(
-        "Passes at most; the paper's are 200 and 500.", "paper-short"
-    )
-    batch_size: int = option("Images of one update.", 16)
-    learning_rate: float = option("Highest rate of AdamW, after a warm-up over 5 % of the updates.", 3e-4)
-    weight_decay: float = option("Decoupled weight decay.", 0.05)
-    layer_decay: float = option("Factor on the rate for each layer farther from the head.", 0.75)
-    frozen: bool = option("Train the head alone, on tokens computed once: whole images and flips, no crops.", False)
-    image_size: int = option("Side in pixels of the squares that the encoder sees.", 224)
-    patience: int = option("Stop after this many epochs without a better validation IoU; 0: never.", 50)
-    head_width: int = option("Width of the head's hidden layer.", 256)
-    head_cells: int = option("Logits a patch and side: the head's grid before upsampling.", 4)
-    precision: Literal["auto", "float32", "bfloat16"] = option(
-        "Arithmetic of forward and backward; auto: what was begun with, else bfloat16 where every chip has it.", "auto"
-    )
-    seed: int = option("Seed of the head, the order, crops and flips.", 0)
-
-    def __post_init__(self) -> None:
-        for name in ("passes", "batch_size", "image_size", "head_width", "head_cells"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("weight_decay", "patience", "seed"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
-        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
-        require(0 < self.layer_decay <= 1, f"layer_decay is {self.layer_decay}; it must be above 0 and up to 1")
-
-    @property
-    def passes(self) -> int:
-        """The epochs, as a number."""
-        return PAPER_EPOCHS[self.epochs] if isinstance(self.epochs, str) else self.epochs
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Images uint8 [N, S0, S0, 3] and their masks uint8 [N, S0, S0]: 0 for background, classes from 1, IGNORED."""
-
-    images: UInt8
-    masks: UInt8
-
-    def __post_init__(self) -> None:
-        shape = self.images.shape
-        require(
-            len(shape) == 4 and shape[0] > 0 and shape[1] == shape[2] and shape[3] == 3,
-            f"images are {shape}; expected some squares in colour, [N, S0, S0, 3]; scale them to one size",
-        )
-        require(
-            self.masks.shape == shape[:3],
-            f"masks are {self.masks.shape} for images {shape}; expected {shape[:3]}, a mask of its size each",
-        )
-        types = str(self.images.dtype), str(self.masks.dtype)
-        require(types == ("uint8", "uint8"), f"images are {types[0]}, masks {types[1]}; expected uint8")
 
 
 class Epoch(NamedTuple):
@@ -100,65 +43,6 @@ class Epoch(NamedTuple):
     number: int  # from 1
     metrics: dict[str, float]  # loss, validation_iou, images_per_second (of training), learning_rate
     model: "SegmentationModel"  # with the weights of now; when all epochs are through, the best
-
-
-class SegmentationModel(nn.Module):
-    """A timm encoder and a two-layer head that turns each patch's token into cells * cells logits an output."""
-
-    def __init__(self, encoder: VisionTransformer, outputs: int, config: FinetuneConfig) -> None:
-        super().__init__()
-        self.encoder, self.outputs, self.config = encoder, outputs, config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(salted(config.seed, "segmentation head"))
-            last = nn.Linear(config.head_width, outputs * config.head_cells**2)
-            self.head = nn.Sequential(nn.Linear(encoder.embed_dim, config.head_width), nn.GELU(), last)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic on this device."""
-        return resolve_precision(self.config.precision, chip(self.device.type))
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the model computes."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-    def decode(self, tokens_BTD: Tensor, side: int) -> Tensor:
-        """Logits float32 [B, K, side, side], upsampled bilinearly, from tokens."""
-        cells_BTP = self.head(tokens_BTD).float()
-        laid = cells_BTP.transpose(1, 2).unflatten(2, (grid_of(self.encoder), -1))
-        fine = functional.pixel_shuffle(laid, self.config.head_cells)
-        return functional.interpolate(fine, size=(side, side), mode="bilinear", align_corners=False)
-
-    def forward(self, pixels_BCSS: Tensor) -> Tensor:
-        """Logits [B, K, S, S] of pixels in 0 to 1."""
-        return self.decode(patch_tokens(self.encoder, pixels_BCSS), pixels_BCSS.shape[3])
-
-
-def segmentation_loss(logits_BKSS: Tensor, masks_BSS: Tensor) -> Tensor:
-    """Cross-entropy plus soft Dice, a scalar; binary cross-entropy where there is one output.
-
-    Dice, over an image's pixels, is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1); its mean over images and lesions.
-    Pixels that are IGNORED are in no sum and no mean, and have no gradient; a batch of nothing else has the loss 0.
-    """
-    counted = (masks_BSS != IGNORED)[:, None].to(logits_BKSS.dtype)
-    pixels = counted.sum().clamp(min=1)
-    if logits_BKSS.shape[1] == 1:
-        truth = ((masks_BSS > 0)[:, None] & (counted > 0)).to(logits_BKSS.dtype)
-        each = functional.binary_cross_entropy_with_logits(logits_BKSS, truth, reduction="none")
-        entropy, chances = (each * counted).sum() / pixels, logits_BKSS.sigmoid()
-    else:
-        each = functional.cross_entropy(logits_BKSS, masks_BSS.long(), ignore_index=IGNORED, reduction="sum")
-        entropy, chances = each / pixels, logits_BKSS.softmax(dim=1)[:, 1:]
-        classes = torch.arange(1, logits_BKSS.shape[1], device=masks_BSS.device)[:, None, None]
-        truth = (masks_BSS[:, None] == classes).to(logits_BKSS.dtype)
-    chances = chances * counted
-    overlap, total = (chances * truth).sum(dim=(2, 3)), (chances + truth).sum(dim=(2, 3))
-    return entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
 def cropped(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> Drawn:
@@ -258,23 +142,3 @@ def backward(model: SegmentationModel, drawn: Drawn, order: Draws, update: int) 
     loss = segmentation_loss(logits, masks)
     torch.autograd.backward(loss)
     return loss.detach()
-
-
-def predict(model: SegmentationModel, images: UInt8, batch: int = 64) -> UInt8:
-    """Return the class of every pixel, uint8 [N, S0, S0], of images uint8 [N, S0, S0, 3] of any one size.
-
-    An image is scaled to the encoder's input, its logits back to its own size.
-    """
-    return masks_of(model.eval(), encode(model.encoder, images, model.precision, batch=batch), images.shape[1])
-
-
-@torch.no_grad()
-def masks_of(model: SegmentationModel, tokens: Iterable[Tensor], side: int) -> UInt8:
-    """Return masks uint8 [N, side, side] of pieces of tokens [B, T, D]: where a logit is above 0, or the highest."""
-    pieces = []
-    for tokens_BTD in tokens:
-        with model.autocast():
-            logits = model.decode(tokens_BTD, side)
-        classes = logits[:, 0] > 0 if model.outputs == 1 else logits.argmax(dim=1)
-        pieces.append(classes.to(torch.uint8).cpu())
-    return torch.cat(pieces).numpy()

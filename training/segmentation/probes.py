@@ -6,86 +6,21 @@ Legend: N images of T = G * G patches, D values a token; S side of the encoder's
 outputs: background and the classes; M tokens in memory, Q asked about.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
-from curation.embeddings.config import EmbedConfig
-from curation.embeddings.encoder import PRECISIONS, UNTRAINED, build
 from curation.embeddings.vectors import as_tensor
-from curation.engine.chips import Precision
 from curation.options import require
-from training.datasets.codings import IGNORED
-from training.methods.augment import Augmentation, normalise, random_crops
-from training.methods.mae import build_encoder, pixel_statistics
+from training.datasets.codings import IGNORED, UInt8, highest_class
+from training.segmentation.tokens import grid_side
 
-UInt8 = npt.NDArray[np.uint8]
 LEVELLED_BY = 2000  # remembered tokens whose votes level those of others
 SIMILARITIES = 2**24  # held at once by the nearest-neighbour probe: 64 MiB
-
-
-def whole(*, horizontal: bool = False, vertical: bool = False) -> Augmentation:
-    """Return the view that takes each image whole, flipped or not."""
-    return Augmentation(
-        scale=(1.0, 1.0), ratio=(1.0, 1.0), horizontal_flip=float(horizontal), vertical_flip=float(vertical)
-    )
-
-
-def load_encoder(
-    source: str, image_size: int, name: str | None = None, seed: int = 0, statistics: Any = "auto"
-) -> VisionTransformer:
-    """Load an encoder for images of `image_size` pixels: float32, on the CPU, its position table resampled.
-
-    `source` is a folder that pre-training wrote (encoder.safetensors, card.json), a weights file of the timm model
-    `name`, or `random`: `name` with weights drawn from the seed as pre-training from scratch draws them. `statistics`
-    is EmbedConfig's. ValueError: nothing there, no name, weights that do not fit, an image size that is not a multiple
-    of the patch.
-    """
-    if source == UNTRAINED and name is not None:
-        return build_encoder(name, image_size, torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
-    if name is None and (Path(source).is_dir() or "://" in source):
-        name, source = source, ""
-    if name is None:
-        raise ValueError(f"the encoder of {source} is not named; give its name in timm, as vit_base_patch16_224")
-    config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, pooling="mean", statistics=statistics)
-    return build(replace(config, weights=source or None))
-
-
-def input_size(encoder: VisionTransformer) -> int:
-    """Side in pixels of the images that the encoder was made for."""
-    return int(cast(Any, encoder.patch_embed).img_size[0])
-
-
-def patch_tokens(encoder: VisionTransformer, pixels_BCSS: Tensor) -> Tensor:
-    """Return the patches' tokens [B, T, D] after the last norm, of pixels in 0 to 1; the encoder's own statistics."""
-    features = encoder.forward_features(normalise(pixels_BCSS, *pixel_statistics(encoder)))
-    return cast(Tensor, encoder.fc_norm(features))[:, encoder.num_prefix_tokens :]
-
-
-def encode(
-    encoder: VisionTransformer, images: UInt8, precision: Precision, view: Augmentation | None = None, batch: int = 64
-) -> Iterator[Tensor]:
-    """Yield the tokens [B, T, D] of uint8 images [N, S0, S0, 3], without gradients, on the encoder's device.
-
-    They are in `precision`, as is the arithmetic. `view` is one of `whole`.
-    """
-    device = next(encoder.parameters()).device
-    unused = torch.Generator()  # a view of whole images leaves nothing to chance
-    for start in range(0, len(images), batch):
-        piece = as_tensor(np.ascontiguousarray(images[start : start + batch])).to(device)
-        pixels = random_crops(piece, input_size(encoder), view or whole(), unused)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            tokens_BTD = patch_tokens(encoder, pixels).to(PRECISIONS[precision])
-        yield tokens_BTD
 
 
 def patch_shares(masks: UInt8, grid: int, outputs: int) -> Tensor:
@@ -118,13 +53,6 @@ def shares_to_masks(shares_NTK: Tensor, side: int, batch: int = 64) -> UInt8:
         finer = functional.interpolate(laid, size=(side, side), mode="bilinear", align_corners=False)
         pieces.append(finer.argmax(dim=1).to(torch.uint8).cpu())
     return torch.cat(pieces).numpy()
-
-
-def grid_side(tokens_NTD: Tensor) -> int:
-    """How many patches lie along a side."""
-    grid = math.isqrt(tokens_NTD.shape[1])
-    assert grid * grid == tokens_NTD.shape[1]
-    return grid
 
 
 def levelled(found_NTK: Tensor, known_MK: Tensor, truth_MK: Tensor) -> Tensor:
@@ -220,26 +148,6 @@ def _check_training(tokens_NTD: Tensor, masks: UInt8) -> int:
     highest = highest_class(masks)
     require(highest > 0, f"no lesion pixel in {len(masks)} training masks; check how they are coded (0: background)")
     return highest + 1
-
-
-def highest_class(masks: UInt8) -> int:
-    """Return the highest class of masks; IGNORED is none."""
-    return int(masks.max(initial=0, where=masks != IGNORED))
-
-
-def image_ious(found: UInt8, truth: UInt8) -> npt.NDArray[np.float64]:
-    """Return the IoU of each image [N]: its mean over the classes found or true there; 1 where there are none.
-
-    Pixels where the truth is IGNORED do not count.
-    """
-    total, known = np.zeros(len(truth)), np.zeros(len(truth))
-    counted = truth != IGNORED
-    for label in range(1, max(int(found.max()), highest_class(truth)) + 1):
-        both = ((found == label) & (truth == label)).sum(axis=(1, 2))
-        either = (counted & ((found == label) | (truth == label))).sum(axis=(1, 2))
-        total += both / np.maximum(either, 1)
-        known += either > 0
-    return np.where(known > 0, total / np.maximum(known, 1), 1.0)
 
 
 def source_probe(

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from training.evaluation.evaluate import EvaluateConfig
+from training.evaluation.config import EvaluateConfig
 from training.methods.augment import Augmentation
 from training.methods.mae import MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.rank import Settings
-from training.segmentation.finetune import FinetuneConfig
+from training.pretraining.recipe import Settings
+from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.course import Sweep
 from tune.space import SpaceConfig

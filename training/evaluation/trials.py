@@ -1,0 +1,107 @@
+"""The runs of an evaluation as Ray tasks: each one encoder, one data set, one seed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from curation.console import progress
+from curation.embeddings.encoder import about
+from curation.embeddings.vectors import limit_threads
+from curation.engine import resources
+from curation.engine.chips import resolve_precision
+from curation.engine.stream import stream
+from curation.options import require
+from curation.store.directory import RunDirectory
+from training.datasets.prepared import PreparedSet
+from training.evaluation.config import EvaluateConfig
+from training.evaluation.run import Subject, Trial, carry_out
+from training.reporting import markdown, results
+from training.reporting.comparisons import comparison_table, measures, summary
+from training.reporting.results import Row
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.tokens import load_encoder
+
+ARITHMETIC = "arithmetic.json"
+
+
+IDENTITY = ("subset", "method", "pretrain_epochs")
+
+
+def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
+    """ValueError where an encoder cannot be loaded, or two would stand for one in the results."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for subject in subjects:
+        encoder = load_encoder(subject.source, finetune.image_size, subject.name, finetune.seed, subject.statistics)
+        if told := about(encoder):
+            print(f"{subject.about['subset']}: {told}", flush=True)
+        key = tuple(subject.about[name] for name in IDENTITY)
+        other = seen.setdefault(key, subject.source)
+        require(
+            other is subject.source,
+            f"encoders {other} and {subject.source} would both be {key[0]!r} in the results, of one method and length; "
+            "evaluate them into two outputs, or give the files other names",
+        )
+
+
+def chosen_precision(run: RunDirectory, wanted: str) -> Any:
+    """The arithmetic of all results of an output: for `auto` what its first call chose, on whatever chips."""
+    if wanted == "auto" and run.exists(ARITHMETIC):
+        return run.read_json(ARITHMETIC)["precision"]
+    return resolve_precision(wanted, *resources.chips())
+
+
+def record_precision(run: RunDirectory, precision: str) -> None:
+    """Note what the first call of an output computes in, and on what."""
+    if not run.exists(ARITHMETIC):
+        run.write_json(ARITHMETIC, {"precision": precision, "device": resources.device_names()})
+
+
+def trials(
+    subjects: Iterable[Subject], sets: Sequence[PreparedSet], config: EvaluateConfig, finetune: FinetuneConfig
+) -> list[Trial]:
+    """Every trial of some encoders: each on each set to train on, with each seed; `finetune` names its arithmetic."""
+    assert finetune.precision != "auto"
+    seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
+    return [
+        Trial(
+            subject, one, tuple(sets), replace(finetune, seed=seed), config.probe, config.test_every, config.keep_models
+        )
+        for subject in subjects
+        for one in sets
+        if one.parts["train"]
+        for seed in seeds
+    ]
+
+
+def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
+    """Carry out the trials that have no file yet, each in a task, and return the rows of all in the trials' order."""
+    there = set(run.names("results"))
+    missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
+    task = ray.remote(carry_out_here).options(**resources.arithmetic_options())
+    with progress("evaluate", len(wanted), "run", done=len(wanted) - len(missing)) as bar:
+        for _ in stream(task, ((run, trial) for trial in missing)):
+            bar.update()
+    return results.checked(pa.concat_tables(run.read_table(trial.path) for trial in wanted))
+
+
+def carry_out_here(run: RunDirectory, trial: Trial) -> str:
+    """Carry out a trial on the device this task was granted."""
+    limit_threads(resources.granted_cpus())
+    return carry_out(run, trial, resources.device())
+
+
+def report(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
+    """Write results.parquet, the summary, all measures, and comparisons where there are any; print the short ones."""
+    run.write_table("results.parquet", table)
+    short = summary(table, config.reading)
+    markdown.write(short, run, "summary")
+    markdown.write(measures(table), run, "measures")
+    print(short.markdown)
+    if compared:
+        against = comparison_table(compared)
+        markdown.write(against, run, "comparisons")
+        print(against.markdown)
+    print(f"results: {run.uri}")

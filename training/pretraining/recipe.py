@@ -1,0 +1,47 @@
+"""All configs of one pre-training together, and what a rank is given. It knows no engine."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from curation.options import hashed_fields
+from training.loader.cache import Feed
+from training.methods.method import METHODS, Method
+from training.pretraining import weights
+from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
+from training.pretraining.loop import Plan
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All configs of one training."""
+
+    what: PretrainConfig
+    compute: ComputeConfig
+    record: RecordConfig
+    length: LengthConfig
+    optimiser: OptimiserConfig
+    model: Any
+    augmentation: Any
+
+    def shaping(self) -> dict[str, Any]:
+        """All settings that shape the weights, by name."""
+        parts = (self.what, self.compute, self.length, self.optimiser, self.model, self.augmentation)
+        shaping = {key: value for part in parts for key, value in hashed_fields(part).items()}
+        return shaping | {"init": weights.identity(self.what.init)}
+
+    def method(self) -> Method:
+        """Make the method with its first weights."""
+        made = METHODS[self.what.method].make(self.model, self.augmentation)
+        if self.what.init != "scratch":
+            weights.initialise_from(made, self.what.init, self.model)
+        return made
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a rank needs to know."""
+
+    settings: Settings
+    plan: Plan
+    feed: Feed
+    board: Any  # handle of a Board
