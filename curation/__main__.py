@@ -25,14 +25,14 @@ RUN = {
 
 
 def step(name: str) -> Callable[..., Any]:
-    """The function `name` of the module curation.NAME or, as MODULE.NAME, of another; imported on its first call.
+    """The function MODULE.NAME of this package, imported on its first call.
 
     PyTorch, timm and Ray take seconds to import, which --help and a wrong flag should not cost.
     """
     module, _, function = name.rpartition(".")
 
     def call(config: Any) -> Any:
-        return getattr(import_module(f"curation.{module or function}"), function)(config)
+        return getattr(import_module(f"curation.{module}"), function)(config)
 
     return call
 
@@ -70,22 +70,34 @@ def command(about: str, configs: cli.Configs, work: Callable[..., Any]) -> cli.C
 
 COMMANDS = {
     "ingest": command(
-        "Read the sources: identity, lineage and exact copies of every frame.", (IngestConfig,), told(step("ingest"))
+        "Read the sources: identity, lineage and exact copies of every frame.",
+        (IngestConfig,),
+        told(step("frames.ingest.ingest")),
     ),
-    "embed": command("Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embed"))),
-    "cluster": command("Spherical k-means over the embeddings.", (ClusterConfig,), told(step("cluster"))),
+    "embed": command(
+        "Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embeddings.embed.embed"))
+    ),
+    "cluster": command(
+        "Spherical k-means over the embeddings.", (ClusterConfig,), told(step("clusters.cluster.cluster"))
+    ),
     "score": command(
-        "Compare the frames of each cluster, once for every threshold.", (ScoreConfig,), told(step("score"))
+        "Compare the frames of each cluster, once for every threshold.",
+        (ScoreConfig,),
+        told(step("scores.score.score")),
     ),
     "select": command(
         "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
     ),
-    "export": command("Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("export"))),
+    "export": command(
+        "Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("exports.export.export"))
+    ),
     "run": command(
         "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
     ),
     "demo": command(
-        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.", (DemoConfig,), step("demo")
+        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.",
+        (DemoConfig,),
+        step("demo.demo"),
     ),
 }
 

@@ -8,9 +8,10 @@ from typing import Any
 from curation.cli import Command, Configs, dispatch
 from curation.settings import flag_value
 from curation.sources import pools
+from training.methods.config import METHODS
 
 
-def named(*paths: str) -> Callable[[Sequence[str]], Configs]:
+def lazily(*paths: str) -> Callable[[Sequence[str]], Configs]:
     """Configs by MODULE.NAME in this package, imported when asked for: PyTorch and Ray take seconds."""
 
     def load(_: Sequence[str]) -> Configs:
@@ -27,38 +28,42 @@ def part(path: str) -> Any:
 
 def recipe_configs(arguments: Sequence[str]) -> Configs:
     """The configs of pre-training, with those of the method that the flags, or the YAML file, name."""
-    kind = part("methods.METHODS")["simclr" if flag_value(arguments, "method") == "simclr" else "mae"]
+    method = METHODS.get(flag_value(arguments, "method") or "mae", METHODS["mae"])  # PretrainConfig refuses others
     general = ("PretrainConfig", "ComputeConfig", "RecordConfig", "LengthConfig", "OptimiserConfig")
-    return (*(part(f"config.{name}") for name in general), kind.config, kind.augmentation)
+    return (
+        *(part(f"pretraining.config.{name}") for name in general),
+        method.load("config"),
+        method.load("augmentation"),
+    )
 
 
 def benchmark_configs(arguments: Sequence[str]) -> Configs:
     """What is compared and how it is tested, the configs of pre-training, and those of fine-tuning."""
-    own = named("benchmark.BenchmarkConfig", "evaluate.EvaluateConfig")(arguments)
-    return (*own, *recipe_configs(arguments), part("benchmark.FinetuneFlags"))
+    own = lazily("evaluation.config.BenchmarkConfig", "evaluation.config.EvaluateConfig")(arguments)
+    return (*own, *recipe_configs(arguments), part("evaluation.config.FinetuneFlags"))
 
 
 def pretrain(*configs: Any) -> None:
     """Pre-train, and tell the loss."""
-    card = part("pretrain.pretrain")(part("rank.Settings")(*configs))
+    card = part("pretraining.pretrain.pretrain")(part("pretraining.recipe.Settings")(*configs))
     print(f"loss {card['loss']:.4f} after {card['cost']['images_seen']} images")
 
 
 def evaluate(*configs: Any) -> None:
     """Fine-tune and test; it tells its results itself."""
-    part("evaluate.evaluate")(*configs)
+    part("evaluation.evaluate.evaluate")(*configs)
 
 
 def benchmark(config: Any, evaluation: Any, *others: Any) -> None:
     """Run the benchmark; it tells its results itself."""
     *recipe, flags = others
-    settings, finetune = part("rank.Settings")(*recipe), part("benchmark.finetune_of")(flags)
-    part("benchmark.benchmark")(config, evaluation, settings, finetune)
+    settings, finetune = part("pretraining.recipe.Settings")(*recipe), part("evaluation.config.finetune_of")(flags)
+    part("evaluation.benchmark.benchmark")(config, evaluation, settings, finetune)
 
 
 def datasets() -> None:
     """Print what is known of sets and pools."""
-    print(part("datasets.table")(), pools.table(), sep="\n\n")
+    print(part("datasets.folders.table")(), pools.table(), sep="\n\n")
 
 
 COMMANDS = {
@@ -67,7 +72,10 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Say what encoders are worth: fine-tune and test them for segmentation.",
-        named("evaluate.EncoderConfig", "evaluate.EvaluateConfig", "segment.FinetuneConfig"),
+        lazily(
+            *(f"evaluation.config.{name}" for name in ("EncoderConfig", "EvaluateConfig")),
+            "segmentation.config.FinetuneConfig",
+        ),
         evaluate,
     ),
     "benchmark": Command(
@@ -77,11 +85,11 @@ COMMANDS = {
     ),
     "normdel": Command(
         "Compute NormDEL from an mIoU and a retention ratio.",
-        named("normdel.NormdelConfig"),
-        lambda config: print(part("normdel.normdel_command")(config)),
+        lazily("metrics.normdel.NormdelConfig"),
+        lambda config: print(part("metrics.normdel.normdel_command")(config)),
     ),
     "datasets": Command(
-        "List the segmentation sets and the pools for pre-training that are known by name.", named(), datasets
+        "List the segmentation sets and the pools for pre-training that are known by name.", lazily(), datasets
     ),
 }
 

@@ -13,18 +13,18 @@ from training.__main__ import recipe_configs
 def sweep_configs(arguments: Sequence[str]) -> Configs:
     """The configs of the sweep, of evaluation, of pre-training but for what differs by trial, and of fine-tuning."""
     own, space = import_module("tune.config"), import_module("tune.space")
-    evaluation, tuned = import_module("training.evaluation.evaluate"), import_module("training.evaluation.benchmark")
+    evaluation = import_module("training.evaluation.config")
     _, *recipe = recipe_configs(arguments)
     asked = (own.SweepConfig, space.SpaceConfig, own.Question, own.HalvingConfig)
-    return (*asked, evaluation.EvaluateConfig, own.RecipeFlags, *recipe, tuned.FinetuneFlags)
+    return (*asked, evaluation.EvaluateConfig, own.RecipeFlags, *recipe, evaluation.FinetuneFlags)
 
 
 def sweep(*configs: Any) -> None:
     """Sweep; it tells its results itself."""
     own, module = import_module("tune.config"), import_module("tune.sweep")
     config, space, question, halving, evaluation, what, *recipe, flags = configs
-    settings = import_module("training.pretraining.rank").Settings(own.pretrain_config(what), *recipe)
-    finetune = import_module("training.evaluation.benchmark").finetune_of(flags)
+    settings = import_module("training.pretraining.recipe").Settings(own.pretrain_config(what), *recipe)
+    finetune = import_module("training.evaluation.config").finetune_of(flags)
     module.sweep(import_module("tune.course").Sweep(config, space, question, halving, evaluation, settings, finetune))
 
 

@@ -26,8 +26,7 @@ from curation.exports.config import ExportConfig
 from curation.frames import decoding
 from curation.sources.config import IngestConfig
 from curation.subsets.config import SelectConfig
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig
+from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.pretrain import pretrain
 from training.pretraining.recipe import Settings

@@ -35,8 +35,8 @@ from curation.sources.config import IngestConfig
 from curation.subsets.config import SelectConfig
 from training.loader.decoded import Frames
 from training.loader.order import Draws, Rank
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.config import Augmentation, MaeConfig
+from training.methods.mae import MaeMethod
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.cost import flops_per_image
 from training.pretraining.loop import Plan, Trainer

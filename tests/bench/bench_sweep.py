@@ -37,8 +37,7 @@ from curation.store.directory import RunDirectory
 from curation.subsets.config import SelectConfig
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.sets import find_sources, prepare_all
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig
+from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig

@@ -21,7 +21,7 @@ from training.__main__ import main
 from training.evaluation import benchmark as module
 from training.evaluation.benchmark import benchmark
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig, FinetuneFlags, finetune_of
-from training.methods.mae import MaeConfig
+from training.methods.config import MaeConfig
 from training.methods.method import METHODS
 from training.metrics.intervals import compare
 from training.metrics.normdel import normdel

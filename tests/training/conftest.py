@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from training.methods.mae import MaeConfig
+from training.methods.config import MaeConfig
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from training.methods import augment
-from training.methods.augment import Augmentation, SimclrAugmentation
+from training.methods.config import Augmentation, SimclrAugmentation
 
 PLAIN = {"horizontal_flip": 0.0, "vertical_flip": 0.0}
 WHOLE = PLAIN | {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from curation.store.directory import RunDirectory
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.config import Augmentation, MaeConfig
+from training.methods.mae import MaeMethod
 from training.pretraining import checkpoint, weights
 
 SMALL = MaeConfig(encoder="vit_tiny_patch16_224", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)

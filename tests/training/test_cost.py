@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from training.methods.augment import Augmentation, SimclrAugmentation
-from training.methods.mae import MaeConfig, MaeMethod
-from training.methods.simclr import SimclrConfig, SimclrMethod
+from training.methods.config import Augmentation, MaeConfig, SimclrAugmentation, SimclrConfig
+from training.methods.mae import MaeMethod
+from training.methods.simclr import SimclrMethod
 from training.pretraining.cost import Cost, flops_per_image
 
 

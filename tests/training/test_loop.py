@@ -11,8 +11,8 @@ import torch
 from curation.store.directory import RunDirectory
 from training.loader.decoded import Frames
 from training.loader.order import Rank
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig, MaeMethod
+from training.methods.config import Augmentation, MaeConfig
+from training.methods.mae import MaeMethod
 from training.methods.method import NotFiniteError
 from training.pretraining import checkpoint, loop
 from training.pretraining.config import LengthConfig, OptimiserConfig

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from training.methods import mae
+from training.methods.config import MaeConfig
 
 Array = npt.NDArray[np.float64]
-Config = Callable[..., mae.MaeConfig]
+Config = Callable[..., MaeConfig]
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 SIZE, PATCH, HEADS, DECODER_HEADS = 64, 16, 2, 4  # of the model that mae_config makes
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +73,7 @@ def reference_loss(weights: dict[str, Array], image: Array, noise: Array, normal
     return float(np.mean(errors)), predicted
 
 
-def perturbed(config: mae.MaeConfig) -> mae.MaskedAutoencoder:
+def perturbed(config: MaeConfig) -> mae.MaskedAutoencoder:
     """A model in float64 none of whose biases, norms and tokens are at their trivial starting values."""
     model = mae.MaskedAutoencoder(config).double()
     generator = torch.Generator().manual_seed(9)

@@ -10,11 +10,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.methods import mae
-from training.methods.augment import Augmentation
+from training.methods import config, mae
+from training.methods.config import Augmentation
 from training.pretraining import weights
 
-Config = Callable[..., mae.MaeConfig]
+Config = Callable[..., config.MaeConfig]
 Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 SIZE = 64  # of the model that mae_config makes
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from training.methods import augment, mae, simclr
+from training.methods import augment, config, mae, simclr
 from training.methods.method import METHODS, Method
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
@@ -67,7 +67,7 @@ def test_mae_masks_by_the_generators_noise_and_loss_is_the_modules() -> None:
     method = make("mae")
     pixels, noise = method.views(images(), seeded())
     generator = seeded()
-    crops = augment.random_crops(images(), 64, augment.Augmentation(), generator)
+    crops = augment.random_crops(images(), 64, config.Augmentation(), generator)
     assert torch.equal(pixels, augment.normalise(crops, method.mean, method.std))
     assert torch.equal(noise, torch.rand(4, 16, generator=generator))
     assert method.loss(method.module, (pixels, noise)) == method.module(pixels, noise)

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from training.methods.mae import MaeConfig, MaskedAutoencoder
+from training.methods.config import MaeConfig
+from training.methods.mae import MaskedAutoencoder
 from training.metrics import iou
 from training.segmentation import probes
 from training.segmentation.tokens import encode, input_size, load_encoder

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.methods import mae, simclr
+from training.methods import config, mae, simclr
 from training.pretraining import schedule
 
 
@@ -88,10 +88,10 @@ def test_the_rate_rises_then_falls(total: int, share: float, peak: float) -> Non
 def build(kind: str) -> torch.nn.Module:
     small = {"image_size": 32, "decoder_depth": 2, "decoder_width": 16, "decoder_heads": 1, "mask_ratio": 0.5}
     if kind == "simclr":
-        return simclr.SimCLR(simclr.SimclrConfig(encoder="test_vit", image_size=32))
+        return simclr.SimCLR(config.SimclrConfig(encoder="test_vit", image_size=32))
     if kind == "timm":
         return timm.create_model("test_vit2", num_classes=3, img_size=32)
-    return mae.MaskedAutoencoder(mae.MaeConfig(encoder=kind, **small))
+    return mae.MaskedAutoencoder(config.MaeConfig(encoder=kind, **small))
 
 
 @pytest.mark.parametrize("kind", ["test_vit", "test_vit2", "simclr", "timm"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.datasets.prepared import Pairs
 from training.loader.order import draw_generator
-from training.methods.augment import Augmentation
+from training.methods.config import Augmentation
 from training.segmentation import finetune
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.model import SegmentationModel, predict, segmentation_loss

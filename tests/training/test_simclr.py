@@ -19,13 +19,14 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from training.methods import mae, simclr
+from training.methods.config import MaeConfig, SimclrConfig
 
 RANKS, IMAGES, TEMPERATURE = 2, 3, 0.2
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def config(**values: Any) -> simclr.SimclrConfig:
-    return simclr.SimclrConfig(**{"encoder": "test_vit", "image_size": 32, "temperature": TEMPERATURE} | values)
+def config(**values: Any) -> SimclrConfig:
+    return SimclrConfig(**{"encoder": "test_vit", "image_size": 32, "temperature": TEMPERATURE} | values)
 
 
 def draw(count: int, dimensions: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +110,7 @@ def test_projections_equal_timm_and_the_head_by_hand(name: str, pooling: str, la
 def test_the_encoder_starts_as_that_of_mae() -> None:
     encoder = simclr.SimCLR(config()).encoder.state_dict()
     small = {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1, "mask_ratio": 0.5}
-    other = mae.MaskedAutoencoder(mae.MaeConfig(encoder="test_vit", image_size=32, **small)).encoder.state_dict()
+    other = mae.MaskedAutoencoder(MaeConfig(encoder="test_vit", image_size=32, **small)).encoder.state_dict()
     assert all(torch.equal(encoder[name], other[name]) for name in other)
 
 

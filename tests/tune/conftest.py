@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from training.evaluation.config import EvaluateConfig
-from training.methods.augment import Augmentation
-from training.methods.mae import MaeConfig
+from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig

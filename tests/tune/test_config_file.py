@@ -12,8 +12,7 @@ import pytest
 from curation import __main__ as curation_main
 from curation import cli
 from training import __main__ as training_main
-from training.methods.augment import SimclrAugmentation
-from training.methods.simclr import SimclrConfig
+from training.methods.config import SimclrAugmentation, SimclrConfig
 from training.pretraining.config import OptimiserConfig, RecordConfig
 from tune import __main__ as tune_main
 

@@ -10,55 +10,16 @@ Legend: B images of C channels, H x W pixels; S side of the views; L rows or col
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from curation.options import option, require
+from training.methods.config import Augmentation, SimclrAugmentation
 
 ATTEMPTS = 10  # boxes drawn for each image; the first that lies within it counts
 GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
 
 Statistics = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Crops and flips; the defaults are MAE's."""
-
-    scale: tuple[float, float] = option("Share of the image's area that a crop takes, from and to.", (0.2, 1.0))
-    ratio: tuple[float, float] = option("Width over height of a crop, from and to.", (3 / 4, 4 / 3))
-    interpolation: Literal["bicubic", "bilinear"] = option("How a crop is scaled, always antialiased.", "bicubic")
-    horizontal_flip: float = option("Chance of a left-right flip.", 0.5)
-    vertical_flip: float = option("Chance of an upside-down flip: endoscopy has no up.", 0.0)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("scale", 0.0, 1.0), ("ratio", 0.0, math.inf)):
-            first, last = getattr(self, name)
-            require(
-                low < first <= last <= high,
-                f"{name} is {first}, {last}; give two numbers in order, above {low} and up to {high}",
-            )
-        for name in ("horizontal_flip", "vertical_flip", "jitter", "grey", "blur"):
-            value = getattr(self, name, 0.0)
-            require(0 <= value <= 1, f"{name} is {value}; a chance lies between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimclrAugmentation(Augmentation):
-    """Crops, flips, colour and blur; the defaults are SimCLR's (arXiv 2002.05709, appendix A)."""
-
-    scale: tuple[float, float] = option("Share of the image's area that a crop takes, from and to.", (0.08, 1.0))
-    jitter: float = option("Chance of a change of colour.", 0.8)
-    strength: float = option("Strength of it: brightness, contrast, saturation by up to 0.8 of this, hue 0.2.", 1.0)
-    grey: float = option("Chance that all colour is taken out.", 0.2)
-    blur: float = option("Chance of a Gaussian blur of 0.1 to 2 pixels.", 0.5)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.strength <= 2.5, f"strength is {self.strength}; it must be between 0 and 2.5")
 
 
 def random_crops(images: Tensor, size: int, config: Augmentation, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ D the encoder's width, E the decoder's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,35 +15,12 @@ from torch import Tensor, nn
 
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, build, statistics_of
-from curation.options import option, require
-from training.methods.augment import Augmentation, Statistics, normalise, random_crops, to_bytes
+from curation.options import require
+from training.methods.augment import Statistics, normalise, random_crops, to_bytes
+from training.methods.config import Augmentation, MaeConfig
 
 EPSILON = 1e-6  # added to a patch's variance before it divides
 PUBLISHED = {"mask_token": "decoder.mask_token", "decoder_": "decoder."}  # key names elsewhere: ours
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaeConfig:
-    """The model; the defaults are the paper's."""
-
-    encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
-    image_size: int = option("Side in pixels of the square crops that it sees.", 224)
-    mask_ratio: float = option("Share of the patches that are hidden.", 0.75)
-    normalise_pixels: bool = option("Predict pixels normalised by their own patch's mean and deviation.", True)
-    decoder_depth: int = option("Blocks of the decoder.", 8)
-    decoder_width: int = option("Width of the decoder.", 512)
-    decoder_heads: int = option("Attention heads of the decoder.", 16)
-    seed: int = option("Seed of the weights.", 0)
-
-    def __post_init__(self) -> None:
-        require(0 < self.mask_ratio < 1, f"mask_ratio is {self.mask_ratio}; it must be between 0 and 1")
-        for name in ("image_size", "decoder_depth", "decoder_width", "decoder_heads"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(
-            self.decoder_width % self.decoder_heads == 0 and self.decoder_width % 4 == 0,
-            f"decoder_width is {self.decoder_width}; it must be a multiple of decoder_heads, {self.decoder_heads}, and "
-            "of 4",
-        )
 
 
 def patchify(images_BCSS: Tensor, patch: int) -> Tensor:
@@ -260,6 +236,8 @@ class MaeMethod:
         self.module = MaskedAutoencoder(config)
         self.encoder = self.module.encoder
 
+    compares_images = False
+
     @property
     def mean(self) -> Statistics:
         """Mean of the colours that the views are normalised by: the encoder's."""
@@ -279,6 +257,10 @@ class MaeMethod:
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
         """Run `model`: the module, or what wraps it."""
         return cast(Tensor, model(*views))
+
+    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The decoder's tensors of a checkpoint, published or ours."""
+        return decoder_of(tensors, prefix)
 
     @torch.no_grad()
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:

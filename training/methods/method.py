@@ -1,19 +1,13 @@
-"""What one training loop needs of a pre-training method, and the methods there are.
+"""What one training loop needs of a pre-training method. It knows none."""
 
-A third method is one file (a config, an augmentation and a class like `MaeMethod`) and one line of `METHODS`.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from training.methods.augment import Augmentation, SimclrAugmentation, Statistics
-from training.methods.mae import MaeConfig, MaeMethod
-from training.methods.simclr import SimclrConfig, SimclrMethod
+from training.methods.augment import Statistics
 
 
 class Method(Protocol):
@@ -26,6 +20,10 @@ class Method(Protocol):
     @property
     def encoder(self) -> VisionTransformer:
         """The part of `module` that stays: plain timm."""
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss compares the images of a batch with each other, so that ranks need equal shares of it."""
 
     @property
     def mean(self) -> Statistics:
@@ -47,23 +45,11 @@ class Method(Protocol):
         The mean over ranks is the loss of the whole batch.
         """
 
+    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Name the tensors of a file that are `module`'s beside the encoder; `prefix` is the encoder's there."""
+
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Show what the model does to each image: uint8 [B, 3, S, n S], n panels side by side."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a method is configured and made."""
-
-    config: type[Any]
-    augmentation: type[Augmentation]
-    make: Callable[[Any, Any], Method]
-
-
-METHODS: dict[str, Kind] = {
-    "mae": Kind(MaeConfig, Augmentation, MaeMethod),
-    "simclr": Kind(SimclrConfig, SimclrAugmentation, SimclrMethod),
-}
 
 
 class NotFiniteError(ValueError):

@@ -3,39 +3,20 @@
 Legend: N images of this rank, W ranks; D dimensions; two views of each image, first and second.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.nn.functional import all_gather
 
-from curation.options import option, require
-from training.methods.augment import SimclrAugmentation, Statistics, normalise, simclr_views, to_bytes
+from curation.options import require
+from training.methods.augment import Statistics, normalise, simclr_views, to_bytes
+from training.methods.config import SimclrAugmentation, SimclrConfig
 from training.methods.mae import build_encoder, initialise, pixel_statistics
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimclrConfig:
-    """The model; the defaults are the paper's."""
-
-    encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
-    image_size: int = option("Side in pixels of the square crops that it sees.", 224)
-    pooling: Literal["cls", "mean"] = option("What is projected: class token, or mean of the patch tokens.", "cls")
-    head_layers: Literal[2, 3] = option("Linear layers of the projection head.", 2)
-    head_width: int = option("Width of its hidden layers; 0: the encoder's.", 0)
-    dimensions: int = option("Dimensions of the projections that are compared.", 128)
-    temperature: float = option("Temperature of the loss.", 0.1)
-    seed: int = option("Seed of the weights.", 0)
-
-    def __post_init__(self) -> None:
-        require(self.head_layers in (2, 3), f"head_layers is {self.head_layers}; it must be 2 or 3")
-        require(self.head_width >= 0, f"head_width is {self.head_width}; it must be 0 or more")
-        require(self.temperature > 0, f"temperature is {self.temperature}; it must be above 0")
-        for name in ("image_size", "dimensions"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 class SimCLR(nn.Module):
@@ -88,34 +69,13 @@ def nt_xent(first_ND: Tensor, second_ND: Tensor, temperature: float, group: Proc
     with torch.autocast(both.device.type, enabled=False):
         own = nn.functional.normalize(both.to(torch.promote_types(both.dtype, torch.float32)), dim=1)
         distributed = dist.is_available() and dist.is_initialized()
-        everyone = _gather(own, group) if distributed else own
+        everyone = torch.cat(all_gather(own, group)) if distributed else own  # type: ignore[no-untyped-call]
         views, images = len(own), len(first_ND)
         own_index = torch.arange(views, device=own.device) + (dist.get_rank(group) * views if distributed else 0)
         partner = own_index.roll(images)
         logits = own @ everyone.T / temperature
         logits = logits.scatter(1, own_index[:, None], -torch.inf)  # a view is not compared with itself
         return nn.functional.cross_entropy(logits, partner)
-
-
-class _Gather(torch.autograd.Function):
-    """Stack the rows of all ranks; the gradient of a rank's rows is the sum of what every rank has for them."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(gathered, rows.contiguous(), group=group)
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total.chunk(dist.get_world_size(ctx.group))[dist.get_rank(ctx.group)], None
-
-
-def _gather(rows: Tensor, group: ProcessGroup | None) -> Tensor:
-    return cast(Tensor, _Gather.apply(rows, group))
 
 
 class SimclrMethod:
@@ -125,6 +85,8 @@ class SimclrMethod:
         self.config, self.augmentation = config, augmentation
         self.module = SimCLR(config)
         self.encoder = self.module.encoder
+
+    compares_images = True
 
     @property
     def mean(self) -> Statistics:
@@ -145,6 +107,12 @@ class SimclrMethod:
         """Project by `model`, the module or what wraps it, and compare."""
         first, second = model(*views)
         return nt_xent(first, second, self.config.temperature)
+
+    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The projection head's tensors of a checkpoint of ours."""
+        beside = prefix.removesuffix("encoder.")
+        head = f"{beside}head."
+        return {name.removeprefix(beside): tensor for name, tensor in tensors.items() if name.startswith(head)}
 
     @torch.no_grad()
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:

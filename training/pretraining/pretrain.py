@@ -24,6 +24,7 @@ from curation.store.directory import RunDirectory
 from curation.store.filesystems import below
 from training.loader.cache import DECODER_CPUS, feed, kept_bytes
 from training.loader.subset import Subset, read_subset
+from training.methods.config import METHODS
 from training.pretraining import checkpoint, weights
 from training.pretraining.cost import Cost, flops_per_image
 from training.pretraining.loop import Plan, State
@@ -105,8 +106,9 @@ def plan_of(settings: Settings, subset: Subset) -> Plan:
     total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
     precision = resolve_precision(settings.compute.precision, *resources.chips())
     plan = Plan(total, settings.what.seed, length, settings.optimiser, precision)
+    even = METHODS[settings.what.method].load("method").compares_images
     for ranks in range(settings.compute.min_workers or settings.compute.workers, settings.compute.workers + 1):
-        plan.order(frames).check(ranks, even=settings.what.method == "simclr")
+        plan.order(frames).check(ranks, even=even)
     return plan
 
 

@@ -48,10 +48,10 @@ def train_to_the_end(job: Job) -> None:
         limit_threads(resources.granted_cpus())
     run = RunDirectory(job.settings.what.output)
     source = job.feed.source(read_subset(job.settings.what.subset), gpu=rank.device != "cpu")
-    job.plan.order(len(source)).check(rank.ranks, even=job.settings.what.method == "simclr")
+    method = job.settings.method()
+    job.plan.order(len(source)).check(rank.ranks, even=method.compares_images)
     state = last_state(run)
     log = Log(job, rank, run, state)
-    method = job.settings.method()
     with log:
         kept = log.done
         try:

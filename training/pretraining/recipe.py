@@ -5,7 +5,8 @@ from typing import Any
 
 from curation.options import hashed_fields
 from training.loader.cache import Feed
-from training.methods.method import METHODS, Method
+from training.methods.config import METHODS
+from training.methods.method import Method
 from training.pretraining import weights
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.loop import Plan
@@ -31,7 +32,7 @@ class Settings:
 
     def method(self) -> Method:
         """Make the method with its first weights."""
-        made = METHODS[self.what.method].make(self.model, self.augmentation)
+        made: Method = METHODS[self.what.method].load("method")(self.model, self.augmentation)
         if self.what.init != "scratch":
             weights.initialise_from(made, self.what.init, self.model)
         return made

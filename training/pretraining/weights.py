@@ -15,12 +15,11 @@ from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import CARD, WEIGHTS, build, load_into, normalise_by
 from curation.options import require
 from curation.store.directory import RunDirectory
-from training.methods.mae import MaeConfig, decoder_of
+from training.methods.config import ModelConfig
 from training.methods.method import Method
-from training.methods.simclr import SimclrConfig
 
 
-def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig) -> None:
+def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     """Load a weights file, an output folder of ours, or timm's weights by name, into the method's encoder.
 
     A file may also hold the rest of the method's module, ours or a published MAE's. What fits is told in
@@ -49,7 +48,7 @@ def initialise_from(method: Method, init: str, config: MaeConfig | SimclrConfig)
     checkpoint = read_weights(init)
     found = load_into(encoder, checkpoint, f"the encoder {config.encoder}")
     normalise_by(encoder, checkpoint, "auto")
-    rest = decoder_of(checkpoint.tensors, found.prefix)
+    rest = method.beside_encoder(checkpoint.tensors, found.prefix)
     fitting = {name: value for name, value in rest.items() if name in wanted and value.shape == wanted[name].shape}
     method.module.load_state_dict(fitting, strict=False)
 
@@ -78,7 +77,7 @@ def known(name: str) -> bool:
     return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
 
 
-def named(init: str, config: MaeConfig | SimclrConfig) -> EmbedConfig:
+def named(init: str, config: ModelConfig) -> EmbedConfig:
     """The config that builds timm's own weights."""
     return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
 

@@ -6,7 +6,8 @@ Legend: B images and masks of a batch, S side of what is cut out.
 import torch
 from torch import Tensor
 
-from training.methods.augment import Augmentation, random_boxes, random_crops
+from training.methods.augment import random_boxes, random_crops
+from training.methods.config import Augmentation
 
 
 def paired_crops(

@@ -24,7 +24,7 @@ from curation.seeds import salted
 from training.datasets.codings import highest_class
 from training.datasets.prepared import Pairs
 from training.loader.order import Draws, Rows, draw_generator
-from training.methods.augment import Augmentation
+from training.methods.config import Augmentation
 from training.methods.method import NotFiniteError
 from training.metrics.iou import image_ious
 from training.pretraining.schedule import learning_rate, parameter_groups, total_steps, warmup_steps

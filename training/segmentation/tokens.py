@@ -16,7 +16,8 @@ from curation.embeddings.encoder import PRECISIONS, UNTRAINED, build
 from curation.embeddings.vectors import as_tensor
 from curation.engine.chips import Precision
 from training.datasets.codings import UInt8
-from training.methods.augment import Augmentation, normalise, random_crops
+from training.methods.augment import normalise, random_crops
+from training.methods.config import Augmentation
 from training.methods.mae import build_encoder, pixel_statistics
 
 
