@@ -10,10 +10,10 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import pyarrow as pa
-import ray
 import tyro
 
 from curation import settings
@@ -93,7 +93,9 @@ def cleaned(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     clean = without_credentials(value)
-    if clean != value and ("RAY_ADDRESS" in os.environ or ray.is_initialized()):
+    if clean != value and (
+        "RAY_ADDRESS" in os.environ or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    ):
         warn(
             f"the credentials in the address of {clean} are now in the environment of this process; Ray's workers were "
             "started before, so AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be in their environment too"
@@ -219,22 +221,14 @@ def overview(package: str, commands: Mapping[str, Any]) -> str:
     )
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """The error that a task or a Ray Data operator wraps, or the error itself."""
-    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
-        error = error.cause
-    inner = error.__cause__
-    wrapped = type(error).__name__ in ("UserCodeException", "SystemException")
-    return cause_of(inner) if wrapped and inner is not None else error
-
-
 def complain(error: BaseException) -> int:
     """Print what a user can put right and return exit code 2; for a Ray that died 1; raise anything else again."""
-    cause = cause_of(error)
+    errors = import_module("curation.engine.errors") if "ray" in sys.modules else None  # Ray takes seconds
+    cause = errors.cause_of(error) if errors else error
     if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
         print(f"error: {cause}", file=sys.stderr)
         return 2
-    if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+    if errors and errors.is_of_ray(error):
         print(f"error: Ray failed ({error}). Give the same command again: what is done is kept.", file=sys.stderr)
         return 1
     raise error

@@ -1,6 +1,8 @@
-"""The house rules of the design: who may import Ray, which way imports point, lengths and names of files."""
+"""The house rules: who may import Ray, which way imports point, what a file may hold, and what nothing may load."""
 
 import ast
+import dataclasses
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -10,122 +12,190 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("curation", "training", "tune")
-ALLOWED = {"curation": set(), "training": {"curation"}, "tune": {"curation", "training"}}
-VERBS = {"__main__", "cli", "cluster", "demo", "embed", "engine", "export", "ingest", "pipeline", "score"}
-TRAINING_VERBS = {"__main__", "benchmark", "cache", "evaluate", "pretrain", "rank"}
-TUNE_VERBS = {"__main__", "course", "driver", "estimate", "search", "subsets", "sweep", "tuning"}
+LINES, FIELDS = 300, 12
 BANNED = {"utils", "util", "common", "base", "core", "helpers", "misc"}
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-NOUNS = [path for path in SOURCES if path.parent.name == "curation" and path.stem not in VERBS]
-TRAINING_NOUNS = [path for path in SOURCES if path.parent.name == "training" and path.stem not in TRAINING_VERBS]
-TUNE_NOUNS = [path for path in SOURCES if path.parent.name == "tune" and path.stem not in TUNE_VERBS]
+
+# A package and its rooms, each of which imports only those before it; root files are rooms of their own.
+ROOMS = {
+    "curation": (
+        *("options", "seeds", "console", "engine", "store", "settings", "cli", "phantom", "sources", "frames"),
+        *("embeddings", "clusters", "scores", "subsets", "exports", "pipeline", "demo", "__main__"),
+    ),
+    "training": (
+        *("loader", "methods", "pretraining", "datasets", "metrics", "segmentation", "reporting", "evaluation"),
+        "__main__",
+    ),
+    "tune": (),  # flat
+}
+# Files that run on the cluster: all others import neither Ray nor any of these.
+ON_RAY = {
+    "curation": (
+        *("engine/connect", "engine/errors", "engine/resources", "engine/stream", "frames/ingest", "embeddings/embed"),
+        *("clusters/cluster", "scores/score", "exports/export", "pipeline", "demo"),
+    ),
+    "training": (
+        *(
+            "loader/cache",
+            "pretraining/log",
+            "pretraining/plan",
+            "pretraining/rank",
+            "pretraining/pretrain",
+            "evaluation/sets",
+        ),
+        *("evaluation/trials", "evaluation/pretrainings", "evaluation/evaluate", "evaluation/benchmark"),
+    ),
+    "tune": ("estimate", "ledger", "optuna_search", "placement", "runner", "subsets", "sweep", "trial"),
+}
+# The commands, which none but these import: what puts several together.
+VERBS = {
+    *("curation/frames/ingest", "curation/embeddings/embed", "curation/clusters/cluster", "curation/scores/score"),
+    *("curation/subsets/select", "curation/exports/export", "training/pretraining/pretrain"),
+    *("training/evaluation/evaluate", "training/evaluation/benchmark", "tune/sweep"),
+}
+COMPOSERS = {
+    *("curation/pipeline", "curation/demo", "training/evaluation/pretrainings"),
+    *("tune/subsets", "tune/trial", "tune/sweep"),
+}
+SEES = {"curation": {"curation"}, "training": {"curation", "training"}, "tune": {"curation", "training", "tune"}}
+
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix(): path
+    for package in ROOMS
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+EVERY_FILE = pytest.mark.parametrize("file", FILES)
+RAY = {f"{package}/{file}" for package, files in ON_RAY.items() for file in files}
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Full names of all modules that a file imports, at its top or inside functions."""
-    package = path.parent.relative_to(ROOT).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(file: str) -> set[str]:
+    """What a file imports, at its top or inside functions: our files by their path, others by their first name."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
-            within = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            module = ".".join(filter(None, (within, node.module)))
-            yield module
-            yield from (f"{module}.{name.name}" for name in node.names)
+            assert node.level == 0, f"{file}: imports are absolute"
+            names = [str(node.module), *(f"{node.module}.{name.name}" for name in node.names)]
+        else:
+            continue
+        for name in names:
+            path = name.replace(".", "/")
+            found |= {path} & FILES.keys() if name.split(".")[0] in ROOMS else {name.split(".")[0]}
+    return found
 
 
-def modules_of(path: Path, package: str) -> set[str]:
-    """Names of the modules of a package that a file imports."""
-    parts = [name.split(".") for name in imported(path)]
-    names = {name[1] for name in parts if name[0] == package and len(name) > 1}
-    return {name for name in names if (ROOT / package / f"{name}.py").exists()}
+def room_of(file: str) -> str:
+    return file.split("/")[1]
 
 
-def test_there_is_something_to_check() -> None:
-    expected = "config schema store sources frames images decode vectors kmeans dedup select encoder phantom"
-    assert {path.stem for path in NOUNS} >= set(expected.split())
-    assert {path.stem for path in SOURCES} >= VERBS
-    assert set(imported(ROOT / "curation/score.py")) >= {
-        "ray",
-        "curation.scores.groups",
-        "curation.scores.config.ScoreConfig",
-    }
-    assert modules_of(ROOT / "curation/score.py", "curation") >= {"groups", "engine", "cluster", "config"}
-
-
-@pytest.mark.parametrize("path", NOUNS, ids=lambda path: path.stem)
-def test_a_noun_imports_neither_ray_nor_a_verb(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] == "ray"}
-    assert not modules_of(path, "curation") & VERBS
-
-
-@pytest.mark.parametrize("path", TRAINING_NOUNS, ids=lambda path: path.stem)
-def test_a_noun_of_training_imports_neither_ray_nor_a_verb(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] == "ray"}
-    assert not modules_of(path, "training") & TRAINING_VERBS
-    assert not modules_of(path, "curation") & VERBS - {"cli"}
-
-
-@pytest.mark.parametrize("path", TUNE_NOUNS, ids=lambda path: path.stem)
-def test_a_noun_of_tune_imports_neither_ray_nor_a_verb(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] == "ray"}
-    assert not modules_of(path, "tune") & TUNE_VERBS
-    assert not modules_of(path, "training") & TRAINING_VERBS
-    assert not modules_of(path, "curation") & VERBS - {"cli"}
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_imports_point_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    met = {name.split(".")[0] for name in imported(path)} & set(PACKAGES)
-    assert met <= ALLOWED[package] | {package}
-
-
-def loading(names: list[str], heavy: str, package: str = "curation") -> list[str]:
-    """The modules after whose import, in one fresh process and in this order, `heavy` is loaded."""
-    program = (
-        "import importlib, sys\n"
-        f"for name in {names!r}:\n"
-        f"    importlib.import_module('{package}.' + name)\n"
-        f"    if {heavy!r} in sys.modules: print(name)\n"
-    )
+def loaded(program: str) -> list[str]:
+    """What a program prints in a fresh process, as words."""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
-def test_no_noun_loads_ray() -> None:
-    assert loading([path.stem for path in NOUNS if path.stem != "__init__"], "ray") == []
-    assert loading([path.stem for path in TRAINING_NOUNS if path.stem != "__init__"], "ray", "training") == []
-    assert loading([path.stem for path in TUNE_NOUNS if path.stem != "__init__"], "ray", "tune") == []
+def test_the_tables_name_what_there_is() -> None:
+    assert RAY | VERBS | COMPOSERS <= FILES.keys()
+    for package, rooms in ROOMS.items():
+        there = {room_of(file) for file in FILES if file.startswith(f"{package}/")} - {"__init__"}
+        assert not rooms or there == set(rooms)
+    assert imported("curation/scores/score") >= {"ray", "curation/scores/groups", "curation/scores/config"}
 
 
-def test_decoding_loads_no_torch() -> None:
-    assert loading(["decode"], "torch") == []
-    assert loading(["vectors"], "torch") == ["vectors"]
-    assert loading(["board", "subset"], "torch", "training") == []
+@EVERY_FILE
+def test_only_some_files_import_ray(file: str) -> None:
+    if file in RAY or file.endswith("__main__"):
+        return
+    assert not imported(file) & ({"ray"} | RAY)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_files_are_short_and_say_what_they_are_for(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
+@EVERY_FILE
+def test_imports_point_one_way(file: str) -> None:
+    package = file.split("/")[0]
+    ours = {name for name in imported(file) if name in FILES}
+    assert {name.split("/")[0] for name in ours} <= SEES[package]
+    rooms = ROOMS[package]
+    if not rooms or room_of(file) == "__init__":
+        return
+    later = rooms[rooms.index(room_of(file)) + 1 :]
+    assert not {name for name in ours if name.startswith(f"{package}/") and room_of(name) in later}
+
+
+@EVERY_FILE
+def test_no_command_imports_a_command(file: str) -> None:
+    if file not in COMPOSERS:
+        assert not imported(file) & VERBS
+
+
+def test_no_circles() -> None:
+    left = {file: imported(file) & FILES.keys() - {file} for file in FILES}
+    while ready := [file for file, needs in left.items() if not needs & left.keys()]:
+        for file in ready:
+            del left[file]
+    assert not left
+
+
+@EVERY_FILE
+def test_files_are_short_and_say_what_they_are_for(file: str) -> None:
+    text = FILES[file].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES
     assert ast.get_docstring(ast.parse(text))
+    assert not BANNED & set(file.split("/"))
 
 
-def test_no_file_is_named_for_nothing() -> None:
-    parts = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
-    assert not parts & BANNED
+def configs() -> Iterator[type]:
+    for file in FILES:
+        if file.endswith("config") or file == "tune/space":
+            own = vars(importlib.import_module(file.replace("/", "."))).values()
+            yield from (kind for kind in own if isinstance(kind, type) and kind.__module__ == file.replace("/", "."))
+
+
+@pytest.mark.parametrize("config", [kind for kind in configs() if dataclasses.is_dataclass(kind)])
+def test_configs_are_small_and_frozen(config: type) -> None:
+    assert len(dataclasses.fields(config)) <= FIELDS
+    assert config.__dataclass_params__.frozen
+
+
+def test_only_files_on_ray_load_it() -> None:
+    names = [file.replace("/", ".") for file in FILES if file not in RAY and not file.endswith("__init__")]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names}:\n"
+        "  importlib.import_module(name)\n"
+        "  if 'ray' in sys.modules: print(name)"
+    )
+    assert loaded(program) == []
+
+
+def test_help_loads_neither_torch_nor_ray() -> None:
+    program = (
+        "import importlib, sys\n"
+        f"for package in {list(ROOMS)}:\n"
+        "  for command in importlib.import_module(package + '.__main__').COMMANDS.values():\n"
+        "    command.configs([])\n"
+        "print(*{'torch', 'ray', 'timm'} & set(sys.modules))"
+    )
+    assert loaded(program) == []
+
+
+@pytest.mark.parametrize("module", ["embeddings.chunks", "store.directory", "frames.decoding"])
+def test_decoding_loads_no_torch(module: str) -> None:
+    assert loaded(f"import curation.{module}, sys\nprint(*{{'torch'}} & set(sys.modules))") == []
+
+
+def test_mailboxes_load_no_torch() -> None:
+    program = "import training.pretraining.mailbox, training.loader.subset, sys\nprint(*{'torch'} & set(sys.modules))"
+    assert loaded(program) == []
 
 
 def test_tests_are_no_packages() -> None:
     """tests/tune/__init__.py would hide the real tune."""
     assert list((ROOT / "tests").rglob("__init__.py")) == []
-    assert (ROOT / "tests/test_house.py").exists()
 
 
-def test_packages_are_listed_by_name() -> None:
+def test_all_rooms_are_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert settings["tool"]["setuptools"]["packages"] == list(PACKAGES)
-    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in SOURCES}
-    assert folders == set(PACKAGES)
+    assert settings["tool"]["setuptools"]["packages"]["find"]["include"] == [f"{package}*" for package in ROOMS]
+    assert {path.parent for path in FILES.values()} == {
+        path.parent for path in FILES.values() if path.stem == "__init__"
+    }

@@ -25,7 +25,9 @@ def sweep(*configs: Any) -> None:
     config, space, question, halving, evaluation, what, *recipe, flags = configs
     settings = import_module("training.pretraining.recipe").Settings(own.pretrain_config(what), *recipe)
     finetune = import_module("training.evaluation.config").finetune_of(flags)
-    module.sweep(import_module("tune.course").Sweep(config, space, question, halving, evaluation, settings, finetune))
+    module.sweep(
+        import_module("tune.settings").SweepSettings(config, space, question, halving, evaluation, settings, finetune)
+    )
 
 
 def report(config: Any) -> None:

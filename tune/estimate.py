@@ -14,7 +14,7 @@ from training.loader.decoded import Frames
 from training.loader.order import Rank
 from training.loader.subset import read_subset
 from training.pretraining.loop import Plan, train
-from training.pretraining.pretrain import plan_of
+from training.pretraining.plan import plan_of
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.finetune import finetune

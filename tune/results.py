@@ -242,3 +242,6 @@ def binned(values: Sequence[Any]) -> list[str]:
     bins = max(2, round(len(numbers) ** 0.5))
     edges = np.quantile(numbers, np.arange(1, bins) / bins)
     return [str(np.searchsorted(edges, value)) if isinstance(value, float | int) else str(value) for value in values]
+
+
+TOLD = ("unit", "miou", "standard_error", "updates")  # what is measured of a trial at a rung, and at the end

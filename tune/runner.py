@@ -16,11 +16,11 @@ from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
-from curation.cli import cause_of
+from curation.engine.errors import cause_of
 from curation.store.directory import RunDirectory
 from tune import placement
 from tune.config import HalvingConfig
-from tune.ledger import TOLD
+from tune.results import TOLD
 
 HEAD = {"node:__internal_head__": 0.001}  # the driver's place: beside the sweep, on no CPU
 COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}

@@ -20,20 +20,21 @@ from curation.embeddings.encoder import CARD
 from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
-from training.evaluation.benchmark import let_go, pretrain_once, pretrainings
 from training.evaluation.config import EvaluateConfig
+from training.evaluation.pretrainings import let_go, pretrain_once, pretrainings
 from training.evaluation.run import Trial, subject_of
 from training.evaluation.trials import trials, try_all
 from training.loader.subset import read_subset
 from training.metrics.normdel import normdel
 from training.pretraining import checkpoint
-from training.pretraining.pretrain import halt_folder, plan_of, pretrain
+from training.pretraining.checkpoint import halt_folder
+from training.pretraining.plan import plan_of
+from training.pretraining.pretrain import pretrain
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question
-from tune.ledger import TOLD
 from tune.optuna_search import point_of
-from tune.results import ious_of, ratio_read
+from tune.results import TOLD, ious_of, ratio_read
 from tune.space import Candidate
 
 FOLDER = "trials"

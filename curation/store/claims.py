@@ -22,18 +22,46 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pyarrow.fs as pafs
-
-if TYPE_CHECKING:
-    from curation.store.directory import RunDirectory
 
 CLAIM = re.compile(r"\.lease-([0-9a-f]{32})\.json")
 BEAT_S = 15.0
 EXPIRY_S = 90.0
 SETTLE_S = 2.0
 IN_MEMORY = "py::fsspec+memory"  # fsspec's, of one process: its times are exact, so nothing has to settle
+
+
+class Directory(Protocol):
+    """What a lease needs of a run directory."""
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """Where it is."""
+
+    @property
+    def root(self) -> str:
+        """Its path there."""
+
+    @property
+    def uri(self) -> str:
+        """How it is spelled for people."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file below it."""
+
+    def holds_files(self, folder: str) -> bool:
+        """Whether there is any file in a folder."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """The content of a file."""
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Put a JSON file there, whole or not at all."""
+
+    def delete(self, path: str) -> None:
+        """Delete one file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +119,7 @@ def read_owner(content: bytes) -> Owner | None:
         return None
 
 
-def refusal(directory: "RunDirectory", owner: Owner | None, free: str = "") -> ValueError:
+def refusal(directory: Directory, owner: Owner | None, free: str = "") -> ValueError:
     """The error that says who holds a directory, and when it is `free` again."""
     who = f": {owner}" if owner else ""
     return ValueError(
@@ -100,7 +128,7 @@ def refusal(directory: "RunDirectory", owner: Owner | None, free: str = "") -> V
 
 
 @contextlib.contextmanager
-def claimed(directory: "RunDirectory") -> Iterator[None]:
+def claimed(directory: Directory) -> Iterator[None]:
     """Hold a directory by a claim with a heartbeat. ValueError where an earlier one is alive, or this one was lost."""
     existed = directory.exists("")
     claim = Claim(directory, owner_here())
@@ -128,7 +156,7 @@ def claimed(directory: "RunDirectory") -> Iterator[None]:
 class Claim:
     """One call's claim to a directory."""
 
-    def __init__(self, directory: "RunDirectory", owner: Owner) -> None:
+    def __init__(self, directory: Directory, owner: Owner) -> None:
         self.directory, self.owner = directory, owner
         self.over, self.lost = threading.Event(), False
 
@@ -177,7 +205,7 @@ def heart(claim: str) -> str:
     return f".lease-{claim}.beat"
 
 
-def read(directory: "RunDirectory", name: str) -> bytes:
+def read(directory: Directory, name: str) -> bytes:
     """All of a lease file. FileNotFoundError where it is gone: PyArrow has other words for it once it began to read."""
     try:
         return directory.read_bytes(name)
@@ -187,7 +215,7 @@ def read(directory: "RunDirectory", name: str) -> bytes:
         raise FileNotFoundError(f"{directory.uri}/{name} has gone") from error
 
 
-def delete(directory: "RunDirectory", *paths: str) -> None:
+def delete(directory: Directory, *paths: str) -> None:
     """Delete what is there of some files."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -195,7 +223,7 @@ def delete(directory: "RunDirectory", *paths: str) -> None:
                 directory.delete(path)
 
 
-def times(directory: "RunDirectory") -> dict[str, float]:
+def times(directory: Directory) -> dict[str, float]:
     """When each lease file in a directory was written, by the store's clock, in seconds."""
     system = directory.filesystem
     if isinstance(system, pafs.PyFileSystem):
@@ -209,7 +237,7 @@ def times(directory: "RunDirectory") -> dict[str, float]:
     return seconds
 
 
-def written_at(directory: "RunDirectory", info: pafs.FileInfo) -> float:
+def written_at(directory: Directory, info: pafs.FileInfo) -> float:
     """When a lease file was written; by its writer's clock where the store tells no times."""
     if info.mtime_ns:
         return float(info.mtime_ns / 1e9)

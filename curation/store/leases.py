@@ -14,12 +14,8 @@ import stat
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
-from curation.store.claims import Owner, claimed, owner_here, read_owner, refusal
-
-if TYPE_CHECKING:
-    from curation.store.directory import RunDirectory
+from curation.store.claims import Directory, Owner, claimed, owner_here, read_owner, refusal
 
 LOCK = ".lease.json"
 TRIES = 100
@@ -28,7 +24,7 @@ HELD: ContextVar[frozenset[str]] = ContextVar("HELD", default=frozenset())  # di
 
 
 @contextlib.contextmanager
-def hold(directory: "RunDirectory") -> Iterator[None]:
+def hold(directory: Directory) -> Iterator[None]:
     """Hold a directory, made where it is missing, until the block ends. A call chain may hold it several times over.
 
     A directory that was made here and has nothing in it at the end is deleted again. ValueError, naming the owner,
@@ -60,7 +56,7 @@ def borrowed(held: frozenset[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(directory: "RunDirectory") -> Iterator[None]:
+def locked(directory: Directory) -> Iterator[None]:
     """Hold a local directory by the system's lock on a file in it; by a claim where it locks no files."""
     made = make(directory.root)
     try:
@@ -100,7 +96,7 @@ def make_all(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
 
 
-def take(directory: "RunDirectory") -> int | None:
+def take(directory: Directory) -> int | None:
     """Lock the file in a local directory and write this process into it; its descriptor, or None where none can be."""
     path = f"{directory.root}/{LOCK}"
     while True:

@@ -42,8 +42,8 @@ from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserCo
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.course import Sweep
 from tune.resources import shares
+from tune.settings import SweepSettings
 from tune.space import SpaceConfig, listed
 from tune.subsets import Chooser
 from tune.sweep import job_of, sweep
@@ -81,7 +81,7 @@ def prepare() -> None:
     )
 
 
-def settings(output: str, given: argparse.Namespace, **changes: Any) -> Sweep:
+def settings(output: str, given: argparse.Namespace, **changes: Any) -> SweepSettings:
     """A sweep of the phantom."""
     recipe = Settings(
         PretrainConfig(subset="", output="", seed=changes.get("seed", 0)),
@@ -94,7 +94,7 @@ def settings(output: str, given: argparse.Namespace, **changes: Any) -> Sweep:
     )
     space: dict[str, Any] = {"epsilon": EPSILONS, "d": DS} | changes.get("space", {})
     sets = {"dataset": (f"phantom:generic={POLYPS}",), "decoded_size": SIDE, "test_every": 0}
-    return Sweep(
+    return SweepSettings(
         SweepConfig(run_dir=changes.get("run_dir", RUN), cpus_per_trial=changes.get("cpus", 1)),
         SpaceConfig(**space),
         Question(),
@@ -157,7 +157,7 @@ def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
     `paced` is the ratio of seconds per second of updates.
     """
     none = {"baseline": ("none",)}
-    ways: dict[str, Callable[[Sweep], Any]] = {"by hand": by_hand, "sweep": sweep}
+    ways: dict[str, Callable[[SweepSettings], Any]] = {"by hand": by_hand, "sweep": sweep}
     rows = []
     for number in range(given.repeats):
         spent, updates = {}, {}
@@ -195,7 +195,7 @@ def real(given: argparse.Namespace) -> list[dict[str, Any]]:
     return [{name: row[name] for name in ("name", *TOLD)} | {"minutes": minutes} for row in table]
 
 
-def by_hand(what: Sweep) -> None:
+def by_hand(what: SweepSettings) -> None:
     """Select, train and evaluate, one after another."""
     output = RunDirectory(what.evaluation.output)
     sets = prepare_all(output, find_sources(what.evaluation), what.evaluation)

@@ -11,6 +11,7 @@ from curation import __main__ as program
 from curation import cli
 from curation.clusters.config import ClusterConfig
 from curation.embeddings.config import EmbedConfig
+from curation.engine import errors
 from curation.sources.config import IngestConfig
 from curation.subsets.config import SelectConfig
 
@@ -268,11 +269,11 @@ def test_cause_of_unwraps() -> None:
     wrapped.__cause__ = nested
     around = ray.exceptions.RayTaskError("h", "traceback", wrapped)
     for error in (cause, task, task.as_instanceof_cause(), nested, wrapped, around):
-        assert cli.cause_of(error) is cause
+        assert errors.cause_of(error) is cause
     alone, other = UserCodeException("alone"), KeyError("with a cause of its own")
     other.__cause__ = cause
-    assert cli.cause_of(alone) is alone
-    assert cli.cause_of(other) is other
+    assert errors.cause_of(alone) is alone
+    assert errors.cause_of(other) is other
 
 
 def test_complain_tells_users_errors_and_raises_others(capsys: pytest.CaptureFixture[str]) -> None:

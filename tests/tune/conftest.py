@@ -12,15 +12,15 @@ from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserCo
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.course import Sweep
+from tune.settings import SweepSettings
 from tune.space import SpaceConfig
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Callable[..., Sweep]:
+def asked(tmp_path: Path) -> Callable[..., SweepSettings]:
     """asked(config={...}, space={...}, ...): a sweep over d, with changes to some of its configs."""
 
-    def make(**changes: dict[str, Any]) -> Sweep:
+    def make(**changes: dict[str, Any]) -> SweepSettings:
         evaluation: dict[str, Any] = {"output": str(tmp_path / "out"), "dataset": ("generic=polyps",), "seeds": 2}
         recipe = Settings(
             PretrainConfig(subset="", output="", **changes.get("what", {})),
@@ -31,7 +31,7 @@ def asked(tmp_path: Path) -> Callable[..., Sweep]:
             MaeConfig(encoder="test_vit", image_size=32),
             Augmentation(),
         )
-        return Sweep(
+        return SweepSettings(
             SweepConfig(run_dir="RUN", **changes.get("config", {})),
             SpaceConfig(**{"d": (0.7, 0.8, 0.9)} | changes.get("space", {})),
             Question(**changes.get("question", {})),

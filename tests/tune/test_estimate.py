@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from training.segmentation.config import FinetuneConfig
-from tune.course import Sweep
 from tune.estimate import Speed, hours
 from tune.resources import Shares
+from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.sweep import job_of
 from tune.trial import Job
 
 
 @pytest.mark.parametrize(("probe", "passes"), [("finetune", FinetuneConfig().passes), ("linear", 1)])
-def test_hours_by_hand(asked: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch, probe: str, passes: float) -> None:
+def test_hours_by_hand(
+    asked: Callable[..., SweepSettings], monkeypatch: pytest.MonkeyPatch, probe: str, passes: float
+) -> None:
     one: Any = SimpleNamespace(parts={"train": range(60), "validation": range(20), "test": range(30)})
     external: Any = SimpleNamespace(parts={"train": (), "validation": (), "test": range(10)})
     job = replace(job_of(asked(evaluation={"probe": probe}), Shares(1, 4.0, 4, 4), []), sets=(one, external))

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from training.pretraining.weights import located
-from tune.course import Sweep
 from tune.resources import Shares
+from tune.settings import SweepSettings
 from tune.sweep import job_of
 
 
 def test_weights_to_begin_with_are_found_from_any_folder(
-    asked: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., SweepSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "trial").mkdir()

@@ -3,27 +3,24 @@
 Nothing is trained twice: pre-trainings and fine-tunings are kept below the output by the hash of all that shapes them.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 
-from curation.engine import resources
 from curation.engine.connect import connect
-from curation.options import digest, require
+from curation.options import require
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import absolute
 from training.datasets.prepared import PreparedSet
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig
+from training.evaluation.pretrainings import at_once, pretrain_all, pretrainings
 from training.evaluation.run import subject_of
 from training.evaluation.sets import find_sources, prepare_all
 from training.evaluation.trials import chosen_precision, record_precision, report, trials, try_all
-from training.loader.subset import Subset, read_subset
+from training.loader.subset import read_subset
 from training.pretraining.config import LENGTHS, LengthConfig
-from training.pretraining.pretrain import plan_of, pretrain
 from training.pretraining.recipe import Settings
-from training.pretraining.weights import located
 from training.reporting import figures, markdown, results, style, tables
 from training.reporting.comparisons import comparisons
 from training.reporting.matrix import matrix
@@ -76,66 +73,6 @@ def lengths_of(given: LengthConfig, more: Sequence[float]) -> list[LengthConfig]
     unit = next(name for name in LENGTHS if getattr(given, name) is not None)
     first = getattr(given, unit)
     return [replace(given, **{unit: length}) for length in dict.fromkeys((first, *map(type(first), more)))]
-
-
-def pretrainings(
-    run: RunDirectory, subset: Subset, recipe: Settings, lengths: Sequence[LengthConfig], seeds: int
-) -> Iterator[Settings]:
-    """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
-
-    An output is named by the hash of the subset and of all that shapes the weights.
-    """
-    for length in lengths:
-        for seed in range(recipe.what.seed, recipe.what.seed + seeds):
-            settings = replace(
-                recipe,
-                what=replace(recipe.what, subset=subset.path, seed=seed, init=located(recipe.what.init)),
-                length=length,
-                model=replace(recipe.model, seed=seed),
-            )
-            plan_of(settings, subset)
-            output = f"{run.root}/pretrain/{digest([subset.about['digest'], settings.shaping()])}"
-            yield replace(settings, what=replace(settings.what, output=output))
-
-
-def at_once(workers: int) -> int:
-    """How many pre-trainings of so many ranks run at once: as GPUs allow, with a CPU a rank and one to decode."""
-    return max(1, min(resources.count("GPU") // workers, resources.count("CPU") // (workers + 1)))
-
-
-def pretrain_all(planned: Sequence[Settings], together: int) -> None:
-    """Do the pre-trainings, `together` at once. Where one fails, those under way end and the others do not begin."""
-
-    def do(number: int) -> None:
-        settings = planned[number]
-        what = f"{settings.what.subset}, seed {settings.what.seed}"
-        print(f"pretrain {number + 1} of {len(planned)}: {what}", flush=True)
-        pretrain_once(settings)
-
-    if together == 1:  # in the main thread, where Ray Train minds an interruption
-        for number in range(len(planned)):
-            do(number)
-        return
-    with ThreadPoolExecutor(together) as pool:
-        try:
-            for done in as_completed([pool.submit(do, number) for number in range(len(planned))]):
-                done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def pretrain_once(settings: Settings) -> None:
-    """Pre-train unless that is finished, and let go of the decoded frames."""
-    output = RunDirectory(settings.what.output)
-    if not (output.exists("encoder.safetensors") and output.exists("card.json")):
-        pretrain(settings)
-    let_go(output)
-
-
-def let_go(output: RunDirectory) -> None:
-    """Delete the decoded frames of a pre-training."""
-    if output.exists("cache"):
-        output.delete_folder("cache")
 
 
 def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from curation.store.directory import RunDirectory
+from curation.store.filesystems import below
 from training.pretraining.loop import State
 
 FOLDER, CHECKPOINT = "checkpoints", "checkpoint.pt"
@@ -66,3 +67,8 @@ def prune(run: RunDirectory, keep: int) -> None:
     for name in run.folders(FOLDER):
         if re.fullmatch(r"update-\d+", name) and name not in last:
             run.delete_folder(f"{FOLDER}/{name}")
+
+
+def halt_folder(output: str, update: int) -> str:
+    """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
+    return below(output, f"halts/{name_of(update)}")

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
@@ -19,19 +18,18 @@ from curation.embeddings.encoder import about
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
-from curation.options import digest, require
+from curation.options import digest
 from curation.store.directory import RunDirectory
-from curation.store.filesystems import below
 from training.loader.cache import DECODER_CPUS, feed, kept_bytes
 from training.loader.subset import Subset, read_subset
-from training.methods.config import METHODS
 from training.pretraining import checkpoint, weights
+from training.pretraining.checkpoint import halt_folder
 from training.pretraining.cost import Cost, flops_per_image
 from training.pretraining.loop import Plan, State
 from training.pretraining.mailbox import Board
+from training.pretraining.plan import plan_of
 from training.pretraining.rank import train_rank
 from training.pretraining.recipe import Job, Settings
-from training.pretraining.schedule import equal_compute_epochs, total_steps
 
 SETTINGS = "settings.json"
 REFRESH_S = 1.0
@@ -87,29 +85,6 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
         target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))
         weights.export_encoder(encoder_of(state), target, card)
     return card
-
-
-def halt_folder(output: str, update: int) -> str:
-    """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
-    return below(output, f"halts/{checkpoint.name_of(update)}")
-
-
-def plan_of(settings: Settings, subset: Subset) -> Plan:
-    """How long and in what arithmetic; ValueError where that cannot be, or a logger is not installed."""
-    for name in settings.record.logger:
-        package = {"mlflow": "mlflow-skinny"}.get(name, name)
-        require(find_spec(name) is not None, f"--logger {name} needs a package: pip install {package}")
-    length, frames = settings.length, len(subset.table)
-    epochs = length.epochs
-    if length.equal_compute_to is not None:
-        epochs = equal_compute_epochs(length.equal_compute_to, frames / subset.about["pool"])
-    total = total_steps(frames, length.batch_size, epochs=epochs, steps=length.steps, images_seen=length.images_seen)
-    precision = resolve_precision(settings.compute.precision, *resources.chips())
-    plan = Plan(total, settings.what.seed, length, settings.optimiser, precision)
-    even = METHODS[settings.what.method].load("method").compares_images
-    for ranks in range(settings.compute.min_workers or settings.compute.workers, settings.compute.workers + 1):
-        plan.order(frames).check(ranks, even=even)
-    return plan
 
 
 def chosen_precision(run: RunDirectory, wanted: str) -> str:

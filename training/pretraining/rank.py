@@ -9,9 +9,9 @@ import torch
 from ray.train.torch import prepare_model
 from torch import nn
 
-from curation.cli import cause_of
 from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
+from curation.engine.errors import cause_of
 from curation.store.directory import RunDirectory
 from training.loader.order import Rank
 from training.loader.subset import read_subset

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.options import hashed_fields
-from training.loader.cache import Feed
 from training.methods.config import METHODS
 from training.methods.method import Method
 from training.pretraining import weights
@@ -44,5 +43,5 @@ class Job:
 
     settings: Settings
     plan: Plan
-    feed: Feed
+    feed: Any  # a Feed of training/loader/cache.py
     board: Any  # handle of a Board

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.evaluation import benchmark
+from training.evaluation import benchmark, pretrainings
 
 
 def planned(count: int) -> Any:
@@ -17,9 +17,9 @@ def planned(count: int) -> Any:
 def test_as_many_run_at_once_as_gpus_and_cpus_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     resources = {"GPU": 8, "CPU": 9}
     monkeypatch.setattr(benchmark.engine, "count", resources.__getitem__)
-    assert [benchmark.at_once(workers) for workers in (1, 2, 4, 8)] == [4, 3, 1, 1]
+    assert [pretrainings.at_once(workers) for workers in (1, 2, 4, 8)] == [4, 3, 1, 1]
     resources["GPU"] = 0
-    assert benchmark.at_once(1) == 1
+    assert pretrainings.at_once(1) == 1
 
 
 def test_two_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +29,8 @@ def test_two_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         both.wait(timeout=60)
         done.append(settings.what.seed)
 
-    monkeypatch.setattr(benchmark, "pretrain_once", stand_in)
-    benchmark.pretrain_all(planned(4), 2)
+    monkeypatch.setattr(pretrainings, "pretrain_once", stand_in)
+    pretrainings.pretrain_all(planned(4), 2)
     assert sorted(done) == [0, 1, 2, 3]
 
 
@@ -44,7 +44,7 @@ def test_after_a_failure_no_other_begins(monkeypatch: pytest.MonkeyPatch, togeth
         time.sleep(0.02)
         done.append(settings.what.seed)
 
-    monkeypatch.setattr(benchmark, "pretrain_once", stand_in)
+    monkeypatch.setattr(pretrainings, "pretrain_once", stand_in)
     with pytest.raises(OSError, match="no space"):
-        benchmark.pretrain_all(planned(500), together)
+        pretrainings.pretrain_all(planned(500), together)
     assert len(done) < 400

@@ -11,11 +11,10 @@ import pytest
 from curation.embeddings.encoder import CARD
 from curation.store.directory import RunDirectory
 from training.metrics.normdel import normdel
-from training.pretraining.checkpoint import last, name_of
-from training.pretraining.pretrain import halt_folder
+from training.pretraining.checkpoint import halt_folder, last, name_of
 from training.reporting import results
-from tune.course import Sweep
 from tune.resources import Shares
+from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.sweep import job_of
 from tune.trial import at_rung, measured, recorded, told_of
@@ -38,7 +37,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_a_rung_is_trained_once_and_beside_what_went_further(
-    asked: Callable[..., Sweep], trained: list[tuple[str, int]], tmp_path: Path
+    asked: Callable[..., SweepSettings], trained: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     recipe = asked().recipe
     settings = replace(recipe, what=replace(recipe.what, output=str(tmp_path / "one")))
@@ -64,7 +63,7 @@ def test_a_record_has_the_cost_of_all_calls(tmp_path: Path) -> None:
     }
 
 
-def test_the_mean_and_its_standard_error_over_seeds(asked: Callable[..., Sweep]) -> None:
+def test_the_mean_and_its_standard_error_over_seeds(asked: Callable[..., SweepSettings]) -> None:
     place = {"subset": "s", "method": "meddel", "train_dataset": "p", "test_dataset": "p", "epoch": 1, "final": True}
     values = [[0.2, 0.4], [0.4, 0.6], [0.6, 0.8]]  # means 0.3, 0.5, 0.7: standard deviation 0.2
     rows: list[dict[str, Any]] = [

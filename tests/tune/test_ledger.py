@@ -8,15 +8,15 @@ import pytest
 
 from curation.options import hashed_fields
 from training.reporting import results as trained
-from tune.course import Course, Sweep
 from tune.optuna_search import study
 from tune.resources import Shares
+from tune.settings import SweepSettings
 from tune.space import Candidate, Point, shuffled
 from tune.subsets import Chooser
-from tune.sweep import job_of
+from tune.sweep import Sweep, job_of
 from tune.trial import Job, Told
 
-Make = Callable[..., Course]
+Make = Callable[..., Sweep]
 HALVING = {"halving": 2, "rung_count": 2}
 
 
@@ -28,13 +28,13 @@ class Trained(Job):
 
 
 @pytest.fixture
-def course(asked: Callable[..., Sweep]) -> Make:
+def course(asked: Callable[..., SweepSettings]) -> Make:
     """course(names, ...): a call of a sweep with candidates of these names, as asked(...) makes it."""
 
-    def make(names: str = "abcd", **changes: Any) -> Course:
+    def make(names: str = "abcd", **changes: Any) -> Sweep:
         what = asked(**changes)
         job = Trained(**vars(job_of(what, Shares(2, 1.0, 0, 1), [])))
-        made = Course(what, job, 2, cast(Chooser, None))
+        made = Sweep(what, job, 2, cast(Chooser, None))
         for place, name in enumerate(names):
             made.candidates[name] = Named(Point(d=0.1 * (place + 1)), 10, 0.1 * (place + 1), "R/subsets/x", name)
         return made
@@ -50,7 +50,7 @@ class Named(Candidate):
         return self.trained
 
 
-def finish(course: Course, name: str, miou: float = 0.5, halts: list[Told] | None = None) -> None:
+def finish(course: Sweep, name: str, miou: float = 0.5, halts: list[Told] | None = None) -> None:
     """Put a trial's record and results where a finished one has them."""
     place = {"subset": name, "method": "meddel", "train_dataset": "p", "test_dataset": "p"}
     measured = {"images": 2, "miou": miou, "image_iou": [miou, miou], "epoch": 1, "final": True}
@@ -66,12 +66,12 @@ def rung(unit: int, miou: float) -> Told:
     return {"unit": unit, "miou": miou, "standard_error": 0.01, "updates": 4 * unit}
 
 
-def due(course: Course) -> str:
+def due(course: Sweep) -> str:
     """Names of the trials that are due."""
-    return "".join(one.name for one in course.due(course.trained()))
+    return "".join(one.name for one in course.ledger.due(course.trained()))
 
 
-def states(course: Course) -> dict[str, str]:
+def states(course: Sweep) -> dict[str, str]:
     """States by name."""
     return {row["name"]: row["state"] for row in course.rows()}
 
@@ -90,7 +90,7 @@ def test_failed_trials_are_due_again_and_cost_no_allowance(course: Make) -> None
     assert due(course(config={"max_trials": 4})) == "abd"
     finish(again, "a")
     again.note({"name": "a"}, [], "")
-    assert again.ended.known == {"trials/b.json": {"reason": "out of memory"}}
+    assert again.ledger.ended == {"trials/b.json": {"reason": "out of memory"}}
     assert due(course(**most)) == "b"
     assert states(course()) == {"a": "finished", "b": "failed", "c": "finished", "d": "unfinished"}
 
@@ -110,7 +110,7 @@ def test_halted_trials_are_not_due_again_while_they_are_judged_alike(course: Mak
     assert due(course()) == "acd"
     finish(again, "a")
     again.note({"name": "a"}, [], "")
-    assert again.ended.known == {}
+    assert again.ledger.ended == {}
 
 
 def test_what_ended_is_written_at_once(course: Make) -> None:
@@ -136,10 +136,10 @@ def test_a_twin_whose_owner_is_of_another_call_is_trained_under_its_name(course:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Course], str]:
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Sweep], str]:
     """told(course): the forecast's line on cost, where a candidate takes as many hours as its d is high."""
 
-    def line(course: Course) -> str:
+    def line(course: Sweep) -> str:
         course.output.write_json("begun.json", {})
         course.forecast()
         lines = capsys.readouterr().out.splitlines()
@@ -147,11 +147,11 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     monkeypatch.setattr("tune.estimate.speed", lambda *_: None)
     monkeypatch.setattr("tune.estimate.hours", lambda _job, one, _found: one.point.d)
-    monkeypatch.setattr(Course, "chosen", lambda _, point: Named(point, 100, 1.0, "R/subsets/full", "full"))
+    monkeypatch.setattr(Sweep, "chosen", lambda _, point: Named(point, 100, 1.0, "R/subsets/full", "full"))
     return line
 
 
-def test_the_forecast_is_of_what_is_due(course: Make, told: Callable[[Course], str]) -> None:
+def test_the_forecast_is_of_what_is_due(course: Make, told: Callable[[Sweep], str]) -> None:
     first = course()
     assert told(first).startswith("4 subsets to train, 2 seeds each, 2 at once: about 1.00 device-hours, 30 minutes")
     finish(first, "d")
@@ -162,7 +162,7 @@ def test_the_forecast_is_of_what_is_due(course: Make, told: Callable[[Course], s
     assert told(course()) == ""
 
 
-def test_the_forecast_of_optuna_counts_the_draws_that_are_left(course: Make, told: Callable[[Course], str]) -> None:
+def test_the_forecast_of_optuna_counts_the_draws_that_are_left(course: Make, told: Callable[[Sweep], str]) -> None:
     drawing = {"space": {"search": "optuna", "samples": 4}}
     first = course("", **drawing)
     assert told(first).startswith("4 subsets to train, 2 seeds each, 2 at once: about 4.00 device-hours")  # d is 1
@@ -192,18 +192,18 @@ def test_a_study_is_of_what_a_draw_is_worth(course: Make) -> None:
 def test_baselines_of_the_front_follow_what_is_searched(
     course: Make, monkeypatch: pytest.MonkeyPatch, halving: dict[str, int]
 ) -> None:
-    def chosen(_: Course, point: Point) -> Candidate:
+    def chosen(_: Sweep, point: Point) -> Candidate:
         return Named(point, 10, 0.1, "R/subsets/x", point.name)
 
     fitted: list[list[str]] = []
 
-    def fit(self: Course, wanted: list[Candidate], *, halve: bool = False) -> None:
+    def fit(self: Sweep, wanted: list[Candidate], *, halve: bool = False) -> None:
         assert halve == bool(halving and not fitted)
         fitted.append(sorted(one.name for one in wanted))
         finish(self, "b")
 
-    monkeypatch.setattr(Course, "chosen", chosen)
-    monkeypatch.setattr(Course, "fit", fit)
+    monkeypatch.setattr(Sweep, "chosen", chosen)
+    monkeypatch.setattr(Sweep, "fit", fit)
     swept = course("ab", space={"search": "random", "samples": 2, "baseline": ("random", "full")}, halving=halving)
     swept.candidates["full"] = Named(Point(baseline="full"), 100, 1.0, "R/subsets/full", "full")
     swept.search()
@@ -218,7 +218,7 @@ def test_searched_candidates_are_shuffled_alike_for_one_seed() -> None:
     assert shuffled(ordered, 4) != mixed
 
 
-def test_a_record_is_of_what_is_trained(asked: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_of_what_is_trained(asked: Callable[..., SweepSettings], monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(job: Job, candidate: Candidate) -> list[Any]:
         return [replace(job.recipe, what=replace(job.recipe.what, output=f"out/pretrain/{candidate.folder}"))]
 

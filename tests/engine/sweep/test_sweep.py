@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.phantom import colonoscopy
-from tune.course import Sweep
+from tune.settings import SweepSettings
 from tune.sweep import sweep
 
-Make = Callable[..., Sweep]
+Make = Callable[..., SweepSettings]
 Stamps = Callable[[Path], dict[str, int]]
 
 
 @pytest.fixture(scope="module")
 def swept(
     make: Make, reference: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Sweep, pa.Table]:
+) -> tuple[Path, SweepSettings, pa.Table]:
     """The output of a sweep, not to be changed, with its configs and table."""
     output = tmp_path_factory.mktemp("sweep")
     run_dir = Path(shutil.copytree(reference[0], tmp_path_factory.mktemp("selected") / "run"))
@@ -30,7 +30,7 @@ def swept(
     return output, what, sweep(what)
 
 
-def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
+def test_what_a_sweep_leaves(swept: tuple[Path, SweepSettings, pa.Table]) -> None:
     output, _, table = swept
     rows = {row["name"]: row for row in table.to_pylist()}
     assert pq.read_table(output / "results.parquet").equals(table)
@@ -56,7 +56,7 @@ def test_what_a_sweep_leaves(swept: tuple[Path, Sweep, pa.Table]) -> None:
 
 
 def test_a_sweep_prefers_thresholds_that_remove_what_was_planted(
-    swept: tuple[Path, Sweep, pa.Table], drawn: tuple[Path, pa.Table]
+    swept: tuple[Path, SweepSettings, pa.Table], drawn: tuple[Path, pa.Table]
 ) -> None:
     rows = [row for row in swept[2].to_pylist() if row["state"] == "finished"]
     best = max(rows, key=lambda row: row["normdel"])
@@ -71,7 +71,7 @@ def test_a_sweep_prefers_thresholds_that_remove_what_was_planted(
     assert removed["full"] < 0.5
 
 
-def test_the_same_command_again_trains_nothing(swept: tuple[Path, Sweep, pa.Table], stamps: Stamps) -> None:
+def test_the_same_command_again_trains_nothing(swept: tuple[Path, SweepSettings, pa.Table], stamps: Stamps) -> None:
     output, what, table = swept
     before = stamps(output)
     assert sweep(what).equals(table)

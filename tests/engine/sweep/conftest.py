@@ -13,7 +13,7 @@ from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserCo
 from training.pretraining.recipe import Settings
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
-from tune.course import Sweep
+from tune.settings import SweepSettings
 from tune.space import SpaceConfig
 from tune.sweep import sweep
 
@@ -42,12 +42,12 @@ GRID: dict[str, Any] = {"epsilon": (0.9,), "d": (0.7, 0.9), "baseline": ("full",
 
 
 @pytest.fixture(scope="session")
-def make(local_ray: None, polyps: Path) -> Callable[..., Sweep]:
+def make(local_ray: None, polyps: Path) -> Callable[..., SweepSettings]:
     """make(run_dir, output, space={...}, ...): a small sweep, with changes to some of its configs."""
 
-    def changed(run_dir: Path, output: Path, **changes: dict[str, Any]) -> Sweep:
+    def changed(run_dir: Path, output: Path, **changes: dict[str, Any]) -> SweepSettings:
         evaluation: dict[str, Any] = {"seeds": 1, "decoded_size": 48, "test_every": 0}
-        return Sweep(
+        return SweepSettings(
             SweepConfig(run_dir=str(run_dir), **changes.get("config", {})),
             SpaceConfig(**GRID | changes.get("space", {})),
             Question(**changes.get("question", {})),
@@ -61,10 +61,10 @@ def make(local_ray: None, polyps: Path) -> Callable[..., Sweep]:
 
 
 @pytest.fixture(scope="session")
-def spelled(flags: Callable[..., list[str]]) -> Callable[[Sweep], list[str]]:
+def spelled(flags: Callable[..., list[str]]) -> Callable[[SweepSettings], list[str]]:
     """spelled(what): the command line that stands for a sweep."""
 
-    def spell(what: Sweep) -> list[str]:
+    def spell(what: SweepSettings) -> list[str]:
         _, *recipe = vars(what.recipe).values()
         given = flags(what.config, what.space, what.question, what.halving, what.evaluation, *recipe)
         names = ("epochs", "batch_size", "head_cells", "head_width", "patience", "layer_decay", "learning_rate")
@@ -86,10 +86,10 @@ def stamps() -> Callable[[Path], dict[str, int]]:
 
 
 @pytest.fixture(scope="session")
-def twice(stamps: Callable[[Path], dict[str, int]]) -> Callable[[Sweep], pa.Table]:
+def twice(stamps: Callable[[Path], dict[str, int]]) -> Callable[[SweepSettings], pa.Table]:
     """twice(what): the table of a sweep; the same command again gives it again and writes nothing."""
 
-    def call(what: Sweep) -> pa.Table:
+    def call(what: SweepSettings) -> pa.Table:
         output = Path(what.evaluation.output)
         table = sweep(what)
         before = stamps(output)

@@ -18,16 +18,16 @@ import pytest
 from curation.store.directory import RunDirectory
 from training.pretraining.checkpoint import last
 from training.pretraining.config import LengthConfig, RecordConfig
-from tune.course import Sweep
 from tune.results import front
+from tune.settings import SweepSettings
 from tune.sweep import sweep
 
-Make = Callable[..., Sweep]
+Make = Callable[..., SweepSettings]
 Stamps = Callable[[Path], dict[str, int]]
-Twice = Callable[[Sweep], pa.Table]
+Twice = Callable[[SweepSettings], pa.Table]
 
 
-def lengthened(what: Sweep, steps: int, logger: tuple[Any, ...] = ()) -> Sweep:
+def lengthened(what: SweepSettings, steps: int, logger: tuple[Any, ...] = ()) -> SweepSettings:
     """A sweep of longer pre-trainings, with a checkpoint every ten updates."""
     record = RecordConfig(picture_steps=0, checkpoint_steps=10, keep_checkpoints=1000, logger=logger)
     length = LengthConfig(steps=steps, batch_size=8, draw_rows=8)
@@ -104,7 +104,7 @@ def test_a_budget_that_ends_within_a_trial_keeps_its_checkpoints(
 def test_a_budget_that_ends_within_a_trial_does_not_wait_for_other_trackers(
     make: Make,
     begun: Callable[..., Path],
-    spelled: Callable[[Sweep], list[str]],
+    spelled: Callable[[SweepSettings], list[str]],
     python: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
@@ -210,7 +210,7 @@ def test_optuna_goes_on_with_its_study(
 def test_a_killed_sweep_goes_on(
     make: Make,
     begun: Callable[..., Path],
-    spelled: Callable[[Sweep], list[str]],
+    spelled: Callable[[SweepSettings], list[str]],
     started: Callable[..., Any],
     tmp_path: Path,
     stamps: Stamps,
