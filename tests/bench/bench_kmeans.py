@@ -18,7 +18,7 @@ from harness import report, seconds
 
 from curation.clusters import cluster, kmeans, seeding
 from curation.clusters.config import ClusterConfig
-from curation.embeddings.nearest import Coded
+from curation.embeddings.nearest import Prepared, prepare
 from curation.embeddings.vectors import limit_threads, to_unit
 from curation.store.directory import RunDirectory
 
@@ -32,10 +32,10 @@ def points(rows: int, dimensions: int, clusters: int) -> np.ndarray:
     return to_unit(x).astype(np.float16)
 
 
-def code_shard(shard: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Coded]:
+def code_shard(shard: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Prepared]:
     """What loading does with a shard's vectors."""
     limit_threads(1)
-    return shard[0], kmeans.coded(shard[1])
+    return shard[0], prepare(shard[1])
 
 
 def inertia(x: np.ndarray, centroids: np.ndarray) -> float:

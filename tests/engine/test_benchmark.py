@@ -21,8 +21,7 @@ from training.__main__ import main
 from training.evaluation import benchmark as module
 from training.evaluation.benchmark import benchmark
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig, FinetuneFlags, finetune_of
-from training.methods.config import MaeConfig
-from training.methods.method import METHODS
+from training.methods.config import Augmentation, MaeConfig
 from training.metrics.intervals import compare
 from training.metrics.normdel import normdel
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
@@ -98,7 +97,7 @@ def run(local_ray: None, polyps: Path, subsets: dict[str, str], calls: list[Call
             LengthConfig(epochs=2.0, batch_size=4, draw_rows=4),
             OptimiserConfig(),
             MaeConfig(**TINY),
-            METHODS["mae"].augmentation(),
+            Augmentation(),
         )
         return benchmark(config, evaluation, recipe, SMALL)
 

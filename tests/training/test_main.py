@@ -107,7 +107,7 @@ def test_what_pretraining_tells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     card = {"loss": 0.25, "cost": {"images_seen": 12}}
     seen: list[Any] = []
     real = command_line.part
-    stand_in = {"pretrain.pretrain": lambda settings: seen.append(settings) or card}
+    stand_in = {"pretraining.pretrain.pretrain": lambda settings: seen.append(settings) or card}
     monkeypatch.setattr(command_line, "part", lambda path: stand_in.get(path) or real(path))
     assert main(["pretrain", "--subset", "s", "--output", "o", "--steps", "3", "--method", "simclr"]) == 0
     assert capsys.readouterr().out == "loss 0.2500 after 12 images\n"

@@ -103,8 +103,8 @@ def test_halted_trials_are_not_due_again_while_they_are_judged_alike(course: Mak
     again = course(halving=HALVING, config={"max_trials": 3})
     assert states(again) == {"a": "halted", "b": "finished", "c": "unfinished", "d": "unfinished"}
     assert due(again) == "c"
-    assert [[told["unit"] for told in again.told(one)] for one in again.trained()] == [[1], [1], [], []]
-    assert again.told(again.candidates["a"])[0]["normdel"] > 0.5
+    assert [[told["unit"] for told in again.ledger.rungs(one)] for one in again.trained()] == [[1], [1], [], []]
+    assert again.ledger.rungs(again.candidates["a"])[0]["normdel"] > 0.5
     assert due(course(halving=HALVING, question={"alpha": 0.5})) == "acd"
     assert due(course(halving=HALVING | {"rung_count": 3})) == "acd"
     assert due(course()) == "acd"

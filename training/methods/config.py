@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from curation.options import option, require
 
@@ -125,3 +125,7 @@ METHODS = {
     "mae": MethodParts("config:MaeConfig", "config:Augmentation", "mae:MaeMethod"),
     "simclr": MethodParts("config:SimclrConfig", "config:SimclrAugmentation", "simclr:SimclrMethod"),
 }
+if TYPE_CHECKING:
+    MethodName: TypeAlias = str
+else:
+    MethodName = Literal[tuple(METHODS)]  # so that the command line offers them

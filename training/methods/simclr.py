@@ -5,13 +5,12 @@ Legend: N images of this rank, W ranks; D dimensions; two views of each image, f
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.nn.functional import all_gather
 
 from curation.options import require
 from training.methods.augment import Statistics, normalise, simclr_views, to_bytes
@@ -69,13 +68,37 @@ def nt_xent(first_ND: Tensor, second_ND: Tensor, temperature: float, group: Proc
     with torch.autocast(both.device.type, enabled=False):
         own = nn.functional.normalize(both.to(torch.promote_types(both.dtype, torch.float32)), dim=1)
         distributed = dist.is_available() and dist.is_initialized()
-        everyone = torch.cat(all_gather(own, group)) if distributed else own  # type: ignore[no-untyped-call]
+        everyone = _gather(own, group) if distributed else own
         views, images = len(own), len(first_ND)
         own_index = torch.arange(views, device=own.device) + (dist.get_rank(group) * views if distributed else 0)
         partner = own_index.roll(images)
         logits = own @ everyone.T / temperature
         logits = logits.scatter(1, own_index[:, None], -torch.inf)  # a view is not compared with itself
         return nn.functional.cross_entropy(logits, partner)
+
+
+class _Gather(torch.autograd.Function):
+    """Stack the rows of all ranks; the gradient of a rank's rows is the sum of what every rank has for them.
+
+    PyTorch deprecates its own (torch.distributed.nn.functional.all_gather) for one that only new versions have.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(gathered, rows.contiguous(), group=group)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total.chunk(dist.get_world_size(ctx.group))[dist.get_rank(ctx.group)], None
+
+
+def _gather(rows: Tensor, group: ProcessGroup | None) -> Tensor:
+    return cast(Tensor, _Gather.apply(rows, group))
 
 
 class SimclrMethod:

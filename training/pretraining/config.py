@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from curation.options import option, require
-from training.methods.config import METHODS
+from training.methods.config import MethodName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,16 +13,13 @@ class PretrainConfig:
 
     subset: str = option("A subset's folder with its kept.parquet: RUN/subsets/NAME.", hashed=False)
     output: str = option("Where weights, checkpoints and records go: a path or an object-storage URI.", hashed=False)
-    method: str = option(f"How it is pre-trained: {', '.join(METHODS)}.", "mae")
+    method: MethodName = option("How it is pre-trained.", "mae")
     init: str = option(
         "The encoder to begin with: `scratch`, a weights file that fits it, or a timm name with weights (of the same "
         "architecture), from the hub.",
         "scratch",
     )
     seed: int = option("Seed of weights, order, crops and masks.", 0)
-
-    def __post_init__(self) -> None:
-        require(self.method in METHODS, f"method is {self.method!r}; expected {' or '.join(METHODS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

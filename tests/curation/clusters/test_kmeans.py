@@ -13,7 +13,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
 from curation.clusters import kmeans, seeding
-from curation.embeddings import nearest, nearest_gpu
+from curation.embeddings import nearest_cpu, nearest_gpu
+from curation.embeddings.nearest import prepare
 from curation.embeddings.vectors import to_unit
 
 Array = npt.NDArray[np.floating]
@@ -94,7 +95,7 @@ def test_of_equal_centroids_the_first_wins(at_degrees: Make) -> None:
 
 def test_a_coded_shard_adds_up_to_the_same(vectors: Make, keys_for: Make) -> None:
     x, keys, centroids = vectors(1, 300, 12, dtype=np.float16), keys_for(300), vectors(2, 5, 12)
-    coded, plain = (kmeans.partial_sums(keys, shard, centroids) for shard in (kmeans.coded(x), x))
+    coded, plain = (kmeans.partial_sums(keys, shard, centroids) for shard in (prepare(x), x))
     assert coded.sums_KD.tobytes() == plain.sums_KD.tobytes()
     assert coded.far_keys.tolist() == plain.far_keys.tolist()
     assert coded.inertia(centroids) == plain.inertia(centroids)
@@ -107,11 +108,13 @@ def test_every_path_assigns_alike(
     vectors: Make, integers: bool, dense_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without products of 8-bit integers, in small blocks, on the path of a GPU."""
-    monkeypatch.setattr(nearest, "integers_are_fast", lambda: integers)
-    monkeypatch.setattr(nearest, "DENSE_SHARE", dense_share)
-    monkeypatch.setattr(nearest, "BLOCK", 1)
-    monkeypatch.setattr(nearest, "COLUMNS", 7)
-    monkeypatch.setattr(nearest_gpu, "GPU_BLOCK", 50)
+    monkeypatch.setattr(nearest_cpu, "integers_are_fast", lambda: integers)
+    monkeypatch.setattr(nearest_cpu, "DENSE_SHARE", dense_share)
+    monkeypatch.setattr(nearest_cpu, "BLOCK", 1)
+    monkeypatch.setattr(nearest_cpu, "COLUMNS", 7)
+    monkeypatch.setattr(nearest_gpu, "BLOCK", 50)
+    monkeypatch.setattr(nearest_gpu, "PAIRS", 9)
+    monkeypatch.setattr(nearest_gpu, "DENSE_SHARE", dense_share)
     x, centroids = vectors(5, 300, 16), vectors(6, 40, 16)
     products = x.astype(np.float64) @ centroids.astype(np.float64).T
     for device in ("cpu", TORCH_PATH):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from curation.embeddings import nearest
+from curation.embeddings import nearest, nearest_cpu
 from curation.embeddings.vectors import to_unit
 from curation.engine import chips
 from curation.engine.chips import Chip, chip, resolve_precision
@@ -104,10 +104,10 @@ def test_neighbours_are_the_same_with_and_without_integers(
     elif kind == "lattice":
         rows = np.sign(rows[:, :12])
     units = to_unit(rows.astype(np.float32)).astype(storage)
-    coded = nearest.code(units, units.mean(axis=0, dtype=np.float32))
+    coded = nearest.prepare(units)
     found = []
     for fast in (True, False):
-        monkeypatch.setattr(nearest, "integers_are_fast", lambda fast=fast: fast)
+        monkeypatch.setattr(nearest_cpu, "integers_are_fast", lambda fast=fast: fast)
         both = *nearest.nearest(coded, coded[:512]), *nearest.nearest(coded, coded, before=0)
         found.append((*both, nearest.nearest_index(coded, coded[:300])[2]))
     for with_integers, without in zip(*found, strict=True):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from curation.embeddings import nearest
+from curation.embeddings import nearest_cpu, nearest_gpu
 from curation.embeddings.vectors import scramble, to_unit
 from curation.scores import duplicates
 
@@ -102,11 +102,13 @@ def blocks(rows: int, columns: int, integers: bool = True, dense_share: float = 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "ROWS", rows)
         patch.setattr(duplicates, "COLUMNS", columns)
-        patch.setattr(duplicates, "GPU_BLOCK", rows)
-        patch.setattr(nearest, "BLOCK", 1)  # of 64 rows, the least there are
-        patch.setattr(nearest, "COLUMNS", columns)
-        patch.setattr(nearest, "DENSE_SHARE", dense_share)
-        patch.setattr(nearest, "integers_are_fast", lambda: integers)
+        patch.setattr(nearest_gpu, "BLOCK", rows)
+        patch.setattr(nearest_gpu, "PAIRS", columns)
+        patch.setattr(nearest_gpu, "DENSE_SHARE", dense_share)
+        patch.setattr(nearest_cpu, "BLOCK", 1)  # of 64 rows, the least there are
+        patch.setattr(nearest_cpu, "COLUMNS", columns)
+        patch.setattr(nearest_cpu, "DENSE_SHARE", dense_share)
+        patch.setattr(nearest_cpu, "integers_are_fast", lambda: integers)
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curation.embeddings import nearest
+from curation.embeddings import nearest_cpu, nearest_gpu
 from curation.embeddings.vectors import scramble, to_unit
 from curation.scores import duplicates, groups
 from curation.scores.config import ScoreConfig
@@ -152,14 +152,14 @@ def test_scores_are_those_of_each_cluster_alone(
         for module, name in (
             (duplicates, "ROWS"),
             (duplicates, "COLUMNS"),
-            (duplicates, "GPU_BLOCK"),
-            (nearest, "COLUMNS"),
+            (nearest_gpu, "BLOCK"),
+            (nearest_cpu, "COLUMNS"),
         ):
             patch.setattr(module, name, block)
-        patch.setattr(nearest, "BLOCK", 1)
-        patch.setattr(nearest, "FEW_COLUMNS", 2)
-        patch.setattr(nearest, "TIES", block % 3)
-        patch.setattr(nearest, "integers_are_fast", lambda: integers)
+        patch.setattr(nearest_cpu, "BLOCK", 1)
+        patch.setattr(nearest_cpu, "FEW_COLUMNS", 2)
+        patch.setattr(nearest_cpu, "TIES", block % 3)
+        patch.setattr(nearest_cpu, "integers_are_fast", lambda: integers)
         found = by_work(config, clustered.piece, planned, split, device)
     assert found == brute_force(config, clustered.piece)
 

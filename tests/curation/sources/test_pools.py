@@ -187,7 +187,7 @@ def test_globs_and_lineage_of_the_user_make_any_folder_the_pool(tmp_path: Path) 
 def test_a_partial_pool_is_warned_of_before_it_is_read(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.engine.connect.connect", lambda: sys.exit("reached"))
+    monkeypatch.setattr("curation.frames.ingest.connect", lambda: sys.exit("reached"))
     folder = plant(tmp_path / "pool", TREES[name])
     settings = IngestConfig(run_dir=str(tmp_path / "run"), source=(f"{name}={folder}",))
     with pytest.raises(SystemExit, match="reached"):

@@ -224,8 +224,8 @@ def test_an_interruption_while_it_is_put_waits_for_all_of_it(
     """Closing the stream of a half-written object would complete it."""
     program = (
         "import _thread, sys\n"
-        "from curation import atomic\n"
-        "from curation.store import RunDirectory\n"
+        "from curation.store import atomic\n"
+        "from curation.store.directory import RunDirectory\n"
         "atomic.SLICE_BYTES = 5 << 20\n"
         "run, upload = RunDirectory(sys.argv[1]), atomic.upload\n"
         "def interrupted(*arguments):\n"

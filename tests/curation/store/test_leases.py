@@ -24,8 +24,8 @@ from curation.store.directory import RunDirectory, holding
 
 HOLD = """
 import sys
-from curation import claims
-from curation.store import RunDirectory
+from curation.store import claims
+from curation.store.directory import RunDirectory
 claims.SETTLE_S, claims.BEAT_S, claims.EXPIRY_S = 1.5, 0.2, 2.0
 try:
     with RunDirectory(sys.argv[1]).lock():

@@ -16,14 +16,14 @@ from ray import tune as ray_tune
 from ray.data import DataContext
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from curation import engine
-from curation.store import RunDirectory
+from curation.engine import resources
+from curation.store.directory import RunDirectory
 from tune.resources import shares
-from tune.tuning import Limit, Tuning, run_trials
+from tune.runner import Limit, Tuning, run_trials
 
 def rank(config):
     held = ray.get_runtime_context().get_assigned_resources()
-    assert (held["CPU"], held["GPU"]) == (1, 1) and engine.device() == "cuda"
+    assert (held["CPU"], held["GPU"]) == (1, 1) and resources.device() == "cuda"
     rows = ray.data.range(16, override_num_blocks=16).map_batches(slow, num_cpus=0.25, batch_size=1)
     decoded = sum(len(batch["id"]) for batch in rows.iter_batches(batch_size=None))
     pathlib.Path(config["folder"], f"rows-{config['number']}").write_text(str(decoded))
@@ -43,7 +43,7 @@ def work(config):
 
 ray.init(address="local", num_cpus=6, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level=30)
 DataContext.get_current().enable_progress_bars = False
-share = shares(engine.count("CPU"), engine.count("GPU"), 1, 0, 0)
+share = shares(resources.count("CPU"), resources.count("GPU"), 1, 0, 0)
 assert share.trials == 3, share
 ended = []
 limit = Limit(None, share.trials, RunDirectory(sys.argv[1]))

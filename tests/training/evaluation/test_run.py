@@ -14,7 +14,7 @@ from PIL import Image
 from curation.store.directory import RunDirectory
 from training.datasets import folders
 from training.datasets.prepared import PreparedSet, pairs, prepare
-from training.evaluation import benchmark, evaluate, finetuned
+from training.evaluation import benchmark, finetuned
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.run import Subject, Trial, carry_out, subject_of
 from training.evaluation.sets import find_sources, prepare_all
@@ -90,7 +90,7 @@ def test_what_is_in_no_part_is_told(
     for number, part in enumerate(("test", "validation")):
         copy = here / "train" / "images" / f"train{number}.png"
         copy.write_bytes((here / part / "images" / f"{part}0.png").read_bytes())
-    monkeypatch.setattr(evaluate.engine, "stream", lambda _, calls, **__: [prepare(*call) for call in calls])
+    monkeypatch.setattr("training.evaluation.sets.stream", lambda _, calls, **__: [prepare(*call) for call in calls])
     config = EvaluateConfig(
         output="unused", dataset=(f"here:generic={here}", f"other:generic={other}"), decoded_size=40
     )

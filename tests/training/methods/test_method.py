@@ -6,15 +6,17 @@ import torch
 from torch import nn
 
 from training.methods import augment, config, mae, simclr
-from training.methods.method import METHODS, Method
+from training.methods.config import METHODS
+from training.methods.method import Method
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str) -> Method:
-    kind = METHODS[name]
-    return kind.make(kind.config(encoder="test_vit", image_size=64, **SMALL[name]), kind.augmentation())
+    config, augmentation, method = (METHODS[name].load(part) for part in ("config", "augmentation", "method"))
+    made: Method = method(config(encoder="test_vit", image_size=64, **SMALL[name]), augmentation())
+    return made
 
 
 def images() -> torch.Tensor:

@@ -28,10 +28,10 @@ def test_flops_of_mae_are_those_of_its_layers() -> None:
 
 
 COUNT = """
-from training.augment import Augmentation, SimclrAugmentation
-from training.cost import flops_per_image
-from training.mae import MaeConfig, MaeMethod
-from training.simclr import SimclrConfig, SimclrMethod
+from training.methods.config import Augmentation, MaeConfig, SimclrAugmentation, SimclrConfig
+from training.methods.mae import MaeMethod
+from training.methods.simclr import SimclrMethod
+from training.pretraining.cost import flops_per_image
 small = {"encoder": "vit_tiny_patch16_224", "image_size": 64}
 mae = MaeMethod(MaeConfig(decoder_depth=1, decoder_width=32, decoder_heads=2, **small), Augmentation())
 print(flops_per_image(mae, 80), flops_per_image(SimclrMethod(SimclrConfig(**small), SimclrAugmentation()), 80))
