@@ -1,5 +1,6 @@
-"""What tests of arithmetic share: one thread for torch."""
+"""What all tests share: no time limit for properties, an interruption that arrives, one thread for torch."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # a slow machine is not a wrong result
 settings.load_profile("any machine")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background would have it ignored
 
 
 @pytest.fixture(scope="module")

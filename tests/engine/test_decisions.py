@@ -228,6 +228,7 @@ def test_centring_subtracts_the_mean_of_all_vectors(by_id: ById, reference: Refe
             assert row["duplicate_similarity"] == pytest.approx(cosine, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_float32_storage(
     begun: Callable[..., Path], reference: Reference, rows: Rows, settings: Callable[..., pipeline.RunConfig]
 ) -> None:

@@ -42,7 +42,8 @@ def test_one_embed_worker_as_two(begun: Callable[..., Path], settings: Settings,
     assert tables(run_dir) == tables(begun("embeddings", "two-workers"))
 
 
-@pytest.mark.parametrize("cpus", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 4])
 def test_other_cpus_as_two(
     *,
     reference: Reference,

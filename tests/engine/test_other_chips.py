@@ -25,6 +25,7 @@ SMALL = "--encoder=test_vit --image-size=32 --decoder-depth=1 --decoder-width=32
 SHORT = "--draw-rows=4 --steps=4 --checkpoint-steps=2 --picture-steps=0"
 
 
+@pytest.mark.slow
 def test_finished_embeddings_are_used_on_any_chip(
     begun: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_again_in_the_same_place_nothing_changes_and_other_settings_are_refused(
     assert "steps was 6, now 7" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_ranks_and_streaming_compute_what_one_rank_computes_from_a_cache(
     subset: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

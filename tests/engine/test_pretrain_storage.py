@@ -42,6 +42,7 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_an_output_in_object_storage_holds_all_that_a_folder_holds(
     reference: tuple[Path, list[dict[str, Any]]], bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,8 @@ def undisturbed(subset: str, started: Started, tmp_path_factory: pytest.TempPath
     return output
 
 
-@pytest.mark.parametrize("victim", ["driver", pytest.param("rank", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["driver", "rank"])
 def test_killed_and_run_again_it_is_the_undisturbed_training(
     subset: str, undisturbed: Path, started: Started, tmp_path: Path, victim: str
 ) -> None:
@@ -142,7 +143,7 @@ def damaged(subset: str, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("cache_gb", [1, 0])
+@pytest.mark.parametrize("cache_gb", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_frames_that_have_gone_are_named(
     damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cache_gb: int
 ) -> None:

@@ -191,6 +191,7 @@ def filled(disk: Path, but: int) -> Iterator[None]:
     filler.unlink()
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_each_step_and_then_space_again(
     *,
     small_disk: Path,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_command_says_so_in_a_line(
     number: int,
     started: Callable[..., Any],
