@@ -37,7 +37,7 @@ def step(name: str) -> Callable[..., Any]:
     return call
 
 
-def told(work: Callable[..., Any]) -> Callable[[Any], None]:
+def with_summary(work: Callable[..., Any]) -> Callable[[Any], None]:
     """A step that prints its summary."""
     return lambda config: print(summary([work(config)], config.run_dir))
 
@@ -47,7 +47,7 @@ def select(config: SelectConfig) -> None:
     if config.grid:
         print(step("pipeline.grid")(config))
     else:
-        told(step("pipeline.select"))(config)
+        with_summary(step("pipeline.select"))(config)
 
 
 def run(*configs: Any) -> None:
@@ -72,24 +72,28 @@ COMMANDS = {
     "ingest": command(
         "Read the sources: identity, lineage and exact copies of every frame.",
         (IngestConfig,),
-        told(step("frames.ingest.ingest")),
+        with_summary(step("frames.ingest.ingest")),
     ),
     "embed": command(
-        "Turn frames into unit vectors with a Vision Transformer.", (EmbedConfig,), told(step("embeddings.embed.embed"))
+        "Turn frames into unit vectors with a Vision Transformer.",
+        (EmbedConfig,),
+        with_summary(step("embeddings.embed.embed")),
     ),
     "cluster": command(
-        "Spherical k-means over the embeddings.", (ClusterConfig,), told(step("clusters.cluster.cluster"))
+        "Spherical k-means over the embeddings.", (ClusterConfig,), with_summary(step("clusters.cluster.cluster"))
     ),
     "score": command(
         "Compare the frames of each cluster, once for every threshold.",
         (ScoreConfig,),
-        told(step("scores.score.score")),
+        with_summary(step("scores.score.score")),
     ),
     "select": command(
         "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
     ),
     "export": command(
-        "Hand a subset on: a Parquet table or a folder of files.", (ExportConfig,), told(step("exports.export.export"))
+        "Hand a subset on: a Parquet table or a folder of files.",
+        (ExportConfig,),
+        with_summary(step("exports.export.export")),
     ),
     "run": command(
         "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run

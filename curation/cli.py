@@ -45,7 +45,7 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
     command = commands[name]
     try:
         configs = command.configs(arguments[1:])
-        command.work(*parse(f"{package} {name}", command.about, configs, arguments[1:]))
+        command.work(*parse_flags(f"{package} {name}", command.about, configs, arguments[1:]))
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return INTERRUPTED
@@ -67,7 +67,7 @@ def interrupted(error: BaseException | None) -> bool:
     return error is not None and (isinstance(error, KeyboardInterrupt) or interrupted(error.__cause__))
 
 
-def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
+def parse_flags(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
     """Return one instance of each of `configs`, all filled from one flat set of flags (and a YAML file).
 
     Fields of the same name in several configs are one flag. A flag that can be repeated also takes several values, and
@@ -80,7 +80,7 @@ def parse(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequen
     arguments = spread(arguments, fields, repeated)
     check_flags(arguments, sorted(fields))
     known, flags = defaults(arguments, fields, repeated)
-    made = [flag_of(*fields[key], known.get(key, dataclasses.MISSING)) for key in ordered(configs)]
+    made = [flag_of(*fields[key], known.get(key, dataclasses.MISSING)) for key in field_names(configs)]
     flat = dataclasses.make_dataclass(name.replace(" ", "_"), made, kw_only=True)
     values = vars(tyro.cli(flat, prog=f"python -m {name}", description=about, args=flags))
     return [config(**{f.name: cleaned(values[f.name]) for f in dataclasses.fields(config)}) for config in configs]
@@ -103,7 +103,7 @@ def cleaned(value: Any) -> Any:
     return clean
 
 
-def ordered(configs: Sequence[type[Any]]) -> list[str]:
+def field_names(configs: Sequence[type[Any]]) -> list[str]:
     """The names of all fields, each once, in the order in which they first appear."""
     return list(dict.fromkeys(field.name for config in configs for field in dataclasses.fields(config)))
 
@@ -134,7 +134,7 @@ def spread(arguments: Sequence[str], fields: Collection[str], repeated: Collecti
     for argument in arguments:
         if argument.startswith("--"):
             spelt, equals, value = argument.partition("=")
-            name = single(spelt.removeprefix("--").replace("-", "_"), fields, repeated)
+            name = singular(spelt.removeprefix("--").replace("-", "_"), fields, repeated)
             flag = f"--{name.replace('_', '-')}" if name is not None and name in repeated else ""
             bare = not equals
             made.append(f"{flag or spelt}{equals}{value}")
@@ -153,21 +153,21 @@ def defaults(arguments: Sequence[str], fields: Fields, repeated: Collection[str]
     path, rest = settings.config_path(arguments)
     if path is None:
         return {}, rest
-    found = settings.by_field(settings.read(path), path, lambda name: single(name, fields, repeated))
+    found = settings.by_field(settings.read_yaml(path), path, lambda name: singular(name, fields, repeated))
     for name in found:
         if name not in fields:
-            raise ValueError(f"--config {path} has an unknown name {name!r}; {nearest(name, sorted(fields))}")
-    given = {named(flag) for flag in rest if flag.startswith("--")}
+            raise ValueError(f"--config {path} has an unknown name {name!r}; {nearest_name(name, sorted(fields))}")
+    given = {field_named(flag) for flag in rest if flag.startswith("--")}
     wanted = {name: node for name, node in found.items() if name not in given}
     return settings.values(wanted, {name: flag_of(*fields[name]) for name in wanted}, repeated, path), rest
 
 
-def named(flag: str) -> str:
+def field_named(flag: str) -> str:
     """The field that a flag names."""
     return flag.partition("=")[0].removeprefix("--no-").removeprefix("--").replace("-", "_")
 
 
-def single(name: str, fields: Collection[str], repeated: Collection[str]) -> str | None:
+def singular(name: str, fields: Collection[str], repeated: Collection[str]) -> str | None:
     """The field of a name, or of the plural of one that can be given several times; None where there is none."""
     if name in fields:
         return name
@@ -177,12 +177,12 @@ def single(name: str, fields: Collection[str], repeated: Collection[str]) -> str
 def check_flags(arguments: Sequence[str], names: list[str]) -> None:
     """ValueError, with the nearest flag there is, where one is given that no config has."""
     for flag in arguments:
-        key = named(flag)
+        key = field_named(flag)
         if flag.startswith("--") and key not in (*names, "config", "help"):
-            raise ValueError(f"there is no flag {flag.split('=')[0]}; {nearest(key, names, '--')}")
+            raise ValueError(f"there is no flag {flag.split('=')[0]}; {nearest_name(key, names, '--')}")
 
 
-def nearest(key: str, names: list[str], prefix: str = "") -> str:
+def nearest_name(key: str, names: list[str], prefix: str = "") -> str:
     """A hint at the name that was probably meant, or at all there are."""
     near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
     spelt = [prefix + (name.replace("_", "-") if prefix else name) for name in near or names]

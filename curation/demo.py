@@ -21,7 +21,7 @@ from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
 from curation.subsets.config import SelectConfig
 
-KEPT = 150  # frames of the 672: a little more than there are scenes
+KEPT_SHARE = 150  # frames of the 672: a little more than there are scenes
 EVERYTHING = "everything"  # the subset that the encoder is trained on
 TRAINING = {
     "method": "simclr",
@@ -68,28 +68,28 @@ def demo(config: DemoConfig) -> None:
     truth = colonoscopy.draw(colonoscopy.PhantomConfig(output=f"{config.output}/phantom", seed=config.seed))
     polyps.lay_out(truth, f"{config.output}/phantom", f"{config.output}/polyps")
     untrained = {"encoder": "vit_tiny_patch16_224", "weights": "random", "image_size": 32}
-    before = curated(settings(config, "untrained", untrained, {"budget": float(KEPT)}), truth)
+    before = curate(settings(config, "untrained", untrained, {"budget": float(KEPT_SHARE)}), truth)
     every = {"name": EVERYTHING, "d": 1.0, "epsilon": 2.0}
     pipeline.run(settings(config, "untrained", untrained, every))
     encoder = f"{config.output}/encoder"
     print(f"\ntraining an encoder on all frames in {encoder}")
-    train(f"{config.output}/untrained/subsets/{EVERYTHING}", encoder, config.seed)
+    pretrain_encoder(f"{config.output}/untrained/subsets/{EVERYTHING}", encoder, config.seed)
     losses = RunDirectory(encoder).read_table("metrics.parquet", ["loss"])["loss"].to_pylist()
     print(f"loss {losses[0]:.2f} at the start, {losses[-1]:.2f} at the end, {CHANCE:.2f} by chance")
-    after = curated(settings(config, "run", {"encoder": encoder}, {"budget": float(KEPT)}), truth)
+    after = curate(settings(config, "run", {"encoder": encoder}, {"budget": float(KEPT_SHARE)}), truth)
     print("\n" + comparison(before, after))
 
 
-def curated(chosen: pipeline.RunConfig, truth: pa.Table) -> dict[str, float]:
+def curate(chosen: pipeline.RunConfig, truth: pa.Table) -> dict[str, float]:
     """Curate, print the steps, and compare the subset with the truth."""
     markers = pipeline.run(chosen)
     print("\n" + summary(markers, chosen.ingest.run_dir))
     run = RunDirectory(chosen.ingest.run_dir)
     kept = run.read_table(f"subsets/{chosen.select.name}/kept.parquet", ["path"])["path"].to_pylist()
-    return colonoscopy.compare(truth, kept)
+    return colonoscopy.compare_with_truth(truth, kept)
 
 
-def train(subset: str, output: str, seed: int) -> None:
+def pretrain_encoder(subset: str, output: str, seed: int) -> None:
     """Train in a process of its own. ValueError where it fails; it has said why."""
     given = TRAINING | {"subset": subset, "output": output, "seed": seed}
     flags = [*(f"--{name}={value}" for name, value in given.items()), "--scale", *SCALE]
@@ -100,7 +100,7 @@ def train(subset: str, output: str, seed: int) -> None:
 
 def comparison(before: dict[str, float], after: dict[str, float]) -> str:
     """Both subsets against the phantom's truth, as text."""
-    lines = [f"against the phantom's truth, {KEPT} frames kept:{'untrained':>17}{'trained':>9}"]
+    lines = [f"against the phantom's truth, {KEPT_SHARE} frames kept:{'untrained':>17}{'trained':>9}"]
     for name, what, of in (
         ("duplicates_found", "planted duplicates found", "redundant"),
         ("distinct_kept", "distinct scenes kept", "scenes"),

@@ -68,7 +68,7 @@ def grid(config: SelectConfig) -> str:
     """Return the grid of sizes, after the scoring passes it reads where they were not run yet."""
     for scoring in grids.passes(config):
         ensure_scored(scoring)
-    return grids.grid(config)
+    return grids.size_table(config)
 
 
 @holding

@@ -36,7 +36,7 @@ def config_path(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (paths[0] if paths else None), rest
 
 
-def read(path: str) -> Settings:
+def read_yaml(path: str) -> Settings:
     """The settings of a YAML file, by name as it is written there but for dashes, which become underscores.
 
     ValueError: a file that cannot be read, no mapping in it, or a name that stands there twice.
@@ -76,7 +76,7 @@ def flag_value(arguments: Sequence[str], name: str) -> str | None:
         if flag.replace("_", "-") == f"--{name.replace('_', '-')}":
             found = value if equals else "".join(rest[place + 1 : place + 2])
     if found is None and path is not None:
-        node = read(path).get(name)
+        node = read_yaml(path).get(name)
         found = node.value if isinstance(node, yaml.ScalarNode) and node.tag != NULL else None
     return found
 

@@ -42,7 +42,7 @@ ON_RAY = {
             "pretraining/pretrain",
             "evaluation/sets",
         ),
-        *("evaluation/trials", "evaluation/pretrainings", "evaluation/evaluate", "evaluation/benchmark"),
+        *("evaluation/runs", "evaluation/pretrainings", "evaluation/evaluate", "evaluation/benchmark"),
     ),
     "tune": ("estimate", "ledger", "optuna_search", "placement", "runner", "subsets", "sweep", "trial"),
 }

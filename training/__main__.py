@@ -63,7 +63,7 @@ def benchmark(config: Any, evaluation: Any, *others: Any) -> None:
 
 def datasets() -> None:
     """Print what is known of sets and pools."""
-    print(part("datasets.folders.table")(), pools.table(), sep="\n\n")
+    print(part("datasets.folders.table")(), pools.pools_table(), sep="\n\n")
 
 
 COMMANDS = {

@@ -9,18 +9,18 @@ import ray
 from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
 from curation.store.directory import RunDirectory
-from training.datasets.prepared import PreparedSet, load, pairs
-from training.loader.decoded import Frames
+from training.datasets.prepared import PreparedSet, load_array, pairs
+from training.loader.decoded import DecodedFrames
 from training.loader.order import Rank
 from training.loader.subset import read_subset
 from training.pretraining.loop import Plan, train
 from training.pretraining.plan import plan_of
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.finetune import finetune
 from training.segmentation.tokens import load_encoder
 from tune.space import Candidate
-from tune.trial import Job
+from tune.trial import SweepJob
 
 UPDATES = 4  # timed; the first is not counted
 
@@ -33,7 +33,7 @@ class Speed:
     image: float
 
 
-def speed(job: Job, candidate: Candidate) -> Speed:
+def speed(job: SweepJob, candidate: Candidate) -> Speed:
     """Time both on the device of a trial, with made-up frames and some images of the first set."""
     [settings, *_] = job.planned(candidate)
     plan = plan_of(settings, read_subset(candidate.folder))
@@ -44,21 +44,21 @@ def speed(job: Job, candidate: Candidate) -> Speed:
     return found
 
 
-def time_steps(settings: Settings, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
+def time_steps(settings: Recipe, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
     """Time updates and fine-tuning on the device that this task was granted: of one rank's share, on one rank."""
     limit_threads(resources.granted_cpus())
     length, device = plan.length, resources.device()
-    draws = max(1, length.batch_size // length.draw_rows // settings.compute.workers)
-    share = length.micro_batch or draws * length.draw_rows
+    draws = max(1, length.batch_size // length.slice_rows // settings.compute.workers)
+    share = length.micro_batch or draws * length.slice_rows
     side = round(settings.model.image_size * settings.compute.cache_margin)
     pixels = np.random.default_rng(0).integers(0, 256, (share, side, side, 3), np.uint8)
-    frames = Frames([pixels], [str(number) for number in range(share)])
+    frames = DecodedFrames([pixels], [str(number) for number in range(share)])
     short = replace(plan, until=UPDATES, length=replace(length, batch_size=share, micro_batch=0))
     method = settings.method()
     spent = [each["seconds"] for _, each, _ in train(method, frames, short, Rank(device=device), lambda module: module)]
     update = float(np.median(spent[1:] or spent)) * length.batch_size / settings.compute.workers / share
     rows = np.asarray(one.parts["train"])
-    shown = load(run, f"{one.stem}.masks.npy")[rows].any(axis=(1, 2))
+    shown = load_array(run, f"{one.stem}.masks.npy")[rows].any(axis=(1, 2))
     few = pairs(run, one, rows[shown][: 2 * tuned.batch_size].tolist())
     encoder = load_encoder("random", tuned.image_size, settings.model.encoder)
     start = time.perf_counter()
@@ -66,7 +66,7 @@ def time_steps(settings: Settings, plan: Plan, run: RunDirectory, one: PreparedS
     return Speed(update, (time.perf_counter() - start) / len(few.images))
 
 
-def hours(job: Job, candidate: Candidate, found: Speed) -> float:
+def hours(job: SweepJob, candidate: Candidate, found: Speed) -> float:
     """Predicted device-hours of one trial, evaluation included."""
     passes = job.finetune.passes if job.evaluation.probe == "finetune" else 1
     learnt = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from curation.store.directory import RunDirectory
-from training.reporting.style import COLOURS, MARKERS, STYLE, grid, legend, write
+from training.reporting.style import COLOURS, MARKERS, STYLE, legend, panel_grid, write_figure
 from tune.results import Row, main_effects
 from tune.space import AXES
 
@@ -36,13 +36,13 @@ def draw_all(rows: Sequence[Row], folder: RunDirectory) -> list[str]:
     if effects := main_effects(finished):
         made["importance"] = importance(effects)
     for name, figure in made.items():
-        write(figure, folder, name)
+        write_figure(figure, folder, name)
     return list(made)
 
 
 def pareto(finished: Sequence[Row]) -> Figure:
     """Return mIoU with its interval against ratio and against cost; a line joins what nothing beats in both."""
-    figure, axes = grid(len(PRICES), len(PRICES))
+    figure, axes = panel_grid(len(PRICES), len(PRICES))
     with mpl.rc_context(STYLE):
         for axis, (price, mark, label, scale) in zip(axes, PRICES, strict=True):
             for place, kind in enumerate(KINDS):
@@ -77,7 +77,7 @@ def normdel_map(rows: Sequence[Row]) -> Figure:
 
 def points(rows: Sequence[Row]) -> Figure:
     """Return NormDEL as the colour of points at d and epsilon; those without epsilon are triangles along the foot."""
-    figure, [axis] = grid(1, 1)
+    figure, [axis] = panel_grid(1, 1)
     worth = [100 * row["normdel"] for row in rows]
     scale: dict[str, Any] = {"vmin": min(worth), "vmax": max(worth), "cmap": "viridis"}
     with mpl.rc_context(STYLE):
@@ -101,7 +101,7 @@ def cells(rows: Sequence[Row]) -> Figure:
         for to, d in enumerate(ds):
             here = [100 * row["normdel"] for row in rows if (row["epsilon"], row["d"]) == (epsilon, d)]
             value_ED[at, to] = np.mean(here) if here else np.nan
-    figure, [axis] = grid(1, 1)
+    figure, [axis] = panel_grid(1, 1)
     with mpl.rc_context(STYLE):
         image = axis.imshow(value_ED, cmap="viridis", aspect="auto")
         for at, to in np.argwhere(~np.isnan(value_ED)):
@@ -118,7 +118,7 @@ def coordinates(rows: Sequence[Row]) -> Figure:
     varying = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     columns = [*varying, "ratio", "miou", "normdel"]
     heights = {column: height(column, rows) for column in columns}
-    figure, [axis] = grid(1, 1)
+    figure, [axis] = panel_grid(1, 1)
     worth = np.array([row["normdel"] for row in rows])
     span = float(np.ptp(worth)) or 1.0
     with mpl.rc_context(STYLE):
@@ -160,7 +160,7 @@ def sort_key(value: Any) -> tuple[bool, Any]:
 
 def importance(effects: dict[str, float]) -> Figure:
     """Return each axis's share of NormDEL's variance as a bar."""
-    figure, [axis] = grid(1, 1)
+    figure, [axis] = panel_grid(1, 1)
     with mpl.rc_context(STYLE):
         axis.barh(list(effects), [100 * share for share in effects.values()], color=COLOURS[0])
         axis.set(xlabel="share of NormDEL's variance (%)", xlim=(0, 100))

@@ -13,7 +13,7 @@ from curation.options import hashed_fields
 from curation.store.directory import RunDirectory
 from tune.settings import SweepSettings
 from tune.space import Candidate
-from tune.trial import Job, Told, finished
+from tune.trial import Reported, SweepJob, finished
 
 FILE = "ended.json"
 
@@ -21,7 +21,7 @@ FILE = "ended.json"
 class Ledger:
     """The trials of a sweep by their candidates, in one output."""
 
-    def __init__(self, what: SweepSettings, job: Job) -> None:
+    def __init__(self, what: SweepSettings, job: SweepJob) -> None:
         self.what, self.job, self.output = what, job, RunDirectory(job.output)
         self.ended: dict[str, dict[str, Any]] = self.output.read_json(FILE) if self.output.exists(FILE) else {}
         self.paths: dict[str, str] = {}
@@ -48,7 +48,7 @@ class Ledger:
             self.paths[one.trained] = self.job.path(one)
         return self.paths[one.trained]
 
-    def record(self, one: Candidate) -> Told | None:
+    def record(self, one: Candidate) -> Reported | None:
         """The record of the finished trial of a candidate, if there is one."""
         return self.output.read_json(self.path(one)) if self.output.exists(self.path(one)) else None
 
@@ -56,12 +56,12 @@ class Ledger:
         """Why the trial of a candidate failed; empty where it did not."""
         return str(self.ended.get(self.path(one), {}).get("reason", ""))
 
-    def halts(self, one: Candidate) -> list[Told]:
+    def halts(self, one: Candidate) -> list[Reported]:
         """What a halted candidate reported at its rungs; none where another halving or reading of NormDEL ended it."""
         entry = self.ended.get(self.path(one), {})
         return self.job.rungs(one, entry) if entry.get("read") == self.read else []
 
-    def rungs(self, one: Candidate) -> list[Told]:
+    def rungs(self, one: Candidate) -> list[Reported]:
         """What a finished or halted candidate reported at its rungs."""
         record = self.record(one)
         return self.halts(one) if record is None else self.job.rungs(one, record)
@@ -71,7 +71,7 @@ class Ledger:
         """What NormDEL is read with."""
         return [self.what.question.alpha, self.what.question.reading]
 
-    def note(self, one: Candidate, told: Sequence[Told], reason: str) -> None:
+    def note(self, one: Candidate, told: Sequence[Reported], reason: str) -> None:
         """Keep what became of a trial that ended: it finished, it failed for a reason, or halving ended it."""
         path = self.path(one)
         if self.record(one) is not None:

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.space import Point, SpaceConfig, applied, axes, continuous, whole
+from tune.space import Point, SpaceConfig, applied, axes, continuous, is_whole
 
 GOALS = {  # what is reported of a trial, and whether less or more of it is better
     "normdel": (["normdel"], ["max"]),
@@ -28,7 +28,7 @@ def distributions(config: SpaceConfig) -> dict[str, BaseDistribution]:
     made: dict[str, BaseDistribution] = {}
     for name, values in axes(config).items():
         if continuous(name) and min(values) < max(values):
-            made[name] = FloatDistribution(min(values), max(values), step=1.0 if whole(name, values) else None)
+            made[name] = FloatDistribution(min(values), max(values), step=1.0 if is_whole(name, values) else None)
         else:
             made[name] = CategoricalDistribution(values)
     return made
@@ -39,7 +39,7 @@ def point_of(values: Mapping[str, Any]) -> Point:
     return applied({name: round(v, 6) if isinstance(v, float) else v for name, v in values.items()})
 
 
-def opened(question: str, storage: str, name: str) -> optuna.Study:
+def open_study(question: str, storage: str, name: str) -> optuna.Study:
     """Return the study of a name in the journal file `storage`: new, or with all trials of earlier calls."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _, mode = GOALS[question]
@@ -49,14 +49,14 @@ def opened(question: str, storage: str, name: str) -> optuna.Study:
 
 
 def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int) -> OptunaSearch:
-    """Return the search that goes on with a study (see `opened`).
+    """Return the search that goes on with a study (see `open_study`).
 
     `name` stands for all that a trial's worth depends on. A trial that was under way when an earlier call ended is
     drawn first, and goes on from its checkpoints. The sampler's seed counts on from the trials that there are, so that
     a rerun does not repeat its first draws.
     """
     metric, mode = GOALS[question]
-    known = opened(question, storage, name)
+    known = open_study(question, storage, name)
     trials = known.get_trials(deepcopy=False)
     for trial in trials:
         if trial.state == TrialState.RUNNING:
@@ -82,7 +82,7 @@ def spent(known: optuna.Study) -> int:
     return over - sum(one.state in (TrialState.WAITING, TrialState.RUNNING) for one in again)
 
 
-def drawn(known: optuna.Study) -> list[Point]:
+def drawn_points(known: optuna.Study) -> list[Point]:
     """The points that were drawn and are over, each once: not those under way, or that wait to be drawn again."""
     trials = known.get_trials(deepcopy=False)
     waiting = {point_of(one.system_attrs["fixed_params"]) for one in trials if one.state == TrialState.WAITING}

@@ -61,14 +61,14 @@ def conclude(folder: RunDirectory) -> Answer:
     rows = folder.read_table("results.parquet").to_pylist()
     ious = {name: ious_of(pa.concat_tables(map(folder.read_table, paths))) for name, paths in about["results"].items()}
     found = answer(rows, ious, question)
-    print(write(rows, found, question, folder) + f"\nresults: {folder.uri}")
+    print(write_report(rows, found, question, folder) + f"\nresults: {folder.uri}")
     return found
 
 
-def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDirectory) -> str:
+def write_report(rows: Sequence[Row], found: Answer, question: Question, folder: RunDirectory) -> str:
     """Write summary.md, summary.csv, summary.html and the figures; return the Markdown."""
     figures = draw_all(rows, folder)
-    lines = [line_of(row) for row in ordered(rows)]
+    lines = [summary_line(row) for row in by_question(rows)]
     table = markdown_module.markdown(list(HEADER), lines)
     parts = [found.words, table, *alphas(rows, question), *notes(rows)]
     effects = main_effects(rows)
@@ -85,13 +85,13 @@ def write(rows: Sequence[Row], found: Answer, question: Question, folder: RunDir
     return markdown
 
 
-def ordered(rows: Sequence[Row]) -> list[Row]:
+def by_question(rows: Sequence[Row]) -> list[Row]:
     """Rows as they are read: finished ones by falling NormDEL, then halted ones, then the others by name."""
     states = {"finished": 0, "halted": 1}
     return sorted(rows, key=lambda row: (states.get(row["state"], 2), -(row["normdel"] or 0), row["name"]))
 
 
-def line_of(row: Row) -> list[str]:
+def summary_line(row: Row) -> list[str]:
     """A row as the table's cells."""
     start = [row["name"], str(row["frames"]), f"{row['ratio']:.2%}"]
     if row["state"] == "halted":
@@ -137,9 +137,9 @@ def page(rows: Sequence[Row], found: Answer, said: Sequence[str], figures: Seque
     """The whole page."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
     body = []
-    for row in ordered(rows):
+    for row in by_question(rows):
         best = " class=best" if found.best is not None and row["name"] == found.best["name"] else ""
-        body.append(f"<tr{best}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line_of(row)) + "</tr>")
+        body.append(f"<tr{best}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in summary_line(row)) + "</tr>")
     drawn = [
         f"<figure>{svg(folder.read_bytes(f'{name}.svg').decode())}<figcaption>{CAPTIONS[name]}</figcaption></figure>"
         for name in figures

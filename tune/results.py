@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from training.metrics.intervals import Bootstrap, Comparison, compare, estimate_values
+from training.metrics.intervals import Bootstrap, Comparison, estimate_values, paired_comparison
 from training.metrics.normdel import nominal_ratio, normdel
 from training.reporting import results
 from tune.config import Question
@@ -73,7 +73,7 @@ def ious_of(table: pa.Table) -> list[list[float]]:
     return [[iou for row in final if row["seed"] == seed for iou in row["image_iou"]] for seed in seeds]
 
 
-def row_of(
+def sweep_row(
     candidate: Candidate, record: Mapping[str, Any] | None, table: pa.Table | None, question: Question, reason: str = ""
 ) -> Row:
     """A configuration's row. `record` and `table` are of the trial that was finished for it, or None."""
@@ -93,7 +93,7 @@ def row_of(
     row |= {"miou_low": found.low, "miou_high": found.high}
     row["standard_error"] = None if math.isnan(found.std) else found.std / math.sqrt(found.seeds)
     row |= {name: float(normdel(value, ratio, question.alpha)) for name, value in levels.items()}
-    pairs = results.grouped(results.final_rows(table), ("train_dataset", "test_dataset"))
+    pairs = results.group_rows(results.final_rows(table), ("train_dataset", "test_dataset"))
     row["by_set"] = [(" > ".join(pair), float(results.values_of(rows).mean())) for pair, rows in pairs.items()]
     row |= {name: record[name] for name in ("updates", "flops")}
     row["device_hours"] = record["pretrain_hours"] + record["evaluate_hours"]
@@ -105,7 +105,7 @@ def ratio_read(candidate: Candidate, question: Question) -> float:
     return nominal_ratio(candidate.ratio) if question.reading == "nominal" else candidate.ratio
 
 
-def halted(row: Row, told: Mapping[str, Any]) -> Row:
+def halted_row(row: Row, told: Mapping[str, Any]) -> Row:
     """The row of a configuration that halving stopped, with what its last probe told."""
     known = {name: told[name] for name in ("miou", "normdel", "updates")}
     return row | known | {"state": "halted"}
@@ -157,7 +157,7 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
         words = f"{best['name']} has the highest NormDEL (alpha {question.alpha:g}): {interval(best, 'normdel')}"
     others = [row for row in finished if row["baseline"] and row["trained"] != best["trained"]]
     near = [row for row in others if row["baseline"] == "full" or row["frames"] == best["frames"]]
-    against = [(row["name"], compare(ious[best["trained"]], ious[row["trained"]])) for row in near]
+    against = [(row["name"], paired_comparison(ious[best["trained"]], ious[row["trained"]])) for row in near]
     kept = f"{best['frames']} frames ({best['ratio']:.2%} of the pool), mIoU {interval(best, 'miou')}"
     said = [f"{words}. It keeps {kept}.", *(verdict(name, found) for name, found in against)]
     if best["trained"] != best["name"]:
@@ -184,7 +184,7 @@ def smallest(
     shown = [full]
     for family in families.values():
         for row in sorted(family, key=lambda row: (-row["ratio"], row["name"])):
-            if compare(ious[row["trained"]], ious[full["trained"]], bound).low <= -question.margin:
+            if paired_comparison(ious[row["trained"]], ious[full["trained"]], bound).low <= -question.margin:
                 break
             shown.append(row)
     best = min(shown, key=lambda row: (row["ratio"], row["name"]))
@@ -244,4 +244,4 @@ def binned(values: Sequence[Any]) -> list[str]:
     return [str(np.searchsorted(edges, value)) if isinstance(value, float | int) else str(value) for value in values]
 
 
-TOLD = ("unit", "miou", "standard_error", "updates")  # what is measured of a trial at a rung, and at the end
+REPORTED = ("unit", "miou", "standard_error", "updates")  # what is measured of a trial at a rung, and at the end

@@ -20,7 +20,7 @@ from curation.engine.errors import cause_of
 from curation.store.directory import RunDirectory
 from tune import placement
 from tune.config import HalvingConfig
-from tune.results import TOLD
+from tune.results import REPORTED
 
 HEAD = {"node:__internal_head__": 0.001}  # the driver's place: beside the sweep, on no CPU
 COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}
@@ -33,7 +33,7 @@ STATE_S = 3600  # Tune's own notes serve no rerun (records and study do), so the
 Note = Callable[[Mapping[str, Any], Sequence[dict[str, Any]], str], None]
 
 
-class Limit(ray_tune.Stopper):
+class Budget(ray_tune.Stopper):
     """Ends a sweep when its trials have held devices for too long; `hours` are device-hours, None for no end.
 
     Each trial holds `devices` while it runs, whether they are busy or not. What all calls of one output held is kept in
@@ -77,19 +77,19 @@ class Limit(ray_tune.Stopper):
         self.output.write_json(HELD, {"device_hours": self.held})
 
 
-class Ends(ray_tune.Callback):
+class TrialEnds(ray_tune.Callback):
     """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends.
 
     `limit` is told how many trials run, `loggers` of those that the budget ends.
     """
 
-    def __init__(self, note: Note | None, limit: Limit | None, loggers: Sequence[LoggerCallback] = ()) -> None:
+    def __init__(self, note: Note | None, limit: Budget | None, loggers: Sequence[LoggerCallback] = ()) -> None:
         self.note, self.limit, self.loggers = note, limit, loggers
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.running: dict[str, Any] = {}
 
-    def __reduce__(self) -> tuple[type["Ends"], tuple[None, None]]:
-        return Ends, (None, None)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
+    def __reduce__(self) -> tuple[type["TrialEnds"], tuple[None, None]]:
+        return TrialEnds, (None, None)  # Ray Tune keeps a copy of its settings on disk, which nobody reads
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial has its process."""
@@ -100,7 +100,7 @@ class Ends(ray_tune.Callback):
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Collect what was told."""
         del iteration, trials, info
-        self.told.setdefault(trial.trial_id, []).append({name: result[name] for name in TOLD if name in result})
+        self.told.setdefault(trial.trial_id, []).append({name: result[name] for name in REPORTED if name in result})
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial returned, or its scheduler stopped it."""
@@ -110,7 +110,7 @@ class Ends(ray_tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial failed."""
         del iteration, trials, info
-        self.hand_on(trial, reason_in(trial.pickled_error_file, trial.error_file))
+        self.hand_on(trial, failure_in(trial.pickled_error_file, trial.error_file))
 
     def hand_on(self, trial: Any, reason: str) -> None:
         """Hand on a trial, which holds nothing any more."""
@@ -147,7 +147,7 @@ class Tuning:
 
     output: str
     at_once: int
-    limit: Limit
+    limit: Budget
     note: Note
     loggers: tuple[str, ...] = ()
 
@@ -165,7 +165,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
         metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
     loggers = callbacks(tuning.loggers)
-    ends = Ends(tuning.note, tuning.limit, loggers)
+    ends = TrialEnds(tuning.note, tuning.limit, loggers)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(work, HEAD),
         param_space=space,
@@ -206,15 +206,15 @@ def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping
     return scheduler
 
 
-def reason_in(pickled: str | None, text: str | None) -> str:
+def failure_in(pickled: str | None, text: str | None) -> str:
     """What a trial failed of, from the files that Ray Tune left of its error: the error itself, or its text."""
     if pickled is not None and Path(pickled).exists():
-        return reason_of(cloudpickle.loads(Path(pickled).read_bytes()))
+        return failure_line(cloudpickle.loads(Path(pickled).read_bytes()))
     lines = Path(text).read_text().strip().splitlines() if text is not None and Path(text).exists() else []
     return lines[-1] if lines else "it failed without a reason"
 
 
-def reason_of(error: BaseException) -> str:
+def failure_line(error: BaseException) -> str:
     """What a trial failed of, in a line."""
     cause = cause_of(error)
     lines = str(cause).strip().splitlines()

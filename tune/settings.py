@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from curation.options import require
 from training.evaluation.config import EvaluateConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.space import SpaceConfig
@@ -19,7 +19,7 @@ class SweepSettings:
     question: Question
     halving: HalvingConfig
     evaluation: EvaluateConfig
-    recipe: Settings
+    recipe: Recipe
     finetune: FinetuneConfig
 
     def __post_init__(self) -> None:

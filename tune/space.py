@@ -69,7 +69,7 @@ class SpaceConfig:
         require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
         for clusters in self.clusters:
             require(clusters >= 1, f"clusters holds {clusters}; it must be at least 1")
-        list(grid(self))  # a value that cannot be is told at once
+        list(grid_points(self))  # a value that cannot be is told at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def axes(config: SpaceConfig) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(dict.fromkeys(values)) for name, values in zip(AXES, given, strict=True) if values}
 
 
-def grid(config: SpaceConfig) -> Iterator[Point]:
+def grid_points(config: SpaceConfig) -> Iterator[Point]:
     """Yield all combinations, each once. ValueError for one that cannot be."""
     named = axes(config)
     seen = set()
@@ -169,13 +169,13 @@ def grid(config: SpaceConfig) -> Iterator[Point]:
             yield point
 
 
-def drawn(config: SpaceConfig, seed: int) -> Iterator[Point]:
+def random_points(config: SpaceConfig, seed: int) -> Iterator[Point]:
     """Yield `samples` points drawn at random, the same for the same seed."""
     generator = seeds.generator(seed, "configurations drawn")
     for _ in range(config.samples):
         values = {}
         for name, found in axes(config).items():
-            if whole(name, found):
+            if is_whole(name, found):
                 values[name] = float(generator.integers(int(min(found)), int(max(found)), endpoint=True))
             elif continuous(name):
                 values[name] = round(float(generator.uniform(min(found), max(found))), 6)
@@ -189,29 +189,29 @@ def continuous(axis: str) -> bool:
     return axis in ("epsilon", "d", "budget")
 
 
-def whole(axis: str, values: Sequence[Any]) -> bool:
+def is_whole(axis: str, values: Sequence[Any]) -> bool:
     """Whether an axis is a count of frames, drawn in whole numbers."""
     return axis == "budget" and min(values) > 1
 
 
-def listed(config: SpaceConfig, seed: int) -> list[Point]:
+def listed_points(config: SpaceConfig, seed: int) -> list[Point]:
     """All configurations that are known before the sweep starts; none where Optuna draws them."""
     if config.search == "optuna":
         return []
-    return list(dict.fromkeys(drawn(config, seed) if config.search == "random" else grid(config)))
+    return list(dict.fromkeys(random_points(config, seed) if config.search == "random" else grid_points(config)))
 
 
-def shuffled(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+def shuffle_candidates(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     """Candidates in an order drawn at random, the same for the same seed."""
     return [candidates[place] for place in seeds.generator(seed, "order of a sweep").permutation(len(candidates))]
 
 
-def full() -> Point:
+def full_pool() -> Point:
     """The whole pool: thresholds that no frame exceeds."""
     return Point(baseline="full", epsilon=2.0, d=1.0)
 
 
-def beside(kinds: tuple[Baseline, ...], frames: int, ratio: float) -> list[Point]:
+def baselines_of(kinds: tuple[Baseline, ...], frames: int, ratio: float) -> list[Point]:
     """Return the baselines of one size, which is `ratio` of the pool; a budget of 1 would be all of it."""
     budget = float(frames) if frames > 1 else ratio
     return [Point(select=kind, budget=budget, baseline=kind) for kind in kinds if kind != "full"]

@@ -16,19 +16,19 @@ from curation.options import digest, hashed_fields, require
 from curation.store import leases
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
+from training.evaluation.runs import chosen_precision, record_precision
 from training.evaluation.sets import find_sources, prepare_all
-from training.evaluation.trials import chosen_precision, record_precision
-from training.pretraining.weights import located
+from training.pretraining.weights import absolute_init
 from tune import estimate, report, results, space
 from tune.ledger import Ledger
-from tune.optuna_search import drawn, opened, point_of, spent, study
+from tune.optuna_search import drawn_points, open_study, point_of, spent, study
 from tune.resources import Shares, shares
 from tune.results import Row
-from tune.runner import Limit, Tuning, halving_scheduler, run_trials
+from tune.runner import Budget, Tuning, halving_scheduler, run_trials
 from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.subsets import Chooser
-from tune.trial import FOLDER, Job, Told, trial
+from tune.trial import FOLDER, Reported, SweepJob, trial
 
 
 def sweep(what: SweepSettings) -> pa.Table:
@@ -44,7 +44,7 @@ def sweep(what: SweepSettings) -> pa.Table:
         f"output is {what.evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
     )
     connect()
-    what = settled(what, run)
+    what = with_precision(what, run)
     asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
     share = shares(resources.count("CPU"), resources.count("GPU"), *asked)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
@@ -62,7 +62,7 @@ def sweep(what: SweepSettings) -> pa.Table:
         return search.finish()
 
 
-def settled(what: SweepSettings, run: RunDirectory) -> SweepSettings:
+def with_precision(what: SweepSettings, run: RunDirectory) -> SweepSettings:
     """The sweep with its arithmetic named: one for all trials and calls."""
     compute, finetune = what.recipe.compute, what.finetune
     compute = replace(compute, precision=chosen_precision(run, compute.precision))
@@ -70,27 +70,27 @@ def settled(what: SweepSettings, run: RunDirectory) -> SweepSettings:
     return replace(what, recipe=replace(what.recipe, compute=compute), finetune=finetune)
 
 
-def job_of(what: SweepSettings, share: Shares, sets: Sequence[PreparedSet]) -> Job:
+def job_of(what: SweepSettings, share: Shares, sets: Sequence[PreparedSet]) -> SweepJob:
     """What all trials share. Its paths hold wherever a trial's process has its working directory."""
     recipe = replace(
         what.recipe,
-        what=replace(what.recipe.what, init=located(what.recipe.what.init)),
+        what=replace(what.recipe.what, init=absolute_init(what.recipe.what.init)),
         compute=replace(what.recipe.compute, workers=share.workers, cpus=share.cpus),
     )
     output, devices = RunDirectory(what.evaluation.output).address, max(1, share.gpus)
-    return Job(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
+    return SweepJob(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
 
 
 class Sweep:
     """One call of a sweep: what was chosen, and what came of it so far."""
 
-    def __init__(self, what: SweepSettings, job: Job, at_once: int, chooser: Chooser) -> None:
+    def __init__(self, what: SweepSettings, job: SweepJob, at_once: int, chooser: Chooser) -> None:
         self.what, self.job, self.at_once = what, job, at_once
         self.output = RunDirectory(job.output)
         self.chooser: Any = chooser  # or the actor that Optuna's trials ask too
         self.candidates: dict[str, Candidate] = {}
         self.ledger = Ledger(what, job)
-        self.limit = Limit(what.config.max_gpu_hours, job.devices, self.output)
+        self.limit = Budget(what.config.max_gpu_hours, job.devices, self.output)
         self.done: dict[str, Row] = {}
 
     def choose(self) -> None:
@@ -99,10 +99,10 @@ class Sweep:
             given = (self.what.config.run_dir, self.job.output, self.what.space.same, leases.current())
             self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
         if "full" in self.what.space.baselines:
-            self.add([space.full()])
+            self.add([space.full_pool()])
         if self.what.space.search == "optuna":
-            self.add(drawn(opened(*self.studied)))
-        self.add(space.listed(self.what.space, self.what.recipe.what.seed))
+            self.add(drawn_points(open_study(*self.studied)))
+        self.add(space.listed_points(self.what.space, self.what.recipe.what.seed))
         if self.what.exhaustive:
             self.add(self.baselines(self.candidates.values()))
 
@@ -120,7 +120,7 @@ class Sweep:
     def baselines(self, of: Iterable[Candidate]) -> list[Point]:
         """The baselines of the sizes of some candidates of the search."""
         sizes = sorted({(one.frames, one.ratio) for one in of if one.folder and one.point.baseline is None})
-        return [point for size in sizes for point in space.beside(self.what.space.baselines, *size)]
+        return [point for size in sizes for point in space.baselines_of(self.what.space.baselines, *size)]
 
     def forecast(self) -> None:
         """Print the configurations with their sizes, and what training them will cost."""
@@ -130,7 +130,7 @@ class Sweep:
         more = max(0, min(self.draws(), self.ledger.allowed() - new))
         if not missing and not more:
             return
-        like = [*missing, *self.trained()] or [self.chosen(space.full())]
+        like = [*missing, *self.trained()] or [self.chosen(space.full_pool())]
         found = estimate.speed(self.job, like[0])
         each = [estimate.hours(self.job, one, found) for one in like]
         hours = sum(each[: len(missing)]) + more * max(each)  # a draw is about as long: equal compute
@@ -154,7 +154,7 @@ class Sweep:
     def search(self) -> None:
         """Try the configurations and the baselines: of every size, or of the sizes on the front."""
         if self.what.halving.halving:
-            self.fit(space.shuffled(self.trained(), self.what.recipe.what.seed), halve=True)
+            self.fit(space.shuffle_candidates(self.trained(), self.what.recipe.what.seed), halve=True)
         else:
             self.fit(self.trained())
         if self.what.exhaustive:
@@ -197,7 +197,7 @@ class Sweep:
         """How many configurations Optuna is still to draw."""
         if self.what.space.search != "optuna":
             return 0
-        return max(0, min(self.what.space.samples - spent(opened(*self.studied)), self.ledger.allowed()))
+        return max(0, min(self.what.space.samples - spent(open_study(*self.studied)), self.ledger.allowed()))
 
     @property
     def tuning(self) -> Tuning:
@@ -208,7 +208,7 @@ class Sweep:
         """A trial as Ray Tune runs it, with what all trials are given."""
         return ray_tune.with_parameters(trial, job=self.job, **given)
 
-    def note(self, config: Mapping[str, Any], told: Sequence[Told], reason: str) -> None:
+    def note(self, config: Mapping[str, Any], told: Sequence[Reported], reason: str) -> None:
         """Keep what became of a trial that ended: it finished, it failed for a reason, or halving ended it."""
         if "name" in config:
             one = self.candidates[config["name"]]
@@ -226,15 +226,15 @@ class Sweep:
         """A candidate's row; that of a finished one is made once."""
         question = self.what.question
         if not one.folder:
-            return results.row_of(one, None, None, question)
+            return results.sweep_row(one, None, None, question)
         record = self.ledger.record(one)
         if record is None:
-            row = results.row_of(one, None, None, question, self.ledger.reason(one))
+            row = results.sweep_row(one, None, None, question, self.ledger.reason(one))
             halts = self.ledger.halts(one)
-            return results.halted(row, halts[-1]) if halts else row
+            return results.halted_row(row, halts[-1]) if halts else row
         if one.name not in self.done:
             table = pa.concat_tables(map(self.output.read_table, record["results"]))
-            self.done[one.name] = results.row_of(one, record, table, question)
+            self.done[one.name] = results.sweep_row(one, record, table, question)
         return self.done[one.name]
 
     def save(self) -> pa.Table:

@@ -21,32 +21,32 @@ from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.pretrainings import let_go, pretrain_once, pretrainings
-from training.evaluation.run import Trial, subject_of
-from training.evaluation.trials import trials, try_all
+from training.evaluation.pretrainings import delete_cache, pretrain_once, pretrainings
+from training.evaluation.run import EvaluationRun, subject_of
+from training.evaluation.runs import evaluation_runs, run_all
 from training.loader.subset import read_subset
 from training.metrics.normdel import normdel
 from training.pretraining import checkpoint
 from training.pretraining.checkpoint import halt_folder
 from training.pretraining.plan import plan_of
 from training.pretraining.pretrain import pretrain
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question
 from tune.optuna_search import point_of
-from tune.results import TOLD, ious_of, ratio_read
+from tune.results import REPORTED, ious_of, ratio_read
 from tune.space import Candidate
 
 FOLDER = "trials"
-Told = dict[str, Any]
+Reported = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """What all trials of a sweep share. `devices` are a trial's GPUs, or 1."""
 
     output: str
-    recipe: Settings
+    recipe: Recipe
     evaluation: EvaluateConfig
     finetune: FinetuneConfig
     sets: tuple[PreparedSet, ...]
@@ -54,7 +54,7 @@ class Job:
     question: Question
     devices: int
 
-    def planned(self, candidate: Candidate) -> list[Settings]:
+    def planned(self, candidate: Candidate) -> list[Recipe]:
         """The pre-trainings of a candidate, one a seed. ValueError for ones that cannot be."""
         run, lengths = RunDirectory(self.output), (self.recipe.length,)
         subset = read_subset(candidate.folder)
@@ -80,15 +80,15 @@ class Job:
         pretrained = [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)]
         return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
 
-    def record(self, candidate: Candidate) -> Told | None:
+    def record(self, candidate: Candidate) -> Reported | None:
         """The record of a finished trial, if there is one."""
         run, path = RunDirectory(self.output), self.path(candidate)
         return run.read_json(path) if run.exists(path) else None
 
-    def rungs(self, candidate: Candidate, kept: Told) -> list[Told]:
+    def rungs(self, candidate: Candidate, kept: Reported) -> list[Reported]:
         """What the trial of a record, or of a note of Ended, told at its rungs; none where its rungs were others."""
         same = kept.get("halving") == hashed_fields(self.halving)
-        return [told_of(self, candidate, measured) for measured in kept["halts"]] if same else []
+        return [reported(self, candidate, measured) for measured in kept["halts"]] if same else []
 
 
 def finished(output: RunDirectory) -> set[str]:
@@ -96,30 +96,30 @@ def finished(output: RunDirectory) -> set[str]:
     return {f"{FOLDER}/{name}" for name in output.names(FOLDER) if name.endswith(".json")}
 
 
-def carry_out(job: Job, candidate: Candidate, tell: Callable[[Told], None]) -> Told:
+def carry_out_trial(job: SweepJob, candidate: Candidate, tell: Callable[[Reported], None]) -> Reported:
     """Do a trial, `tell` its progress at each rung and its end, and return its record; a finished one's end is told.
 
     ValueError, OSError: what the user has to mend.
     """
     run = RunDirectory(job.output)
-    with turn(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
+    with exclusive(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
         record = job.record(candidate)
         if record is None:
             planned = job.planned(candidate)
-            halts = list(halted(job, candidate, planned, tell))
+            halts = list(report_rungs(job, candidate, planned, tell))
             for settings in planned:
                 pretrain_once(settings)
             wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
-            table = try_all(run, wanted)
-            record = measured(table) | recorded(run, planned, wanted)
+            table = run_all(run, wanted)
+            record = measure(table) | recorded(run, planned, wanted)
             record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
-    tell(told_of(job, candidate, record | {"unit": job.halving.units}))
+    tell(reported(job, candidate, record | {"unit": job.halving.units}))
     return record
 
 
 @contextmanager
-def turn(path: str) -> Iterator[None]:
+def exclusive(path: str) -> Iterator[None]:
     """Wait until no other trial holds `path`: two configurations may be trained as one. All drivers run on one node."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
@@ -127,7 +127,7 @@ def turn(path: str) -> Iterator[None]:
         yield
 
 
-def recorded(run: RunDirectory, planned: list[Settings], wanted: list[Trial]) -> Told:
+def recorded(run: RunDirectory, planned: list[Recipe], wanted: list[EvaluationRun]) -> Reported:
     """What is kept of a finished trial beside what was measured: where its rows are, and what it cost in all calls."""
     costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
     return {
@@ -140,7 +140,7 @@ def recorded(run: RunDirectory, planned: list[Settings], wanted: list[Trial]) ->
 
 
 def trial(
-    config: dict[str, Any], job: Job, candidates: Mapping[str, Candidate] | None = None, chooser: Any = None
+    config: dict[str, Any], job: SweepJob, candidates: Mapping[str, Candidate] | None = None, chooser: Any = None
 ) -> None:
     """Carry out one trial of Ray Tune: of a named candidate, or of one that Optuna drew."""
     if candidates is not None:
@@ -148,14 +148,16 @@ def trial(
     else:
         candidate = ray.get(chooser.candidate.remote(point_of(config)))
         require(bool(candidate.folder), candidate.reason)
-    carry_out(job, candidate, ray_tune.report)
+    carry_out_trial(job, candidate, ray_tune.report)
 
 
-def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callable[[Told], None]) -> Iterator[Told]:
+def report_rungs(
+    job: SweepJob, candidate: Candidate, planned: list[Recipe], tell: Callable[[Reported], None]
+) -> Iterator[Reported]:
     """Pre-train to each rung but the last, probe the encoders there, tell it, and yield what was measured."""
     quick = replace(job.evaluation, probe=job.halving.rung_probe, test_every=0)
     for unit in job.halving.rungs[:-1] if candidate.point.baseline is None else ():
-        wanted: list[Trial] = []
+        wanted: list[EvaluationRun] = []
         updates = 0
         for settings in planned:
             total = plan_of(settings, read_subset(settings.what.subset)).total
@@ -163,12 +165,12 @@ def halted(job: Job, candidate: Candidate, planned: list[Settings], tell: Callab
             folder = at_rung(settings, until)
             wanted += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until
-        found = measured(try_all(RunDirectory(job.output), wanted)) | {"unit": unit, "updates": updates}
-        tell(told_of(job, candidate, found))
+        found = measure(run_all(RunDirectory(job.output), wanted)) | {"unit": unit, "updates": updates}
+        tell(reported(job, candidate, found))
         yield found
 
 
-def at_rung(settings: Settings, until: int) -> str:
+def at_rung(settings: Recipe, until: int) -> str:
     """Pre-train up to an update, unless that was done; return the folder of its encoder.
 
     Where trainings without this rung went further already, it is done anew beside them. Decoded frames are let go of:
@@ -176,22 +178,22 @@ def at_rung(settings: Settings, until: int) -> str:
     """
     output = settings.what.output
     while not (done := RunDirectory(halt_folder(output, until)).exists(CARD)):
-        if checkpoint.last(RunDirectory(output)) <= until:
+        if checkpoint.last_update(RunDirectory(output)) <= until:
             break
         output += "-rungs"
     if not done:
         pretrain(replace(settings, what=replace(settings.what, output=output)), until)
-        let_go(RunDirectory(output))
+        delete_cache(RunDirectory(output))
     return halt_folder(output, until)
 
 
-def trials_of(job: Job, settings: Settings, evaluation: EvaluateConfig) -> list[Trial]:
+def trials_of(job: SweepJob, settings: Recipe, evaluation: EvaluateConfig) -> list[EvaluationRun]:
     """The evaluation of the encoder of one seed, on all sets."""
     seeded = replace(job.finetune, seed=settings.what.seed)
-    return trials([subject_of(settings.what.output, None)], job.sets, replace(evaluation, seeds=1), seeded)
+    return evaluation_runs([subject_of(settings.what.output, None)], job.sets, replace(evaluation, seeds=1), seeded)
 
 
-def measured(table: pa.Table) -> Told:
+def measure(table: pa.Table) -> Reported:
     """Return mIoU over all images tested, seeds and sets, each alike, and its standard error over seeds (one: None).
 
     `table` is of training.results.
@@ -201,8 +203,8 @@ def measured(table: pa.Table) -> Told:
     return {"miou": float(miou_S.mean()), "standard_error": error}
 
 
-def told_of(job: Job, candidate: Candidate, found: Mapping[str, Any]) -> Told:
+def reported(job: SweepJob, candidate: Candidate, found: Mapping[str, Any]) -> Reported:
     """What the search and the terminal are told of a trial: mIoU with the NormDEL of the candidate's own ratio."""
     value = float(normdel(found["miou"], ratio_read(candidate, job.question), job.question.alpha))
-    known = {name: found[name] for name in TOLD}
+    known = {name: found[name] for name in REPORTED}
     return known | {"ratio": candidate.ratio, "normdel": value}

@@ -72,7 +72,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
         files.append(run.write_table("clusters/mean.parquet", vectors_table([-1], mean[None])))
     inertia = history[-1]["inertia"]
     note = f"k = {clusters}, {len(history)} iterations, inertia {inertia:.6g}"
-    for caution in kmeans.cautions(spread, 1 - inertia / (2 * frames), clusters):
+    for caution in kmeans.centering_warnings(spread, 1 - inertia / (2 * frames), clusters):
         warn(caution)
         note += f"; warning: {caution}"
     counts = {
@@ -133,7 +133,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
         while number < config.iterations and last["shift"] > 0:
             number += 1
             reference = ray.put(centroids)
-            total = ray.get(tree([partial.remote(shard, reference) for shard in shards]))
+            total = ray.get(reduce_tree([partial.remote(shard, reference) for shard in shards]))
             inertia = total.inertia(centroids)
             centroids, empty, shift = kmeans.update(total, centroids)
             last = {"iteration": number, "inertia": inertia, "empty": empty, "shift": shift}
@@ -149,7 +149,7 @@ def shard_sums(shard: Shard, centroids: Float32) -> kmeans.Sums:
     return kmeans.partial_sums(*shard, centroids, resources.device())
 
 
-def tree(parts: list[Any]) -> Any:
+def reduce_tree(parts: list[Any]) -> Any:
     """Reduce references to sums, eight at a time and in their order, to one."""
     merge = ray.remote(kmeans.merge)
     while len(parts) > 1:

@@ -16,7 +16,7 @@ import torch
 
 from curation.clusters.seeding import FEWEST_CENTERED
 from curation.embeddings.nearest import Prepared, nearest, nearest_index, prepare, vectors_of
-from curation.embeddings.nearest_cpu import Coded
+from curation.embeddings.nearest_cpu import Quantised
 from curation.embeddings.vectors import Float32, Keys, Vectors, as_tensor, on_grid, paired, to_unit
 
 FARTHEST = 64  # vectors that a shard offers for empty clusters
@@ -25,7 +25,7 @@ STILL = 1e-3  # spread below which centring leaves noise
 LOOSE = 0.3  # mean cosine with the centroid below which it is hardly a direction
 
 
-def cautions(spread: float | None, mean_cosine: float, clusters: int) -> list[str]:
+def centering_warnings(spread: float | None, mean_cosine: float, clusters: int) -> list[str]:
     """Return what may be wrong with clusters of centred vectors (OURS); nothing where they are not (spread None).
 
     `spread` is the mean squared distance of the vectors from their mean, `mean_cosine` that with their centroids. On
@@ -59,7 +59,7 @@ def assign(x_ND: Prepared, centroids_KD: Float32, device: str = "cpu") -> tuple[
 
     Costs at most 2 N K D operations, in blocks of about a million products. Of equal centroids the first wins.
     """
-    rows, columns = (x if isinstance(x, Coded) else prepare(x, device) for x in (x_ND, centroids_KD))
+    rows, columns = (x if isinstance(x, Quantised) else prepare(x, device) for x in (x_ND, centroids_KD))
     similarity, index = nearest(rows, columns, device=device)
     return index.astype(np.int32), similarity
 
@@ -82,7 +82,7 @@ class Sums:
 
 def partial_sums(keys_N: Keys, shard: Prepared, centroids_KD: Float32, device: str = "cpu") -> Sums:
     """Assign a shard's vectors [N, D] and add them up by cluster."""
-    rows = shard if isinstance(shard, Coded) else prepare(shard, device)
+    rows = shard if isinstance(shard, Quantised) else prepare(shard, device)
     x_ND = vectors_of(rows)
     similarity, error, index = nearest_index(rows, prepare(centroids_KD, device), device)
     assignment = index.astype(np.int32)

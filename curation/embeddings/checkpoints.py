@@ -92,7 +92,9 @@ def read_weights(path: str) -> Checkpoint:
             if path.endswith(".safetensors"):
                 data = file.read()
                 content: Any = load_bytes(data)
-                about = recorded(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}))
+                about = recorded_statistics(
+                    json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+                )
             else:
                 with torch.serialization.safe_globals([argparse.Namespace]):
                     content = torch.load(file, map_location="cpu", weights_only=True)
@@ -130,7 +132,7 @@ def collect(value: Any, name: str, tensors: dict[str, Tensor], about: dict[str, 
                 collect(inner, f"{name}.{key}" if name else str(key), tensors, about)
 
 
-def recorded(metadata: dict[str, str]) -> dict[str, Any]:
+def recorded_statistics(metadata: dict[str, str]) -> dict[str, Any]:
     """Return the record of statistics in the metadata of a safetensors file: its own, or in our card."""
     result: dict[str, Any] = {}
     for key in ("card", *DESCRIBING):
@@ -142,7 +144,7 @@ def recorded(metadata: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def beside(path: str) -> dict[str, Any]:
+def statistics_beside(path: str) -> dict[str, Any]:
     """Return the record of statistics in the config.json that timm puts beside its weights, if there is one."""
     system, place = filesystem_of(path)
     sibling = f"{place.rpartition('/')[0]}/config.json" if "/" in place else "config.json"
@@ -166,7 +168,10 @@ def normalisation(checkpoint: Checkpoint | None, wanted: str, default: tuple[Sta
         return Normalisation(*NAMED[wanted], "as asked for")
     if checkpoint is None or wanted == "timm":
         return Normalisation(*default, "timm's for this encoder")
-    for found, told in ((checkpoint.about, "recorded in the weights"), (beside(checkpoint.path), "config.json")):
+    for found, told in (
+        (checkpoint.about, "recorded in the weights"),
+        (statistics_beside(checkpoint.path), "config.json"),
+    ):
         if "statistics" in found:
             mean, std = (three(found["statistics"][key], checkpoint.path) for key in ("mean", "std"))
             return Normalisation(mean, std, told)

@@ -15,7 +15,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from curation.console import Stopwatch, progress
-from curation.embeddings.checkpoints import beside
+from curation.embeddings.checkpoints import statistics_beside
 from curation.embeddings.chunks import CHUNK, DecodePart
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, Encoder, about, build, resolved
@@ -49,7 +49,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     before = marker_of(run, "frames", "ingest")
     config = resolved(config)
     connect()
-    precision = chosen_precision(run, config.precision)
+    precision = precision_of(run, config.precision)
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
         return marker | {"reused": True}
@@ -66,7 +66,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     rejections = rejected_in(written)
     embedded = sum(file.rows for file in written) - rejections
     with progress("embed", originals, done=embedded + rejections) as bar:
-        arriving = counted(chunks(run, config, missing, precision), bar)
+        arriving = count_frames(encoded_chunks(run, config, missing, precision), bar)
         for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
             files = write_part(run, part, embeddings, rejected)
             written += files
@@ -86,7 +86,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     return step.finish(counts | timing | {"note": note}, written)
 
 
-def chosen_precision(run: RunDirectory, wanted: str) -> str:
+def precision_of(run: RunDirectory, wanted: str) -> str:
     """The arithmetic of the step: for `auto` what it was begun with, on whatever chips, else what these chips have."""
     begun = read_record(run)["steps"].get("embeddings")
     if wanted == "auto" and begun is not None and run.holds_files("embeddings"):
@@ -106,7 +106,7 @@ def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
     return [number for number in run.parts("frames") if number not in existing], [file for f in described for file in f]
 
 
-def counted(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
+def count_frames(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
     """Pass chunks on and count their frames on the progress bar."""
     for row in rows:
         yield row
@@ -122,14 +122,16 @@ def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) ->
         system, path = filesystem_of(str(config.weights))
         with system.open_input_stream(path) as file:
             inputs["weights"] = hashlib.sha256(file.read()).hexdigest()
-        if recorded := beside(str(config.weights)):
+        if recorded := statistics_beside(str(config.weights)):
             inputs["statistics"] = digest(recorded)
     except OSError as error:
         raise ValueError(f"weights file {config.weights} cannot be read: {error}") from error
     return inputs
 
 
-def chunks(run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str) -> Iterator[dict[str, Any]]:
+def encoded_chunks(
+    run: RunDirectory, config: EmbedConfig, parts: list[int], precision: str
+) -> Iterator[dict[str, Any]]:
     """Encoded chunks (rows of ENCODED) of the parts numbered `parts`, in the order in which they are done."""
     if not parts:
         return

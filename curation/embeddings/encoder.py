@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from curation.embeddings.checkpoints import Checkpoint, Normalisation, Statistics, normalisation, read_weights
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.vectors import as_tensor
-from curation.embeddings.weights import FAMILIES, Fit, fit
+from curation.embeddings.weights import FAMILIES, Fit, fit_weights
 from curation.options import require
 from curation.store.directory import RunDirectory
 from curation.store.filesystems import absolute, below
@@ -76,7 +76,7 @@ def build(config: EmbedConfig) -> VisionTransformer:
 
 def load_into(model: VisionTransformer, checkpoint: Checkpoint, encoder: str) -> Fit:
     """Load a checkpoint into timm's `encoder`; note and return what was dropped. ValueError where it does not fit."""
-    fitted = fit(checkpoint, model, encoder)
+    fitted = fit_weights(checkpoint, model, encoder)
     model.load_state_dict(fitted.tensors)
     described = cast(Any, model)
     described.pretrained_cfg = {**described.pretrained_cfg, "found": fitted.note()}

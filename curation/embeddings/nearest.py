@@ -12,10 +12,10 @@ from typing import TypeAlias
 import numpy as np
 
 from curation.embeddings import nearest_cpu, nearest_gpu
-from curation.embeddings.nearest_cpu import Coded
+from curation.embeddings.nearest_cpu import Quantised
 from curation.embeddings.vectors import Float32, Indices, Vectors, as_tensor, on_grid
 
-Prepared: TypeAlias = Coded | Vectors  # for a CPU, for a GPU; both can be sliced
+Prepared: TypeAlias = Quantised | Vectors  # for a CPU, for a GPU; both can be sliced
 NOTHING = np.float32(-1)  # similarity of a row that no column may be compared with
 
 
@@ -25,12 +25,12 @@ def prepare(x_ND: Vectors, device: str = "cpu") -> Prepared:
     if device != "cpu":
         return x_ND
     origin = as_tensor(x_ND).double().mean(dim=0).float().numpy() if len(x_ND) else np.zeros(x_ND.shape[1], np.float32)
-    return nearest_cpu.code(x_ND, origin)
+    return nearest_cpu.quantise(x_ND, origin)
 
 
 def vectors_of(x_ND: Prepared) -> Vectors:
     """Return the vectors that were prepared."""
-    return x_ND.vectors_ND if isinstance(x_ND, Coded) else x_ND
+    return x_ND.vectors_ND if isinstance(x_ND, Quantised) else x_ND
 
 
 def nearest(
@@ -42,9 +42,9 @@ def nearest(
     equal columns the first is named. Costs at most N M D operations, and memory for one block.
     """
     if device == "cpu":
-        best, index = nearest_cpu.nearest(_coded(rows), _coded(columns), before)
+        best, index = nearest_cpu.nearest_on_cpu(_quantised(rows), _quantised(columns), before)
     else:
-        best, index = nearest_gpu.nearest(vectors_of(rows), vectors_of(columns), before, device)
+        best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), before, device)
     return np.where(index >= 0, best, NOTHING), index
 
 
@@ -54,13 +54,13 @@ def nearest_index(rows: Prepared, columns: Prepared, device: str = "cpu") -> tup
     For when the column is wanted and the product is not: a CPU then need not compute a row that has one candidate.
     """
     if device == "cpu":
-        return nearest_cpu.nearest_index(_coded(rows), _coded(columns))
-    best, index = nearest_gpu.nearest(vectors_of(rows), vectors_of(columns), None, device)
+        return nearest_cpu.index_on_cpu(_quantised(rows), _quantised(columns))
+    best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), None, device)
     return best, np.zeros_like(best), index
 
 
-def _coded(x_ND: Prepared) -> Coded:
+def _quantised(x_ND: Prepared) -> Quantised:
     """Return vectors coded, as they are where they were prepared for a CPU."""
-    prepared = x_ND if isinstance(x_ND, Coded) else prepare(x_ND)
-    assert isinstance(prepared, Coded)
+    prepared = x_ND if isinstance(x_ND, Quantised) else prepare(x_ND)
+    assert isinstance(prepared, Quantised)
     return prepared

@@ -1,4 +1,4 @@
-"""The exact nearest of many vectors on a CPU, found through 8-bit integers. `nearest` is its front door.
+"""The exact nearest of many vectors on a CPU, found through 8-bit integers. `nearest_on_cpu` is its front door.
 
 Chips with VNNI multiply 8-bit integers about four times as fast as float32 (tests/bench/bench_kmeans.py). So rows x and
 columns y are coded around origins o and p, with a scale a vector and int8 codes c and d, which miss e and f of them:
@@ -32,7 +32,7 @@ TIES = 16  # columns a row, on average, above which all are computed in float64 
 
 
 @dataclass(frozen=True)
-class Coded:
+class Quantised:
     """Vectors, and their int8 codes: vector = origin + scale * code + what the code misses."""
 
     vectors_ND: Vectors
@@ -42,10 +42,10 @@ class Coded:
     missed_N: Float32  # length of what the code misses
     origin_D: Float32
 
-    def __getitem__(self, rows: slice) -> "Coded":
+    def __getitem__(self, rows: slice) -> "Quantised":
         """Return some of the rows, without copying."""
         scale, length, missed = self.scale_N[rows], self.length_N[rows], self.missed_N[rows]
-        return Coded(self.vectors_ND[rows], self.codes_ND[rows], scale, length, missed, self.origin_D)
+        return Quantised(self.vectors_ND[rows], self.codes_ND[rows], scale, length, missed, self.origin_D)
 
     def __len__(self) -> int:
         return len(self.codes_ND)
@@ -57,7 +57,7 @@ def integers_are_fast() -> bool:
     return bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
 
 
-def code(vectors_ND: Vectors, origin_D: Float32) -> Coded:
+def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
     """Code vectors (float16 or float32) as int8 around an origin, each with a scale of its own. Costs O(N D)."""
     shape = vectors_ND.shape
     codes = np.empty(shape, np.int8)
@@ -72,10 +72,10 @@ def code(vectors_ND: Vectors, origin_D: Float32) -> Coded:
         scale[rows] = step[:, 0].numpy()
         length[rows] = torch.linalg.vector_norm(coded, dim=1).numpy()
         missed[rows] = torch.linalg.vector_norm(rest.sub_(coded), dim=1).numpy()
-    return Coded(vectors_ND, codes, scale, length, missed, origin_D)
+    return Quantised(vectors_ND, codes, scale, length, missed, origin_D)
 
 
-def nearest(rows: Coded, columns: Coded, before: int | None) -> tuple[Float32, Indices]:
+def nearest_on_cpu(rows: Quantised, columns: Quantised, before: int | None) -> tuple[Float32, Indices]:
     """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
     width = min(COLUMNS, len(columns))
     height = max(64, BLOCK // max(1, width))
@@ -89,7 +89,7 @@ def nearest(rows: Coded, columns: Coded, before: int | None) -> tuple[Float32, I
     return best, index
 
 
-def nearest_index(rows: Coded, columns: Coded) -> tuple[Float32, Float32, Indices]:
+def index_on_cpu(rows: Quantised, columns: Quantised) -> tuple[Float32, Float32, Indices]:
     """Return an estimate of each row's highest dot product, its error, float32 [N] each, and the column, int64 [N].
 
     Where the codes leave one candidate, as for most rows, float32 arithmetic is saved altogether. The error is a bound,
@@ -109,13 +109,13 @@ def nearest_index(rows: Coded, columns: Coded) -> tuple[Float32, Float32, Indice
 class Search:
     """A block of rows, the highest product that each has met so far, float32, and its column, int64 (-1: none)."""
 
-    def __init__(self, rows: Coded) -> None:
+    def __init__(self, rows: Quantised) -> None:
         self.rows = rows
         self.exact_ND: Float32 = as_tensor(rows.vectors_ND).float().numpy()
         self.best_N = np.full(len(rows), -np.inf, np.float32)
         self.index_N = np.full(len(rows), -1, np.int64)
 
-    def compare(self, columns: Coded, left: int, before: int | None) -> None:
+    def compare(self, columns: Quantised, left: int, before: int | None) -> None:
         """Meet some columns, the first of which is number `left`; row i only those below i + before."""
         later = None
         if before is not None and left + len(columns) > before:
@@ -137,7 +137,7 @@ class Search:
         else:
             self.improve(*np.divmod(pairs, len(columns)), exact, left)
 
-    def settle(self, columns: Coded, exact_MD: Float32) -> Float32:
+    def settle(self, columns: Quantised, exact_MD: Float32) -> Float32:
         """Meet all columns there are; leave an estimate where one candidate is left, and return its error bound."""
         if not integers_are_fast():
             self.compare_all(exact_MD, 0, None)
@@ -156,7 +156,7 @@ class Search:
         self.improve(owner[doubtful], column[doubtful], exact_MD, 0)
         return np.where(sure, error, np.float32(0))
 
-    def estimate(self, columns: Coded, exact_MD: Float32) -> tuple[Float32, Float32]:
+    def estimate(self, columns: Quantised, exact_MD: Float32) -> tuple[Float32, Float32]:
         """Return products from the codes, float32 [N, M], and a bound on the error of each row's, float32 [N]."""
         rows = self.rows
         integers = torch._int_mm(as_tensor(rows.codes_ND), as_tensor(columns.codes_ND).T)

@@ -1,4 +1,4 @@
-"""The exact nearest of many vectors with PyTorch, as a GPU does it best. `nearest` is its front door.
+"""The exact nearest of many vectors with PyTorch, as a GPU does it best. `nearest_on_gpu` is its front door.
 
 All products are computed in float32, and those within rounding of a row's best again in float64. A consumer GPU has a
 32nd or 64th of its float32 rate in float64, so only where vectors are nearly all alike is a block computed in it whole.
@@ -16,7 +16,7 @@ PAIRS = 1 << 16  # single products computed in float64 at once
 DENSE_SHARE = 1 / 64  # of a block's products near the best, above which all are computed in float64 at once
 
 
-def nearest(rows_ND: Vectors, columns_MD: Vectors, before: int | None, device: str) -> tuple[Float32, Indices]:
+def nearest_on_gpu(rows_ND: Vectors, columns_MD: Vectors, before: int | None, device: str) -> tuple[Float32, Indices]:
     """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
     best, index = np.full(len(rows_ND), -np.inf, np.float32), np.full(len(rows_ND), -1, np.int64)
     columns = as_tensor(columns_MD).to(device).float()
@@ -31,7 +31,7 @@ def nearest(rows_ND: Vectors, columns_MD: Vectors, before: int | None, device: s
 def _nearest_of_block(
     rows_ND: torch.Tensor, columns_MD: torch.Tensor, limit_N: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `nearest`, for one block of rows: row i meets columns below limit_N[i]."""
+    """As `nearest_on_gpu`, for one block of rows: row i meets columns below limit_N[i]."""
     best = rows_ND.new_full((len(rows_ND),), -torch.inf)
     index = torch.full_like(best, -1, dtype=torch.int64)
     last = len(columns_MD) if limit_N is None else min(len(columns_MD), int(limit_N.max()))

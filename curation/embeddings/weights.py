@@ -86,7 +86,7 @@ def prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[tuple[str, int
     return sorted(counted, key=order)
 
 
-def fit(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
+def fit_weights(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
     """Return the tensors of `checkpoint` for `model`, timm's `encoder`, in its names and shapes, float32 or as stored.
 
     ValueError, with the prefixes seen, what is missing or left over, and encoders of the shape that was found.
@@ -96,7 +96,7 @@ def fit(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
     found = prefixes(tensors, wanted)
     prefix = found[0][0] if found else ""
     if not found:
-        fitted = foreign(tensors, model)
+        fitted = unrelated(tensors, model)
         left = {name: 1 for name in tensors if fitted is None}
     else:
         inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -106,13 +106,14 @@ def fit(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
     faults = misfits(fitted or {}, wanted)
     if faults or fitted is None:
         raise ValueError(
-            f"weights {checkpoint.path} do not fit {encoder}: {'; '.join(faults)}; {seen(tensors, found, wanted)} "
+            f"weights {checkpoint.path} do not fit {encoder}: {'; '.join(faults)}; "
+            f"{example_names(tensors, found, wanted)} "
             "Name the encoder they were trained as with --encoder (with --name where weights are evaluated)"
         )
     return Fit({name: fitted[name] for name in wanted}, prefix, groups(left, prefix))
 
 
-def foreign(tensors: Tensors, model: nn.Module) -> Tensors | None:
+def unrelated(tensors: Tensors, model: nn.Module) -> Tensors | None:
     """Return what timm's own conversions make of the tensors, or None where they are not for these."""
     module: Any = eva if isinstance(model, eva.Eva) else vision_transformer
     try:
@@ -220,7 +221,7 @@ def groups(left: Iterable[str], prefix: str) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(Counter(group(name) for name in left).items()))
 
 
-def seen(tensors: Tensors, found: list[tuple[str, int]], wanted: Mapping[str, Tensor]) -> str:
+def example_names(tensors: Tensors, found: list[tuple[str, int]], wanted: Mapping[str, Tensor]) -> str:
     """Return what a file holds, as a sentence: the prefixes and the shape of the encoder that is there."""
     if not found:
         top = ", ".join(f"{name} ({count})" for name, count in groups(tensors, "")[:MAX_DROPPED])
@@ -232,12 +233,12 @@ def seen(tensors: Tensors, found: list[tuple[str, int]], wanted: Mapping[str, Te
     prefix = found[0][0]
     width, patch = tensors[prefix + PATCHES].shape[0], tensors[prefix + PATCHES].shape[-1]
     depth = len({name.split(".")[1] for n in tensors if (name := n.removeprefix(prefix)).startswith("blocks.")})
-    near = alike(width, patch, {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
+    near = similar_names(width, patch, {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
     guess = f", as {', '.join(near)}" if near else ""
     return f"prefixes seen: {told}. The file has width {width}, {depth} blocks and patches of {patch}{guess}."
 
 
-def alike(width: int, patch: int, names: set[str]) -> list[str]:
+def similar_names(width: int, patch: int, names: set[str]) -> list[str]:
     """Return names of timm's encoders of a width and patch, those first that have registers and layer scales alike."""
     pattern = f"vit_{SIZES.get(width, '?')}_patch{patch}_*"
     known = [name for family in FAMILIES for name in timm.list_models(pattern, module=family)]

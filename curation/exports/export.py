@@ -77,16 +77,16 @@ def export(config: ExportConfig) -> dict[str, Any]:
         kept = ray.put(read_kept(run, f"{subset}/decisions.parquet"))
         if config.format == "folder":
             check_foreign(run, target, kept)
-        claim(target, manifest)
+        claim_folder(target, manifest)
         if config.output:
             target.write_json(ABOUT, about)
         if not is_whole(run, target, content):
-            write_copies(run, target, kept)
+            write_copy_table(run, target, kept)
             write_kept(run, target, kept, content)
         if config.format == "folder":
             write_files(run, target, kept, config.linking)
         if config.format == "folder" or manifest["images"] is None:
-            claim(target, manifest | {"complete": True})
+            claim_folder(target, manifest | {"complete": True})
     return told | {"seconds": watch.seconds, "note": note}
 
 
@@ -123,7 +123,7 @@ def holdings(target: RunDirectory) -> Iterator[tuple[str, str | None, str | None
             yield path, known.get("subset") or known.get("name"), known.get("digest")
 
 
-def claim(target: RunDirectory, manifest: dict[str, Any]) -> None:
+def claim_folder(target: RunDirectory, manifest: dict[str, Any]) -> None:
     """Say in export.json what the output holds, and clear what a killed export left half-written beside it."""
     for name in target.names(""):
         if name.startswith(TEMPORARY) and name.endswith((MANIFEST, TABLE, COPIES, ABOUT)):
@@ -173,10 +173,10 @@ def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict
     assert written == content["kept"], f"{content['kept']} frames are kept, {written} were exported"
 
 
-def write_copies(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
+def write_copy_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     """Write copies.parquet where the run has exact copies."""
     if run.exists(copies.INDEX):
-        fates = ray.put(copies.read_fates(run))
+        fates = ray.put(copies.read_heirs(run))
         calls = ((run, path, kept, fates) for path in run.parts("frames").values())
         with progress("copies", None) as bar:
             write_tables(target, COPIES, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
@@ -195,7 +195,7 @@ def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa
     return table
 
 
-def copy_rows(run: RunDirectory, path: str, kept: Kept, fates: copies.Fates) -> pa.Table:
+def copy_rows(run: RunDirectory, path: str, kept: Kept, fates: copies.Heirs) -> pa.Table:
     """Return the rows of schema.COPY_FILES for the exact copies of kept frames in a part of frames."""
     table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of", "content_hash", "uri"]), fates)
     found, _ = kept.find(table["because_of"])
@@ -230,7 +230,7 @@ def write_tables(
 
 def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     """ValueError where images/ holds other files than the subset's."""
-    found = folder.foreign(target, IMAGES, name_keys(run, kept, folded=False))
+    found = folder.foreign_files(target, IMAGES, kept_name_keys(run, kept, folded=False))
     require(
         not found,
         f"{target.uri}/{IMAGES} holds files that are not of this subset: {', '.join(found)}; delete them, or name "
@@ -238,7 +238,7 @@ def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     )
 
 
-def name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
+def kept_name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
     """Keys of the names of all kept frames, ascending: 8 bytes a frame."""
     calls = ((run, path, kept, folded) for path in run.parts("frames").values())
     return np.sort(np.concatenate(list(stream(ray.remote(names_of), calls))))
@@ -247,7 +247,7 @@ def name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint
 def names_of(run: RunDirectory, path: str, kept: Kept, folded: bool) -> npt.NDArray[np.uint64]:
     """Keys of the names of a part's kept frames."""
     rows = kept_rows(run, path, kept, with_images=False).select(["source", "path", "member", "frame_index"])
-    return folder.name_keys([folder.name_of(row) for row in rows.to_pylist()], folded)
+    return folder.name_keys([folder.file_name(row) for row in rows.to_pylist()], folded)
 
 
 def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -> None:
@@ -256,7 +256,7 @@ def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -
     ValueError where the file system ignores case and would see two of the names as one.
     """
     if target.exists(MANIFEST.upper()):
-        keys = name_keys(run, kept, folded=True)
+        keys = kept_name_keys(run, kept, folded=True)
         require(
             not (keys[1:] == keys[:-1]).any(),
             f"some frames have names that differ in case only, which {target.uri} ignores; export them as a table "
@@ -273,5 +273,5 @@ def place_files(run: RunDirectory, path: str, kept: Kept, target: RunDirectory, 
     rows = kept_rows(run, path, kept, with_images=False).to_pylist()
     for row in rows:
         uri, data = read_row(run, row)
-        folder.place(target, f"{IMAGES}/{folder.name_of(row)}", uri, data, link)
+        folder.place_file(target, f"{IMAGES}/{folder.file_name(row)}", uri, data, link)
     return len(rows)

@@ -81,7 +81,7 @@ def _digested(text: str, limit: int) -> str:
     return text.replace("/", "%").encode()[: limit - len(ending.encode())].decode(errors="ignore") + ending
 
 
-def name_of(row: dict[str, Any]) -> str:
+def file_name(row: dict[str, Any]) -> str:
     """The name of the file of a row of frames."""
     return safe_name(row["source"], row["path"], row.get("member"), row.get("frame_index"))
 
@@ -94,7 +94,7 @@ def name_keys(names: list[str], folded: bool) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-def foreign(target: RunDirectory, below: str, keys: npt.NDArray[np.uint64]) -> list[str]:
+def foreign_files(target: RunDirectory, below: str, keys: npt.NDArray[np.uint64]) -> list[str]:
     """Names of files in the folder `below` of an export that are not among `keys`, SHOWN at most.
 
     What a killed writer left half-written is deleted: no frame's name begins like its.
@@ -131,7 +131,7 @@ def check_inside(root: str, path: str) -> None:
     )
 
 
-def place(target: RunDirectory, name: str, uri: str, data: bytes, link: str) -> None:
+def place_file(target: RunDirectory, name: str, uri: str, data: bytes, link: str) -> None:
     """Put a frame's file at `name`: a copy of `data`, or a link to `uri`, whole or not at all.
 
     What is there and is the same already stays; anything else of that name is replaced. ValueError where the name leads
@@ -161,7 +161,7 @@ def place(target: RunDirectory, name: str, uri: str, data: bytes, link: str) -> 
 
 
 def is_placed(to: str, uri: str, data: bytes, link: str) -> bool:
-    """Whether the file that `place` would put at `to` is there already."""
+    """Whether the file that `place_file` would put at `to` is there already."""
     if not os.path.isfile(to) or os.path.islink(to) != (link == "symbolic"):
         return False
     if link != "copy":

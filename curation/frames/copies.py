@@ -62,7 +62,7 @@ def repeated_rows(run: RunDirectory, path: str, prefixes: Prefixes) -> Places:
     return [(hashes[row], ids[row], int(row)) for row in np.flatnonzero(np.isin(_prefixes(hashes), prefixes))]
 
 
-def marks(found: dict[int, Places]) -> Marks:
+def mark(found: dict[int, Places]) -> Marks:
     """Decide who is whose copy: `found` by part number, ascending, so that the first of equal frames is the original.
 
     Holds all of a row only for frames whose 64-bit prefix repeats.
@@ -147,23 +147,23 @@ def with_their_copies(run: RunDirectory, part: int, rejected: pa.Table) -> pa.Ta
 
 
 @dataclass(frozen=True)
-class Fates:
+class Heirs:
     """What became of frames after ingest: those that embed rejected, and what replaced them (null: nothing)."""
 
     rejected: pa.Array
     replaced_by: pa.Array
 
 
-def read_fates(run: RunDirectory) -> Fates:
+def read_heirs(run: RunDirectory) -> Heirs:
     """Read what embed rejected: about 64 bytes a frame."""
     names = [name for name in run.names("rejected") if name.endswith("-embed.parquet")]
     tables = [run.read_table(f"rejected/{name}", ["frame_id", "replaced_by"]) for name in names]
     empty = pa.schema([schema.FRAME_ID, schema.REJECTED.field("replaced_by")]).empty_table()
     table = pa.concat_tables([empty, *tables]).combine_chunks()
-    return Fates(*(pa.concat_arrays(column.chunks or [pa.array([], pa.string())]) for column in table.columns))
+    return Heirs(*(pa.concat_arrays(column.chunks or [pa.array([], pa.string())]) for column in table.columns))
 
 
-def copies_in(table: pa.Table, fates: Fates) -> pa.Table:
+def copies_in(table: pa.Table, fates: Heirs) -> pa.Table:
     """The exact copies among rows of frames, with the frame that stands for each as the column `because_of`."""
     replaced = pc.is_in(table["frame_id"], fates.replaced_by.drop_null())
     gone = pc.is_in(table["frame_id"], fates.rejected)

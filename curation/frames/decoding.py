@@ -51,7 +51,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
     """
     with _reading(data, max_pixels) as limits:
         if data.startswith(tiff.MARKS):
-            raw, further = tiff.read(data, limits)
+            raw, further = tiff.read_tiff(data, limits)
             height, width = raw.picture().shape[:2]
             return Look(*_turned(width, height, raw.orientation), further)
         with _opened(data, limits) as image:
@@ -98,7 +98,7 @@ def planes(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
             return np.concatenate([_turn(raw.planes(), raw.orientation) for raw in pages], axis=2)
         with _opened(data, limits) as image:
             shallow = not png.is_deep(image, data)
-            planes_HWC = _planes(image) if shallow else png.read(image, data).planes()
+            planes_HWC = _planes(image) if shallow else png.read_png(image, data).planes()
             turned: Pixels = _turn(planes_HWC, pillow.orientation(image))
             return turned
 
@@ -117,7 +117,7 @@ def stored(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Samples, Pixels |
         with _opened(data, limits) as image:
             turn = pillow.orientation(image)
             if png.is_deep(image, data):
-                raw = png.read(image, data)
+                raw = png.read_png(image, data)
                 return _turn(_values(raw), turn), _alpha(raw, turn)
             image.load()
             clear = image.has_transparency_data or image.mode in ("RGBA", "LA", "PA")
@@ -151,11 +151,11 @@ def _picture(data: bytes, max_pixels: int, work: Callable[[Image.Image, int], Pi
     """What `work` makes of the picture, given with its orientation, which is not applied yet."""
     with _reading(data, max_pixels) as limits:
         if data.startswith(tiff.MARKS):
-            raw, _ = tiff.read(data, limits)
+            raw, _ = tiff.read_tiff(data, limits)
             return work(Image.fromarray(raw.picture()), raw.orientation)
         with _opened(data, limits) as image:
             if png.is_deep(image, data):
-                deep = Image.fromarray(png.read(image, data).picture())
+                deep = Image.fromarray(png.read_png(image, data).picture())
                 return work(deep, pillow.orientation(image))
             if png.has_late_exif(image, data):
                 image.load()

@@ -29,7 +29,7 @@ BESIDE = b"endosieve.further"  # and what its files hold beside the frames
 
 
 @dataclass(frozen=True)
-class Done:
+class IngestedPart:
     """What one part came to."""
 
     files: list[File]
@@ -49,7 +49,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     run = RunDirectory(config.run_dir)
     for text in reader.readings(config.source):
         warn(text)
-    found = settled(run, reader.parse_sources(config.source))
+    found = as_recorded(run, reader.parse_sources(config.source))
     config = dataclasses.replace(config, source=tuple(source.text for source in found))
     lineages = Lineages(found, config.lineage_pattern)
     step = Step(run, "ingest", "frames", config, {})
@@ -57,7 +57,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         check_unchanged(run, config, found, lineages)
         return marker | {"reused": True}
     reader.check_there(found)
-    surveyed = survey(run, config, found)
+    surveyed = check_listing(run, config, found)
     step.begin()
     connect()
     watch = Stopwatch()
@@ -65,7 +65,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     existing = run.parts("frames")
     run.clear_rejected("ingest", existing)
     listing = Listing(config, found)
-    done: list[Done] = []
+    done: list[IngestedPart] = []
     states: list[str] = []
     rejected = 0
 
@@ -94,7 +94,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     return step.finish(counts | {"seconds": watch.seconds, "note": note}, list(files.values()))
 
 
-def unread_pages(done: list[Done]) -> str:
+def unread_pages(done: list[IngestedPart]) -> str:
     """Warn of pages and animation frames beyond the first of their files, and return it as a clause of the note."""
     ordered = sorted(done, key=lambda result: result.files[0].path)
     further = sum((result.further for result in ordered), Further()).describe()
@@ -104,7 +104,7 @@ def unread_pages(done: list[Done]) -> str:
     return f"; {further}"
 
 
-def settled(run: RunDirectory, found: list[Source]) -> list[Source]:
+def as_recorded(run: RunDirectory, found: list[Source]) -> list[Source]:
     """The sources as the run recorded them where those are the same ones, reached through other links."""
     texts = read_record(run)["steps"].get("frames", {}).get("config", {}).get("source", [])
     if len(texts) != len(found) or not all(map(reader.same, texts, (source.text for source in found))):
@@ -115,7 +115,7 @@ def settled(run: RunDirectory, found: list[Source]) -> list[Source]:
     ]
 
 
-def survey(run: RunDirectory, config: IngestConfig, found: list[Source]) -> Listing:
+def check_listing(run: RunDirectory, config: IngestConfig, found: list[Source]) -> Listing:
     """Return a listing gone through once, for its counts, after comparing it with the parts that there are.
 
     What may be wrong is warned of. Parts whose files have another size or time are deleted, to be made again.
@@ -123,7 +123,7 @@ def survey(run: RunDirectory, config: IngestConfig, found: list[Source]) -> List
     """
     listing, existing = Listing(config, found), run.parts("frames")
     known = [number for number in existing if run.exists(changes.listing_path(number))]
-    changed = changes.compare(run, known, listing, config.part_rows, whole=False)
+    changed = changes.compare_listing(run, known, listing, config.part_rows, whole=False)
     listing.check_found()
     if changed.moved:
         raise ValueError(
@@ -160,7 +160,7 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
     if state == run.read_json(changes.STATE)["listing"]:
         return
     entries = Listing(config, there)
-    changed = changes.compare(run, run.parts("frames"), entries, config.part_rows, whole=True, absent=away)
+    changed = changes.compare_listing(run, run.parts("frames"), entries, config.part_rows, whole=True, absent=away)
     if changed.only_touched and not away:
         connect()
         calls = ((run, lineages, config.max_pixels, part) for part in parts() if part.number in changed.touched)
@@ -169,7 +169,7 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
             others.note("of other content", name)
         if not others.counts:
             for part in (part for part in parts() if part.number in changed.touched):
-                changes.record(run, part)
+                changes.record_listing(run, part)
             run.write_json(changes.STATE, {"listing": state})
         changed = others
     if changed.counts and not changed.only_touched:
@@ -200,7 +200,7 @@ def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part:
     return [entry.path for entry in touched if outcome(entry) != known[entry.source, entry.path]]
 
 
-def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part, exists: bool) -> Done:
+def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part, exists: bool) -> IngestedPart:
     """Write frames/part-N and, where needed, its rejected frames and its listing; where it exists, describe it only."""
     path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     if exists:
@@ -214,13 +214,13 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
                 good.append(frame_row(entry, lineages[entry.source], max_pixels))
             except decoding.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
-        changes.record(run, part)
+        changes.record_listing(run, part)
         written = [run.write_table(rejected, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
         further = further_of(good)
         metadata = {DIGEST: part.digest.encode(), BESIDE: further.to_bytes()}
         columns = schema.frames(lineages.metadata).with_metadata(metadata)
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
-    return Done(written, written[0].rows, sum(file.rows for file in written[1:]), further)
+    return IngestedPart(written, written[0].rows, sum(file.rows for file in written[1:]), further)
 
 
 def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
@@ -234,7 +234,7 @@ def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
     hashed = list(stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
     prefixes = ray.put(copies.repeated([prefix for prefix, _ in hashed]))
     rows = stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
-    marked = copies.marks(dict(zip(parts, rows, strict=True)))
+    marked = copies.mark(dict(zip(parts, rows, strict=True)))
     changed = [number for number, (_, before) in zip(parts, hashed, strict=True) if before or number in marked.copy_of]
     calls = [(run, parts[number], marked.copy_of.get(number, {})) for number in changed]
     rewritten = list(stream(ray.remote(copies.write_copies), calls))

@@ -26,7 +26,7 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
     return image.format == "PNG" and data[DEPTH] == 16
 
 
-def read(image: Image.Image, data: bytes) -> Raw:
+def read_png(image: Image.Image, data: bytes) -> Raw:
     """The samples of an opened PNG of 16 bits. It raises what Pillow does."""
     colour, key = data[COLOUR], image.info.get("transparency")
     samples_HWC = _gray(image) if colour == GRAY else _coloured(image, data)
@@ -61,7 +61,7 @@ def _bytes(image: Image.Image, rawmode: str) -> Samples:
     return np.asarray(image)
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Kind and content of each chunk, as far as the file is whole; no more than 64 bytes of the content."""
     place = 8
     while place + 8 <= len(data):
@@ -72,13 +72,13 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def significant_bits(data: bytes) -> int:
     """The most bits that an sBIT chunk names, 0 where there is none."""
-    return next((max(content, default=0) for kind, content in chunks(data) if kind == b"sBIT"), 0)
+    return next((max(content, default=0) for kind, content in png_chunks(data) if kind == b"sBIT"), 0)
 
 
 def has_late_exif(image: Image.Image, data: bytes) -> bool:
     """Whether an opened image is a PNG whose EXIF stands behind its pixels: Pillow knows it after loading only."""
     early = "exif" in image.info or image.format != "PNG"
-    return not early and any(kind == b"eXIf" for kind, _ in chunks(data))
+    return not early and any(kind == b"eXIf" for kind, _ in png_chunks(data))
 
 
 def scale_key(image: Image.Image, data: bytes) -> None:

@@ -25,14 +25,14 @@ MULTIPLIED, APART = 1, 2  # alpha that the colours are multiplied by already, or
 MAX_SAMPLE_VALUE = 281
 
 
-def read(data: bytes, limits: Limits) -> tuple[Raw, int]:
+def read_tiff(data: bytes, limits: Limits) -> tuple[Raw, int]:
     """The first page, and how many more there are. FrameError: too large, truncated, corrupt, unsupported."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         return _page(data, file.pages[0], 0, limits), len(file.pages) - 1
 
 
 def read_pages(data: bytes, limits: Limits) -> list[Raw]:
-    """All pages that are as large as the first. FrameError as `read`; the pages together keep to the limit of bytes."""
+    """All pages as large as the first, which together keep to the limit of bytes. FrameError as `read_tiff`."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         first: Any = file.pages[0]
         taken, pages = 0, []

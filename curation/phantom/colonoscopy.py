@@ -143,7 +143,7 @@ def draw(config: PhantomConfig) -> pa.Table:
     return truth
 
 
-def compare(truth: pa.Table, kept_paths: Collection[str]) -> dict[str, float]:
+def compare_with_truth(truth: pa.Table, kept_paths: Collection[str]) -> dict[str, float]:
     """Compare the kept frames with the truth (schema TRUTH); a share is 1 when there was nothing to find.
 
     A scene with n files, copies included, has n - 1 redundant ones; when all are dropped, n - 1 count.
@@ -237,9 +237,9 @@ def _picture(config: PhantomConfig, wall: scenery.Mucosa, shot: Shot) -> tuple[s
     if shot.scene:
         scene_rng = _rng(config, SCENE, shot.procedure, shot.scene.number)
         view = scenery.view(scene_rng, shot.scene.lumen, shot.scene.polyps)
-        return scenery.render(wall, view, _camera(scene_rng, rng, shot.step))
+        return scenery.render_view(wall, view, _camera(scene_rng, rng, shot.step))
     x, y = rng.uniform(-1, 1, 2).tolist()
-    picture_CHW, mask_HW = scenery.render(wall, scenery.view(rng, (x, y), 0), scenery.Camera())
+    picture_CHW, mask_HW = scenery.render_view(wall, scenery.view(rng, (x, y), 0), scenery.Camera())
     return spoilt(shot.kind, picture_CHW, rng), mask_HW
 
 

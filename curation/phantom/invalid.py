@@ -6,7 +6,7 @@ Shapes as in phantom_scene: CHW pictures of floats in [0, 1].
 import numpy as np
 from PIL import Image, ImageDraw
 
-from curation.phantom.scene import Plane, grid, pixels, planes
+from curation.phantom.scene import Plane, pixel_grid, pixels, split_planes
 
 PLANTED = ("blurred", "black", "white", "out_of_body")  # unless others are asked for
 KINDS = (*PLANTED, "static")
@@ -17,7 +17,7 @@ def spoilt(kind: str, picture_CHW: Plane, rng: np.random.Generator) -> Plane:
     """Return what is there instead of a clean picture; `kind` is one of KINDS."""
     height, width = picture_CHW.shape[1:]
     if kind == "blurred":
-        return planes(Image.fromarray(pixels(picture_CHW)), rng.uniform(0.03, 0.05) * height)
+        return split_planes(Image.fromarray(pixels(picture_CHW)), rng.uniform(0.03, 0.05) * height)
     if kind == "white":
         return 1 - 0.08 * (1 - picture_CHW)
     if kind == "black":
@@ -27,7 +27,7 @@ def spoilt(kind: str, picture_CHW: Plane, rng: np.random.Generator) -> Plane:
 
 def _room(rng: np.random.Generator, width: int, height: int) -> Plane:
     """Return a CHW picture from outside the body: wall, drape, gauze and instruments under a lamp."""
-    x_HW, y_HW = grid(width, height)
+    x_HW, y_HW = pixel_grid(width, height)
     colours = [str(colour) for colour in rng.permutation(FABRICS)[: rng.integers(4, 8)]]
     image = Image.new("RGB", (width, height), colours[0])
     pen = ImageDraw.Draw(image)
@@ -39,7 +39,7 @@ def _room(rng: np.random.Generator, width: int, height: int) -> Plane:
     thread_HW = 90 * turn * (x_HW + 1j * y_HW)
     weave_HW = 1 + 0.06 * np.sin(thread_HW.real) * np.sin(thread_HW.imag)
     lamp_HW = 0.65 + 0.55 * np.exp(-np.square(x_HW - lamp[0]) - np.square(y_HW - lamp[1]))
-    return np.asarray(planes(image, height / 200) * lamp_HW * weave_HW)
+    return np.asarray(split_planes(image, height / 200) * lamp_HW * weave_HW)
 
 
 def _static(rng: np.random.Generator, width: int, height: int) -> Plane:

@@ -82,7 +82,7 @@ class Camera:
 
 def field_of_view(center: str, width: int, height: int) -> Mask:
     """Return bool HxW, true where the scope of `center` shows anything: an octagon, or a disc cut flat."""
-    x_HW, y_HW = grid(width, height)
+    x_HW, y_HW = pixel_grid(width, height)
     if center == CENTERS[0]:
         x_HW, y_HW = np.abs(x_HW - 0.08), np.abs(y_HW)
         return np.asarray((x_HW < 1.1) & (y_HW < 0.95) & (x_HW + y_HW < 1.6))
@@ -95,7 +95,7 @@ def mucosa(
     """Return a procedure's wall: its colour mostly from `patient`, textures from `procedure`. About 0.3 s."""
     blood = patient.uniform(0.8, 1.7) * procedure.uniform(0.92, 1.08)
     yellow = patient.uniform(-0.15, 0.45) + procedure.uniform(-0.05, 0.05)
-    x_HW, y_HW = grid(width, height)
+    x_HW, y_HW = pixel_grid(width, height)
     return Mucosa(
         vessels=_vessels(procedure, patient.uniform(0.6, 1.2)),
         mottle=0.6 * _noise(procedure, 9) + 0.8 * _noise(procedure, 60),
@@ -129,10 +129,10 @@ def view(rng: np.random.Generator, lumen: Pair, polyps: int) -> View:
     )
 
 
-def render(wall: Mucosa, look: View, camera: Camera) -> tuple[Plane, Mask]:
+def render_view(wall: Mucosa, look: View, camera: Camera) -> tuple[Plane, Mask]:
     """Return the CHW picture without border or noise, and the HxW mask of the polyps inside the field."""
     height, width = wall.field.shape
-    x_HW, y_HW = grid(width, height)
+    x_HW, y_HW = pixel_grid(width, height)
     x_HW = (x_HW - (look.lumen[0] + camera.shift[0])) * look.stretch
     y_HW = y_HW - (look.lumen[1] + camera.shift[1])
     distance_HW = np.sqrt(np.square(x_HW) + np.square(y_HW)) / look.size + np.float32(1e-3)
@@ -168,12 +168,12 @@ def pixels(picture_CHW: Plane) -> Pixels:
     return np.ascontiguousarray(np.moveaxis((np.clip(picture_CHW, 0, 1) * 255 + 0.5).astype(np.uint8), 0, 2))
 
 
-def planes(image: Image.Image, sigma: float) -> Plane:
+def split_planes(image: Image.Image, sigma: float) -> Plane:
     """Return an image as a CHW picture, blurred by a Gaussian of `sigma` pixels."""
     return np.moveaxis(np.asarray(image.filter(ImageFilter.GaussianBlur(sigma)), np.float32) / 255, 2, 0)
 
 
-def grid(width: int, height: int) -> tuple[Plane, Plane]:
+def pixel_grid(width: int, height: int) -> tuple[Plane, Plane]:
     """Return the places of the pixels' centres: x as 1xW, y as Hx1."""
     x_W, y_H = (np.arange(n, dtype=np.float32) * (2 / height) + (1 - n) / height for n in (width, height))
     return x_W[None, :], y_H[:, None]
@@ -203,7 +203,7 @@ def _border(center: str, rng: np.random.Generator, width: int, height: int) -> P
         text = "".join(rng.choice(list("0123456789:/"), 4))
         place = (0.012 * width, (0.3 + 0.06 * line) * height)
         ImageDraw.Draw(image).text(place, text, fill="#bebebe", font_size=0.04 * height)
-    return planes(image, 0)
+    return split_planes(image, 0)
 
 
 def _texels(offset: Pair, angle_HW: Plane, depth_HW: Plane) -> npt.NDArray[np.int32]:
@@ -255,7 +255,7 @@ def _bump(polyp: Polyp, look: View, camera: Camera, planes: tuple[Any, ...], wal
     left, top, span = (x - reach + width / height) * height / 2, (y - reach + 1) * height / 2, reach * height
     window = np.s_[max(0, int(top)) : int(top + span) + 1, max(0, int(left)) : int(left + span) + 1]
     light_HW, blood_HW, residue_HW, glint_HW, mask_HW = (plane_HW[window] for plane_HW in planes)
-    x_HW, y_HW = grid(width, height)
+    x_HW, y_HW = pixel_grid(width, height)
     x_HW, y_HW = x_HW[:, window[1]] - x, y_HW[window[0]] - y
     cos, sin = np.cos(polyp.turn - camera.turn), np.sin(polyp.turn - camera.turn)
     a_HW, b_HW = (x_HW * cos + y_HW * sin) / long, (y_HW * cos - x_HW * sin) / short

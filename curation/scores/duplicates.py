@@ -19,7 +19,7 @@ ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
 RANDOM = "which of two duplicates stays"  # purpose of the random order
 
 
-def order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
+def visiting_order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
     """Return the order in which frames are visited, so that of two alike the one to keep comes first.
 
     nearest: ascending distance to the centroid; farthest: descending; random: by key and seed. Ties go by key.

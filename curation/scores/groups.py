@@ -24,7 +24,7 @@ Scores = tuple[Float32, Indices]  # duplicate similarity [N], and the row that c
 
 
 @dataclass(frozen=True)
-class Piece:
+class FrameBlock:
     """Frames of some clusters: id (32 bytes) [N], cluster [N], centroid distance [N] and vector [N, D]."""
 
     ids: npt.NDArray[np.bytes_]
@@ -32,11 +32,11 @@ class Piece:
     distance: Float32
     vectors: Vectors
 
-    def take(self, rows: npt.NDArray[Any] | slice) -> "Piece":
+    def take(self, rows: npt.NDArray[Any] | slice) -> "FrameBlock":
         """Return the chosen rows."""
-        return Piece(self.ids[rows], self.cluster[rows], self.distance[rows], self.vectors[rows])
+        return FrameBlock(self.ids[rows], self.cluster[rows], self.distance[rows], self.vectors[rows])
 
-    def cut(self, groups: list["Group"]) -> list["Piece"]:
+    def cut(self, groups: list["ClusterGroup"]) -> list["FrameBlock"]:
         """Return the frames of each group."""
         return [self.take((group.first <= self.cluster) & (self.cluster <= group.last)) for group in groups]
 
@@ -47,7 +47,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Group:
+class ClusterGroup:
     """Clusters that are scored and written together, as a range of cluster numbers, and how many frames they have."""
 
     first: int
@@ -65,40 +65,40 @@ class Group:
         return duplicates.row_blocks(self.rows, max(1, split_rows // 2))
 
 
-def cluster_groups(sizes_K: npt.NDArray[np.int64], group_rows: int, split_rows: int = SPLIT_ROWS) -> list[Group]:
+def cluster_groups(sizes_K: npt.NDArray[np.int64], group_rows: int, split_rows: int = SPLIT_ROWS) -> list[ClusterGroup]:
     """Cut the clusters into consecutive groups of about `group_rows` frames.
 
     What has more than `split_rows` frames is one cluster, never several.
     """
-    groups: list[Group] = []
+    groups: list[ClusterGroup] = []
     for cluster, size in enumerate(sizes_K.tolist()):
         last = groups[-1] if groups else None
         if last is None or last.rows >= group_rows or last.rows + size > split_rows:
-            groups.append(Group(cluster, cluster, size))
+            groups.append(ClusterGroup(cluster, cluster, size))
         else:
-            groups[-1] = Group(last.first, cluster, last.rows + size)
+            groups[-1] = ClusterGroup(last.first, cluster, last.rows + size)
     return groups
 
 
-def gather(config: ScoreConfig, *pieces: Piece) -> Piece:
+def gather(config: ScoreConfig, *pieces: FrameBlock) -> FrameBlock:
     """Return the frames of all pieces by cluster and, within one, in visiting order; frames left out come last."""
-    whole = Piece(
+    whole = FrameBlock(
         np.concatenate([piece.ids for piece in pieces]),
         np.concatenate([piece.cluster for piece in pieces]),
         np.concatenate([piece.distance for piece in pieces]),
         np.concatenate([piece.vectors for piece in pieces]),
     )
-    visit = duplicates.order(whole.distance, whole.keys, config.keep, config.seed)
-    left_out = ~within(config, whole.distance[visit])
+    visit = duplicates.visiting_order(whole.distance, whole.keys, config.keep, config.seed)
+    left_out = ~in_pass(config, whole.distance[visit])
     return whole.take(visit[np.lexsort((left_out, whole.cluster[visit]))])
 
 
-def within(config: ScoreConfig, distance_N: Float32) -> npt.NDArray[np.bool_]:
+def in_pass(config: ScoreConfig, distance_N: Float32) -> npt.NDArray[np.bool_]:
     """Return which frames take part in the pass: those that epsilon does not leave out."""
     return distance_N <= np.float32(np.inf if config.epsilon is None else config.epsilon)
 
 
-def score_clusters(config: ScoreConfig, whole: Piece, device: str = "cpu") -> Scores:
+def score_clusters(config: ScoreConfig, whole: FrameBlock, device: str = "cpu") -> Scores:
     """Score each cluster of gathered frames by itself."""
     similarity, index = np.full(len(whole.ids), NOTHING), np.full(len(whole.ids), -1, np.int64)
     edges = np.flatnonzero(np.diff(whole.cluster, prepend=-1, append=-1))
@@ -108,14 +108,14 @@ def score_clusters(config: ScoreConfig, whole: Piece, device: str = "cpu") -> Sc
     return similarity, index
 
 
-def score_rows(config: ScoreConfig, cluster: Piece, rows: tuple[int, int], device: str = "cpu") -> Scores:
+def score_rows(config: ScoreConfig, cluster: FrameBlock, rows: tuple[int, int], device: str = "cpu") -> Scores:
     """Score a range of rows of one gathered cluster: the duplicate similarity, and the row that causes it."""
     numbers = np.unique(cluster.cluster)
     assert len(numbers) <= 1, f"frames of clusters {numbers.tolist()} would be compared with each other"
     start, stop = rows
     similarity = np.full(stop - start, NOTHING)
     index = np.full(stop - start, -1, np.int64)
-    taking_part = int(within(config, cluster.distance).sum())
+    taking_part = int(in_pass(config, cluster.distance).sum())
     end = min(stop, taking_part)
     if end > start:
         units = to_unit(cluster.vectors[:end])
@@ -129,7 +129,7 @@ def score_rows(config: ScoreConfig, cluster: Piece, rows: tuple[int, int], devic
     return similarity, index
 
 
-def scores_table(whole: Piece, *scored: Scores) -> pa.Table:
+def scores_table(whole: FrameBlock, *scored: Scores) -> pa.Table:
     """Return the table of schema.SCORES of gathered frames from the scores of their consecutive ranges."""
     similarity = np.concatenate([part[0] for part in scored]) if scored else np.empty(0, np.float32)
     index = np.concatenate([part[1] for part in scored]) if scored else np.empty(0, np.int64)

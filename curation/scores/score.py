@@ -19,7 +19,7 @@ from curation.engine.connect import connect
 from curation.engine.stream import stream
 from curation.scores import groups
 from curation.scores.config import ScoreConfig
-from curation.scores.groups import Group, Piece, Scores
+from curation.scores.groups import ClusterGroup, FrameBlock, Scores
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, marker_of
 from curation.store.parts import assignments_path, grouped, part_path, rows_of
@@ -98,7 +98,7 @@ def wave_rows(run: RunDirectory, parts: list[dict[str, Any]]) -> int:
 
 
 def score_wave(
-    run: RunDirectory, config: ScoreConfig, wave: dict[int, Group], parts: list[dict[str, Any]]
+    run: RunDirectory, config: ScoreConfig, wave: dict[int, ClusterGroup], parts: list[dict[str, Any]]
 ) -> Iterator[tuple[int, File]]:
     """Score some groups; yields number and file of each as it is written."""
     mean_path = "clusters/mean.parquet"
@@ -118,8 +118,8 @@ def score_wave(
 
 
 def split_shard(
-    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[Group]
-) -> list[Piece] | Piece:
+    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[ClusterGroup]
+) -> list[FrameBlock] | FrameBlock:
     """Return the frames of some parts of embeddings and their assignments, cut by group; a single group's alone."""
     ids: list[str] = []
     vectors, assigned = [], []
@@ -132,12 +132,12 @@ def split_shard(
         assigned.append(table)
     clusters = np.concatenate([table["cluster"].to_numpy() for table in assigned])
     distances = np.concatenate([table["centroid_distance"].to_numpy() for table in assigned])
-    shard = Piece(np.array(ids, dtype="S32"), clusters, distances, np.concatenate(vectors))
+    shard = FrameBlock(np.array(ids, dtype="S32"), clusters, distances, np.concatenate(vectors))
     cut = shard.cut(wave)
     return cut[0] if len(cut) == 1 else cut
 
 
-def submit(run: RunDirectory, config: ScoreConfig, number: int, group: Group, pieces: list[Any]) -> Any:
+def submit(run: RunDirectory, config: ScoreConfig, number: int, group: ClusterGroup, pieces: list[Any]) -> Any:
     """Start the tasks that score one group from references to its pieces; the reference to its file."""
     options = resources.arithmetic_options()
     path = part_path(config.folder, number)
@@ -149,19 +149,19 @@ def submit(run: RunDirectory, config: ScoreConfig, number: int, group: Group, pi
     return ray.remote(write_scores).remote(run, path, whole, *[rows.remote(config, whole, one) for one in ranges])
 
 
-def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: Piece) -> File:
+def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: FrameBlock) -> File:
     """Score each cluster of a group by itself and write the group's part."""
     limit_threads(resources.granted_cpus())
     whole = groups.gather(config, *pieces)
     return write_scores(run, path, whole, groups.score_clusters(config, whole, resources.device()))
 
 
-def score_range(config: ScoreConfig, cluster: Piece, rows: tuple[int, int]) -> Scores:
+def score_range(config: ScoreConfig, cluster: FrameBlock, rows: tuple[int, int]) -> Scores:
     """Score a range of rows of one cluster."""
     limit_threads(resources.granted_cpus())
     return groups.score_rows(config, cluster, rows, resources.device())
 
 
-def write_scores(run: RunDirectory, path: str, whole: Piece, *scored: Scores) -> File:
+def write_scores(run: RunDirectory, path: str, whole: FrameBlock, *scored: Scores) -> File:
     """Write the part of a group."""
     return run.write_table(path, groups.scores_table(whole, *scored))

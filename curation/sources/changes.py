@@ -72,7 +72,7 @@ def listing_path(number: int) -> str:
     return part_path("frames/_listing", number)
 
 
-def record(run: RunDirectory, part: Part) -> None:
+def record_listing(run: RunDirectory, part: Part) -> None:
     """Keep what a part is made from."""
     rows = [
         {"source": entry.source, "path": entry.path, "size": entry.size, "mtime_ns": entry.mtime_ns}
@@ -86,7 +86,9 @@ def state_of(parts: Iterable[str]) -> str:
     return digest(list(parts))
 
 
-def recorded(run: RunDirectory, numbers: Iterable[int], part_rows: int, absent: Collection[str]) -> Iterator[Recorded]:
+def recorded_listing(
+    run: RunDirectory, numbers: Iterable[int], part_rows: int, absent: Collection[str]
+) -> Iterator[Recorded]:
     """The files that parts were made from, in order, without those of the sources named in `absent`."""
     before = -1
     for number in numbers:
@@ -100,7 +102,7 @@ def recorded(run: RunDirectory, numbers: Iterable[int], part_rows: int, absent: 
                 gap = False
 
 
-def compare(
+def compare_listing(
     run: RunDirectory,
     numbers: Collection[int],
     entries: Iterable[Entry],
@@ -115,7 +117,7 @@ def compare(
     came or went before a part is noticed by the place of those in it, and one behind a short part, which is the last.
     """
     changes = Changes()
-    past = recorded(run, numbers, part_rows, absent)
+    past = recorded_listing(run, numbers, part_rows, absent)
     known = next(past, None)
     ended = whole  # whether all that was listed behind the last recorded file is known: nothing
     shift = 0  # files added less files removed, up to here

@@ -83,7 +83,7 @@ class Passed:
     loops: list[str] = field(default_factory=list)  # links to a folder that they lie in
 
 
-def leftover(name: str) -> str | None:
+def is_leftover(name: str) -> str | None:
     """The kind of what an operating system or a tool leaves in folders, by a file's or folder's name; else None."""
     low = name.lower()
     if name.startswith("._"):
@@ -96,12 +96,12 @@ def leftover(name: str) -> str | None:
     )
 
 
-def left_over(path: str) -> bool:
+def leftovers_in(path: str) -> bool:
     """Whether any component of a path is a leftover."""
-    return any(leftover(name) for name in path.split("/"))
+    return any(is_leftover(name) for name in path.split("/"))
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name as text that can be written down: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -127,7 +127,7 @@ def walk_objects(system: pafs.FileSystem, root: str, folder: str, passed: Passed
         infos = [info for info in infos if info.path.rstrip("/") != base]
     for info in sorted(infos, key=lambda info: (info.base_name, info.type == pafs.FileType.Directory)):
         path = f"{folder}/{info.base_name}".lstrip("/")
-        if kind := leftover(info.base_name):
+        if kind := is_leftover(info.base_name):
             if info.type == pafs.FileType.Directory and info.base_name.lower() == ENTERED:
                 yield from walk_objects(system, root, path, passed)
             else:
@@ -170,12 +170,12 @@ class LocalWalk:
         above = (*above, (status.st_dev, status.st_ino))
         others = self.other_ways(folder, path, above[-1]) if links else []
         with os.scandir(folder) as entries:
-            ordered = sorted((shown(entry.name), entry.name, entry.is_symlink()) for entry in entries)
+            ordered = sorted((printable(entry.name), entry.name, entry.is_symlink()) for entry in entries)
         for name, raw, link in ordered:
             place, below = f"{folder}/{raw}", f"{path}/{name}" if path else name
             found = status_of(place)
             is_folder = found is not None and stat.S_ISDIR(found.st_mode)
-            if (kind := leftover(name)) and not (is_folder and name.lower() == ENTERED):
+            if (kind := is_leftover(name)) and not (is_folder and name.lower() == ENTERED):
                 self.passed.leftovers[kind] += 1
             elif is_folder and found is not None:
                 yield from self.enter(place, below, (found, above), links + link)
@@ -211,7 +211,11 @@ class LocalWalk:
         """The path below the root of a place free of links; None where it lies elsewhere."""
         if place == self.root:
             return ""
-        return shown(place[len(self.root.rstrip("/")) + 1 :]) if place.startswith(f"{self.root.rstrip('/')}/") else None
+        return (
+            printable(place[len(self.root.rstrip("/")) + 1 :])
+            if place.startswith(f"{self.root.rstrip('/')}/")
+            else None
+        )
 
     def known(self, place: str, path: str, name: str, others: list[str], link: bool) -> bool:
         """Whether a file is listed under another path than this, by the rule that `walk` states."""
@@ -219,11 +223,11 @@ class LocalWalk:
         if link:
             real = self.inside(os.path.realpath(place))
             ways += [real] if real is not None else []
-        return any(way != path and not left_over(way) and self.wanted(way) for way in ways)
+        return any(way != path and not leftovers_in(way) and self.wanted(way) for way in ways)
 
     def nothing(self, place: str) -> tuple[str, str]:
         """Why a name that leads to no file does not, and what to do."""
-        target = shown(os.readlink(place)) if os.path.islink(place) else ""
+        target = printable(os.readlink(place)) if os.path.islink(place) else ""
         if not target:
             return NO_LINK, "the file has gone since its folder was listed"
         if "annex/objects/" in target:
@@ -247,6 +251,6 @@ def status_of(place: str) -> os.stat_result | None:
 
 def not_utf8(place: str) -> tuple[str, str] | None:
     """The problem of a path that no table can hold; None where it is UTF-8."""
-    if shown(place) == place:
+    if printable(place) == place:
         return None
     return NOT_UTF8, "its name is not UTF-8, which tables cannot hold; rename it (convmv renames whole trees)"

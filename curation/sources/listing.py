@@ -60,14 +60,14 @@ class Globs:
 
     def lists(self, path: str) -> bool:
         """Whether a path is listed."""
-        return kind_of(path) is None and self.let_through(path)
+        return suffix_of(path) is None and self.let_through(path)
 
     def _through(self, path: str, include: int, exclude: int) -> bool:
         wanted, unwanted = self._include[include], self._exclude[exclude]
         return bool((wanted is None or wanted.match(path)) and not (unwanted is not None and unwanted.match(path)))
 
 
-def kind_of(path: str) -> str | None:
+def suffix_of(path: str) -> str | None:
     """None for an image by its suffix; else the suffix, in small letters, or that there is none."""
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     if not (dot and stem):
@@ -108,7 +108,7 @@ class Listing:
                     yield Entry(source.name, found.path, uri, found.size, found.mtime_ns, found.problem)
 
     def _is_listed(self, found: Found, globs: Globs) -> bool:
-        kind = kind_of(found.path)
+        kind = suffix_of(found.path)
         through = globs.let_through(found.path)
         if kind is None and globs.differs_by_case(found.path):
             self.by_case += 1
@@ -152,11 +152,11 @@ class Listing:
 
     def describe_skipped(self) -> str:
         """What was passed over by kind, as clauses: other kinds of files, leftovers, special files, links."""
-        texts = [f"skipped {counted(self.skipped, 'files of other kinds')}"]
+        texts = [f"skipped {count_in(self.skipped, 'files of other kinds')}"]
         if self.passed.leftovers:
-            texts.append(f"passed over {counted(self.passed.leftovers, 'leftovers of operating systems and tools')}")
+            texts.append(f"passed over {count_in(self.passed.leftovers, 'leftovers of operating systems and tools')}")
         if self.passed.special:
-            texts.append(f"passed over {counted(self.passed.special, 'special files')}")
+            texts.append(f"passed over {count_in(self.passed.special, 'special files')}")
         if self.passed.links:
             texts.append(f"links to files that are listed themselves: {self.passed.links}")
         if loops := self.passed.loops:
@@ -196,7 +196,7 @@ class Listing:
                 yield f"{source.name} has {found} frames, expected {pool.count}", source.uri, pool.layout
 
 
-def survey(config: IngestConfig) -> Listing:
+def count_files(config: IngestConfig) -> Listing:
     """Return a listing gone through once, for its counts. ValueError as `check_found`. Reads names only."""
     listing = Listing(config)
     for _ in listing:
@@ -205,7 +205,7 @@ def survey(config: IngestConfig) -> Listing:
     return listing
 
 
-def counted(kinds: Counter[str], of_what: str) -> str:
+def count_in(kinds: Counter[str], of_what: str) -> str:
     """Counts by kind as a clause."""
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"{kinds.total()} {of_what}" + (f" ({listed})" if listed else "")

@@ -76,7 +76,7 @@ POOLS: dict[str, Pool] = {
 }
 
 
-def table() -> str:
+def pools_table() -> str:
     """How to name a pool, and the known ones, a paragraph each: name, expected count, layout and what else to know."""
     texts = [HOW]
     for name, pool in POOLS.items():

@@ -17,20 +17,20 @@ COMMANDS = dict(zip(KINDS, ("ingest", "embed", "cluster", "score", "select"), st
 Marker = dict[str, Any]
 
 
-def kind_of(folder: str) -> str:
+def step_of(folder: str) -> str:
     """Which of KINDS a step's folder is."""
     return folder.partition("/")[0]
 
 
-def folders(run: RunDirectory) -> list[str]:
+def step_folders(run: RunDirectory) -> list[str]:
     """The folders of all steps that the run holds files of, in the order in which they are made from each other."""
     named = [f"{kind}/{name}" for kind in ("scores", "subsets") for name in run.folders(kind)]
-    return sorted(filter(lambda folder: holds(run, folder), (*KINDS[:-1], *named)), key=order)
+    return sorted(filter(lambda folder: holds(run, folder), (*KINDS[:-1], *named)), key=in_order)
 
 
-def order(folder: str) -> tuple[int, str]:
+def in_order(folder: str) -> tuple[int, str]:
     """The key by which folders are sorted."""
-    return (KINDS.index(kind_of(folder)), folder)
+    return (KINDS.index(step_of(folder)), folder)
 
 
 def holds(run: RunDirectory, folder: str) -> bool:
@@ -47,13 +47,13 @@ def read_marker(run: RunDirectory, folder: str) -> Marker | None:
 
 def parent_of(run: RunDirectory, folder: str, inputs: Mapping[str, str], made_from: Mapping[str, str]) -> str | None:
     """The folder that one was made from; for a subset the pass that it records, or the one with its hash."""
-    kind = kind_of(folder)
+    kind = step_of(folder)
     if kind == KINDS[0]:
         return None
     above = KINDS[KINDS.index(kind) - 1]
     if above != "scores":
         return above
-    recorded = next((name for name in made_from if kind_of(name) == above), None)
+    recorded = next((name for name in made_from if step_of(name) == above), None)
     return recorded or pass_with(run, inputs.get(above)) or above
 
 
@@ -89,10 +89,10 @@ def misfit(run: RunDirectory, folder: str) -> Misfit | None:
 
     What is not finished is judged by what run.json says that it is made from.
     """
-    entry = read_marker(run, folder) or recorded(run, folder) or {}
+    entry = read_marker(run, folder) or recorded_hash(run, folder) or {}
     lineage = entry.get("made_from", {})
     parent = parent_of(run, folder, entry.get("inputs", {}), lineage)
-    expected = entry.get("inputs", {}).get(kind_of(parent)) if parent else None
+    expected = entry.get("inputs", {}).get(step_of(parent)) if parent else None
     while parent is not None:
         marker = read_marker(run, parent)
         if marker is not None:
@@ -106,19 +106,19 @@ def misfit(run: RunDirectory, folder: str) -> Misfit | None:
     return None
 
 
-def recorded(run: RunDirectory, folder: str) -> dict[str, Any] | None:
+def recorded_hash(run: RunDirectory, folder: str) -> dict[str, Any] | None:
     """What run.json says of a step's folder."""
     entry: dict[str, Any] | None = run.read_json("run.json")["steps"].get(folder) if run.exists("run.json") else None
     return entry
 
 
-def check(run: RunDirectory, folder: str) -> None:
+def check_inputs(run: RunDirectory, folder: str) -> None:
     """IntegrityError, naming all that has to go, where a folder or what it was made from does not fit together."""
     found = misfit(run, folder)
     if found is None:
         return
     if found.unfinished:
-        command = COMMANDS[kind_of(found.unfinished)]
+        command = COMMANDS[step_of(found.unfinished)]
         raise IntegrityError(f"{found.reason} in {run.uri}; run `python -m curation {command}` first")
     raise IntegrityError(f"{found.reason}: {deletion(run, stale(run))}, and rerun the same command")
 
@@ -129,29 +129,29 @@ def check_subset(folder: RunDirectory) -> None:
     if len(above) == 3 and above[1] == "subsets":
         run = RunDirectory(above[0] + folder.address.removeprefix("/".join(above)))
         if run.exists("run.json"):
-            check(run, f"subsets/{above[2]}")
+            check_inputs(run, f"subsets/{above[2]}")
 
 
 def stale(run: RunDirectory) -> list[str]:
     """All folders of a run that do not fit what they were made from, in the order in which they are made."""
-    found = {folder: misfit(run, folder) for folder in folders(run)}
+    found = {folder: misfit(run, folder) for folder in step_folders(run)}
     return [folder for folder, why in found.items() if why and not why.unfinished]
 
 
 def descendants(run: RunDirectory, folder: str) -> list[str]:
     """A folder, what is in the run that was made from it, and what does not fit anyway: what goes when it changes."""
     gone = [folder]
-    for one in folders(run):
-        entry = read_marker(run, one) or recorded(run, one) or {}
+    for one in step_folders(run):
+        entry = read_marker(run, one) or recorded_hash(run, one) or {}
         parent = parent_of(run, one, entry.get("inputs", {}), entry.get("made_from", {}))
         if one != folder and (parent in gone or misfit(run, one)):
             gone.append(one)
-    return sorted(gone, key=order)
+    return sorted(gone, key=in_order)
 
 
 def deletion(run: RunDirectory, gone: list[str]) -> str:
     """The words that say which folders to delete. A scoring pass below scores/ that stays is named."""
-    staying = [one for one in folders(run) if one not in gone and one.startswith("scores/")]
+    staying = [one for one in step_folders(run) if one not in gone and one.startswith("scores/")]
     but = f" but {', '.join(f'{one}/' for one in staying)}" if "scores" in gone and staying else ""
     names = ", ".join(f"{one}/ (all{but})" if one == "scores" and but else f"{one}/" for one in gone)
     return f"delete {names} in {run.uri}"

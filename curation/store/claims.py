@@ -171,17 +171,17 @@ class Claim:
         while place is None:  # again where a claim was deleted, as with a directory that was found empty
             self.directory.write_json(self.path, dataclasses.asdict(self.owner))
             time.sleep(0 if self.directory.filesystem.type_name == IN_MEMORY else SETTLE_S)
-            found = times(self.directory)
+            found = claim_times(self.directory)
             place = (found[self.path], self.owner.id) if self.path in found else None
         for name, at in found.items():
             match = CLAIM.fullmatch(name)
             if match is None or match[1] == self.owner.id:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                other = read_owner(read(self.directory, name))
-                beat = max(at, found.get(heart(match[1]), at))
+                other = read_owner(read_claim(self.directory, name))
+                beat = max(at, found.get(heartbeat(match[1]), at))
                 if place[0] - beat > EXPIRY_S or (other and other.ended):
-                    delete(self.directory, heart(match[1]), name)
+                    delete_claims(self.directory, heartbeat(match[1]), name)
                 elif (at, match[1]) < place:
                     free = f" (if it was killed, the directory is free {EXPIRY_S:.0f} s later)"
                     raise refusal(self.directory, other, free)
@@ -193,19 +193,19 @@ class Claim:
                 if not self.directory.exists(self.path):
                     self.lost = True
                     return
-                self.directory.write_json(heart(self.owner.id), {"at": time.time()})
+                self.directory.write_json(heartbeat(self.owner.id), {"at": time.time()})
 
     def withdraw(self) -> None:
         """Delete the claim."""
-        delete(self.directory, heart(self.owner.id), self.path)
+        delete_claims(self.directory, heartbeat(self.owner.id), self.path)
 
 
-def heart(claim: str) -> str:
+def heartbeat(claim: str) -> str:
     """Where the heartbeat of a claim is."""
     return f".lease-{claim}.beat"
 
 
-def read(directory: Directory, name: str) -> bytes:
+def read_claim(directory: Directory, name: str) -> bytes:
     """All of a lease file. FileNotFoundError where it is gone: PyArrow has other words for it once it began to read."""
     try:
         return directory.read_bytes(name)
@@ -215,7 +215,7 @@ def read(directory: Directory, name: str) -> bytes:
         raise FileNotFoundError(f"{directory.uri}/{name} has gone") from error
 
 
-def delete(directory: Directory, *paths: str) -> None:
+def delete_claims(directory: Directory, *paths: str) -> None:
     """Delete what is there of some files."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -223,7 +223,7 @@ def delete(directory: Directory, *paths: str) -> None:
                 directory.delete(path)
 
 
-def times(directory: Directory) -> dict[str, float]:
+def claim_times(directory: Directory) -> dict[str, float]:
     """When each lease file in a directory was written, by the store's clock, in seconds."""
     system = directory.filesystem
     if isinstance(system, pafs.PyFileSystem):
@@ -244,5 +244,5 @@ def written_at(directory: Directory, info: pafs.FileInfo) -> float:
     try:
         return float(directory.filesystem.handler.fs.modified(info.path).timestamp())
     except NotImplementedError:
-        content: dict[str, Any] = json.loads(read(directory, info.base_name))
+        content: dict[str, Any] = json.loads(read_claim(directory, info.base_name))
         return float(content.get("at") or content["since"])

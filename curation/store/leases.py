@@ -58,7 +58,7 @@ def borrowed(held: frozenset[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def locked(directory: Directory) -> Iterator[None]:
     """Hold a local directory by the system's lock on a file in it; by a claim where it locks no files."""
-    made = make(directory.root)
+    made = make_folder(directory.root)
     try:
         lock = take(directory)
         if lock is None:
@@ -77,17 +77,17 @@ def locked(directory: Directory) -> Iterator[None]:
                 os.rmdir(folder)
 
 
-def make(folder: str) -> list[str]:
+def make_folder(folder: str) -> list[str]:
     """Make a local folder and those above it; return the new ones, the deepest first."""
     missing, above = [], folder
     while not os.path.isdir(above) and above != os.path.dirname(above):
         missing.append(above)
         above = os.path.dirname(above)
-    make_all(folder)
+    make_folders(folder)
     return missing
 
 
-def make_all(folder: str) -> None:
+def make_folders(folder: str) -> None:
     """Make a local folder and those above it, also where other calls delete them, empty, at the same time."""
     for _ in range(TRIES):
         with contextlib.suppress(FileNotFoundError):
@@ -100,8 +100,8 @@ def take(directory: Directory) -> int | None:
     """Lock the file in a local directory and write this process into it; its descriptor, or None where none can be."""
     path = f"{directory.root}/{LOCK}"
     while True:
-        make_all(directory.root)  # an earlier holder may have deleted it just now
-        lock = opened(path)
+        make_folders(directory.root)  # an earlier holder may have deleted it just now
+        lock = open_lock(path)
         if lock is None:
             continue
         if stat.S_ISDIR(os.fstat(lock).st_mode):
@@ -135,7 +135,7 @@ def owner_of(lock: int) -> Owner | None:
     return None
 
 
-def opened(path: str) -> int | None:
+def open_lock(path: str) -> int | None:
     """Open the file to lock; None where its folder was deleted just now.
 
     In a folder that may not be written to from here, the folder stands for it: a step that would write fails anyway.

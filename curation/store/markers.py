@@ -30,7 +30,7 @@ class Step:
         """
         marker = chain.read_marker(self.run, self.folder)
         if chain.holds(self.run, self.folder):
-            self._compare(chain.recorded(self.run, self.folder), marker)
+            self._compare(chain.recorded_hash(self.run, self.folder), marker)
         return marker
 
     def begin(self) -> None:
@@ -106,7 +106,7 @@ def marker_of(run: RunDirectory, folder: str, made_by: str) -> dict[str, Any]:
     marker = chain.read_marker(run, folder)
     if marker is None:
         raise ValueError(f"{run.uri}/{folder} is missing or unfinished; run `python -m curation {made_by}` first")
-    chain.check(run, folder)
+    chain.check_inputs(run, folder)
     return marker | {"files": [entry | {"path": Listed(File(**entry))} for entry in marker["files"]]}
 
 

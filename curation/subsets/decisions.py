@@ -46,7 +46,7 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
             table["centroid_distance"],
             table["cluster"],
         )
-    fates = copies.read_fates(run)
+    fates = copies.read_heirs(run)
     for path in run.parts("frames").values():
         table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), fates)
         yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)

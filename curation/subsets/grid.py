@@ -41,7 +41,7 @@ def at(config: SelectConfig, epsilon: float | None) -> SelectConfig:
     return dataclasses.replace(config, grid=False, grid_epsilon=(), grid_d=(), epsilon=epsilon)
 
 
-def grid(config: SelectConfig) -> str:
+def size_table(config: SelectConfig) -> str:
     """Return a table of subset sizes and shares of the pool over a grid of (epsilon, d), or of d for SemDeDup.
 
     ValueError: a pass that was not scored, or a selection without a grid.

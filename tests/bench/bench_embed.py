@@ -67,7 +67,7 @@ def ours(config: EmbedConfig, precision: str, workers: int) -> float:
             arrivals.append((time.perf_counter(), len(row["frame_ids"])))
             yield row
 
-    encoded = timed(embed.chunks(run, config, list(run.parts("frames")), precision))
+    encoded = timed(embed.encoded_chunks(run, config, list(run.parts("frames")), precision))
     for part, table, rejected in embed.assemble(encoded, embed.build(config).num_features, config.storage):
         embed.write_part(run, part, table, rejected)
     counted = sum(frames for _, frames in arrivals[workers:])

@@ -29,7 +29,7 @@ from curation.subsets.config import SelectConfig
 from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.pretrain import pretrain
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.probes import source_probe
 from training.segmentation.tokens import encode, load_encoder
 
@@ -54,13 +54,13 @@ def everything(folder: str, data: str) -> str:
     return f"{run_dir}/subsets/all"
 
 
-def settings(subset: str, output: str, epochs: int) -> Settings:
+def settings(subset: str, output: str, epochs: int) -> Recipe:
     """The recipe."""
-    return Settings(
+    return Recipe(
         PretrainConfig(subset=subset, output=output),
         ComputeConfig(precision="bfloat16"),
         RecordConfig(log_steps=50, checkpoint_steps=500, picture_steps=500),
-        LengthConfig(epochs=epochs, batch_size=64, draw_rows=32),
+        LengthConfig(epochs=epochs, batch_size=64, slice_rows=32),
         OptimiserConfig(learning_rate=3e-4, learning_rate_reading="absolute", warmup_share=0.1),
         MaeConfig(encoder=ENCODER, image_size=SIZE, decoder_depth=2, decoder_width=128, decoder_heads=4),
         Augmentation(),

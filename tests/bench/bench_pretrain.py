@@ -33,15 +33,15 @@ from curation.exports.config import ExportConfig
 from curation.phantom import colonoscopy
 from curation.sources.config import IngestConfig
 from curation.subsets.config import SelectConfig
-from training.loader.decoded import Frames
-from training.loader.order import Draws, Rank
+from training.loader.decoded import DecodedFrames
+from training.loader.order import Batches, Rank
 from training.methods.config import Augmentation, MaeConfig
 from training.methods.mae import MaeMethod
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
 from training.pretraining.cost import flops_per_image
 from training.pretraining.loop import Plan, Trainer
 from training.pretraining.pretrain import pretrain
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Work = Callable[[], Any]
@@ -57,10 +57,10 @@ def compiled(module: torch.nn.Module) -> torch.nn.Module:
     return torch.compile(module) if DEVICE == "cuda" else module
 
 
-def random_frames(count: int, side: int) -> Frames:
+def random_frames(count: int, side: int) -> DecodedFrames:
     """Frames of noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return Frames([pixels], [str(number) for number in range(count)])
+    return DecodedFrames([pixels], [str(number) for number in range(count)])
 
 
 def finished() -> None:
@@ -69,7 +69,7 @@ def finished() -> None:
         torch.cuda.synchronize()
 
 
-def updates(trainer: Trainer, frames: Frames, order: Draws) -> Work:
+def updates(trainer: Trainer, frames: DecodedFrames, order: Batches) -> Work:
     """One more update each time it is called."""
     arriving = frames.images(order, order.places(Rank(device=DEVICE), 0, 10**6))
 
@@ -92,10 +92,10 @@ class Ready(MaeMethod):
         return self.ready
 
 
-class Constant(Frames):
+class Constant(DecodedFrames):
     """Frames that are always the same tensor, on the device already."""
 
-    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[torch.Tensor]:
+    def images(self, order: Batches, places: Iterator[tuple[int, int]]) -> Iterator[torch.Tensor]:
         """The first draw for every place."""
         first = self.take(np.arange(order.size)).to(DEVICE)
         return (first for _ in places)
@@ -160,16 +160,18 @@ def subset_of(frames: int) -> str:
     return f"{run_dir}/subsets/all"
 
 
-def through_ray(subset: str, model: MaeConfig, batch: int, steps: int, cache_gb: float | None) -> tuple[float, Frames]:
+def through_ray(
+    subset: str, model: MaeConfig, batch: int, steps: int, cache_gb: float | None
+) -> tuple[float, DecodedFrames]:
     """Images a second of `pretrain` after its first rows, and the frames it cached."""
     output = f"{OUTPUT}/pretrain-output"
     shutil.rmtree(output, ignore_errors=True)
     pretrain(
-        Settings(
+        Recipe(
             PretrainConfig(subset=subset, output=output),
             ComputeConfig(cache_gb=cache_gb, compile=DEVICE == "cuda"),
             RecordConfig(log_steps=2, checkpoint_steps=max(2, steps // 2), picture_steps=0),
-            LengthConfig(steps=steps, batch_size=batch, draw_rows=min(16, batch)),
+            LengthConfig(steps=steps, batch_size=batch, slice_rows=min(16, batch)),
             OptimiserConfig(),
             model,
             Augmentation(),
@@ -178,7 +180,7 @@ def through_ray(subset: str, model: MaeConfig, batch: int, steps: int, cache_gb:
     rates = pq.read_table(f"{output}/metrics.parquet")["images_per_second"].to_pylist()[2:]
     parts = sorted(str(path) for path in Path(output, "cache").glob("part-*.npy"))
     count = sum(len(np.load(part, mmap_mode="r")) for part in parts)
-    return statistics.median(rates), Frames(parts, [""] * count) if parts else random_frames(batch, 8)
+    return statistics.median(rates), DecodedFrames(parts, [""] * count) if parts else random_frames(batch, 8)
 
 
 def main() -> None:
@@ -200,8 +202,8 @@ def main() -> None:
 def in_process(given: argparse.Namespace, precision: str) -> list[dict[str, Any]]:
     """The questions fed and step."""
     config, batch, size = MaeConfig(encoder=given.encoder), given.batch, min(16, given.batch)
-    order = Draws(64, batch, size, 0)
-    plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, draw_rows=size), OptimiserConfig(), precision)
+    order = Batches(64, batch, size, 0)
+    plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, slice_rows=size), OptimiserConfig(), precision)
     rank = Rank(device=DEVICE)
     fed = MaeMethod(config, Augmentation())
     ready = Ready(config, Augmentation())
@@ -246,7 +248,7 @@ def trainings(given: argparse.Namespace, precision: str) -> list[dict[str, Any]]
     connect()
     subset = subset_of(given.frames)
     cached, frames = through_ray(subset, model, batch, given.steps, None)
-    plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, draw_rows=size), OptimiserConfig(), precision)
+    plan = Plan(10**6, 0, LengthConfig(steps=1, batch_size=batch, slice_rows=size), OptimiserConfig(), precision)
     trainer = Trainer(MaeMethod(model, Augmentation()), plan, Rank(device=DEVICE), compiled)
     work = updates(trainer, frames, plan.order(len(frames)))
     work()

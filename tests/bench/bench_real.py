@@ -15,7 +15,7 @@ from curation.clusters import kmeans, seeding
 from curation.embeddings.storage import load_vectors
 from curation.embeddings.vectors import keys_of, to_unit
 from curation.frames import decoding
-from curation.scores.duplicates import earlier_similarity, order
+from curation.scores.duplicates import earlier_similarity, visiting_order
 from curation.store.directory import RunDirectory
 
 SETS = ("endotect2020_512", "kvasir_seg_352", "kvasir_seg_orig30", "sinus_seq381_480", "lap_intermountain_480")
@@ -65,7 +65,7 @@ def main() -> None:
             highest = np.full(len(x), -1, np.float32)
             for number in range(clusters):
                 inside = np.flatnonzero(cluster == number)
-                inside = inside[order((1 - dot)[inside], keys[inside], "nearest", 0)]
+                inside = inside[visiting_order((1 - dot)[inside], keys[inside], "nearest", 0)]
                 highest[inside] = earlier_similarity(to_unit(x[inside]))[0]
             kept = highest <= np.float32(0.985)
             found.append(sum(not (kept[place[a]] and kept[place[b]]) for a, b in twins))

@@ -39,15 +39,15 @@ from training.evaluation.config import EvaluateConfig
 from training.evaluation.sets import find_sources, prepare_all
 from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.resources import shares
 from tune.settings import SweepSettings
-from tune.space import SpaceConfig, listed
+from tune.space import SpaceConfig, listed_points
 from tune.subsets import Chooser
 from tune.sweep import job_of, sweep
-from tune.trial import carry_out
+from tune.trial import carry_out_trial
 
 FOLDER = OUTPUT / "sweep"
 PHANTOM, POLYPS, RUN = (str(FOLDER / name) for name in ("phantom", "polyps", "run"))
@@ -83,7 +83,7 @@ def prepare() -> None:
 
 def settings(output: str, given: argparse.Namespace, **changes: Any) -> SweepSettings:
     """A sweep of the phantom."""
-    recipe = Settings(
+    recipe = Recipe(
         PretrainConfig(subset="", output="", seed=changes.get("seed", 0)),
         ComputeConfig(),
         RecordConfig(picture_steps=0),
@@ -114,7 +114,7 @@ def grid(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for row in sorted(table.to_pylist(), key=lambda row: -row["normdel"]):
         kept = pq.read_table(f"{row['folder']}/kept.parquet")["path"].to_pylist()
-        found = colonoscopy.compare(truth, kept)
+        found = colonoscopy.compare_with_truth(truth, kept)
         removed = {"duplicates_removed": found["duplicates_found"], "invalid_removed": found["invalid_dropped"]}
         thresholds = {name: row[name] for name in ("name", "baseline", "epsilon", "d")}
         rows.append(thresholds | {name: row[name] for name in TOLD} | removed | {"minutes": minutes})
@@ -176,7 +176,7 @@ def overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def updating(output: Path, recipe: Settings) -> float:
+def updating(output: Path, recipe: Recipe) -> float:
     """Seconds of all updates of the trainings below an output, by what they recorded."""
     images = recipe.record.log_steps * recipe.length.batch_size
     speeds = (pq.read_table(file)["images_per_second"] for file in output.glob("pretrain/*/metrics.parquet"))
@@ -202,8 +202,8 @@ def by_hand(what: SweepSettings) -> None:
     chooser = Chooser(what.config.run_dir, output.address, what.space.same)
     alone = shares(resources.count("CPU"), resources.count("GPU"), 1, what.config.cpus_per_trial, 0)
     job = job_of(what, alone, sets)
-    for point in listed(what.space, 0):
-        carry_out(job, chooser.candidate(point), {}.update)
+    for point in listed_points(what.space, 0):
+        carry_out_trial(job, chooser.candidate(point), {}.update)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ EVERY = (IngestConfig, EmbedConfig, ClusterConfig, SelectConfig)
 
 
 def parse(*arguments: str, configs: tuple[type[Any], ...] = (IngestConfig,)) -> Any:
-    parsed = cli.parse("step", "What it is for.", configs, arguments)
+    parsed = cli.parse_flags("step", "What it is for.", configs, arguments)
     return parsed if len(parsed) > 1 else parsed[0]
 
 

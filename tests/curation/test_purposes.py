@@ -32,7 +32,7 @@ def test_random_subsets_overlap_as_chance_has_it(
         "sample": set(np.flatnonzero(seeding.sample(keys, TAKEN / ROWS, seed)).tolist()),
         "random": kept(columns, selection(method="random", **values)),
         "balanced": kept(columns, selection(method="cluster-balanced", **values)),
-        "visited": set(duplicates.order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),
+        "visited": set(duplicates.visiting_order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),
     }
     names = list(chosen)
     for place, name in enumerate(names):

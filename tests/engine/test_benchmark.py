@@ -22,10 +22,10 @@ from training.evaluation import benchmark as module
 from training.evaluation.benchmark import benchmark
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig, FinetuneFlags, finetune_of
 from training.methods.config import Augmentation, MaeConfig
-from training.metrics.intervals import compare
+from training.metrics.intervals import paired_comparison
 from training.metrics.normdel import normdel
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.pretraining.weights import export_encoder
 from training.segmentation import tokens
 from training.segmentation.config import FinetuneConfig
@@ -61,7 +61,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """(subset, seed, epochs) of each pre-training that a stand-in was asked for."""
     asked: list[Call] = []
 
-    def pretrain(settings: Settings) -> None:
+    def pretrain(settings: Recipe) -> None:
         about = json.loads(Path(settings.what.subset, "subset.json").read_text())
         assert settings.model.seed == settings.what.seed
         asked.append((about["name"], settings.what.seed, settings.length.epochs))
@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         output.write_bytes("cache/part-000000.npy", b"decoded frames")
         export_encoder(weights.state_dict(), output, card)
 
-    monkeypatch.setattr(module, "pretrain", pretrain)
+    monkeypatch.setattr("training.evaluation.pretrainings.pretrain", pretrain)
     return asked
 
 
@@ -90,11 +90,11 @@ def run(local_ray: None, polyps: Path, subsets: dict[str, str], calls: list[Call
         config = BenchmarkConfig(subset=folders, more_lengths=changes.pop("more_lengths", ()))
         asked = {"dataset": (f"phantom:generic={polyps}",), "seeds": 2, "decoded_size": 48}
         evaluation = EvaluateConfig(output=str(output), **asked | changes)
-        recipe = Settings(
+        recipe = Recipe(
             PretrainConfig(subset="", output=""),
             ComputeConfig(precision="float32"),
             RecordConfig(),
-            LengthConfig(epochs=2.0, batch_size=4, draw_rows=4),
+            LengthConfig(epochs=2.0, batch_size=4, slice_rows=4),
             OptimiserConfig(),
             MaeConfig(**TINY),
             Augmentation(),
@@ -168,7 +168,7 @@ def test_subsets_are_compared_with_random_and_full(run: Run, tmp_path: Path) -> 
     pairs = [("meddel20", "random20"), ("meddel20", "whole"), ("random20", "whole")]
     assert [(record["subset"], record["against"]) for record in compared] == pairs
     for record in compared:
-        expected = compare(ious[record["subset"]], ious[record["against"]])
+        expected = paired_comparison(ious[record["subset"]], ious[record["against"]])
         for name in ("difference", "low", "high", "p_value", "images"):
             assert float(record[name]) == pytest.approx(getattr(expected, name))
 
@@ -258,7 +258,7 @@ def test_the_command_line_with_real_pretraining(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = {"epochs": 1, "batch_size": 4, "draw_rows": 4, "precision": "float32", "decoded_size": 48, "seeds": 1}
+    small = {"epochs": 1, "batch_size": 4, "slice_rows": 4, "precision": "float32", "decoded_size": 48, "seeds": 1}
     tuned = {f"finetune_{name}": value for name, value in FAST.items()} | {"finetune_epochs": 1}
     values = TINY | small | tuned | {"output": tmp_path, "dataset": f"generic={polyps}"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]

@@ -23,7 +23,7 @@ SMALL = {
     "decoder-heads": 2,
     "steps": 4,
     "batch-size": 8,
-    "draw-rows": 8,
+    "slice-rows": 8,
     "precision": "float32",
     "picture-steps": 0,
     "seeds": 2,

@@ -23,7 +23,7 @@ from training.datasets.prepared import Pairs
 from training.evaluation.config import EncoderConfig, EvaluateConfig
 from training.evaluation.evaluate import evaluate
 from training.metrics import iou
-from training.metrics.intervals import compare
+from training.metrics.intervals import paired_comparison
 from training.metrics.normdel import normdel
 from training.segmentation import finetune, model, probes, tokens
 from training.segmentation.config import FinetuneConfig
@@ -69,7 +69,7 @@ def one_thread() -> Iterator[None]:
 
 
 def part(folder: Path, name: str) -> Pairs:
-    examples = [one for one in folders.load("generic", str(folder)).examples if one.split == name]
+    examples = [one for one in folders.find_dataset("generic", str(folder)).examples if one.split == name]
     return Pairs(*arrays(examples, SIZE))
 
 
@@ -265,7 +265,7 @@ def test_encoders_are_compared_with_the_first(
     ious = {row["subset"]: row["image_iou"] for row in table.to_pylist()}
     with (tmp_path / "out" / "comparisons.csv").open() as file:
         [record] = csv.DictReader(file)
-    expected = compare(ious["b"], ious["a"])
+    expected = paired_comparison(ious["b"], ious["a"])
     assert (record["subset"], record["against"], record["images"]) == ("b", "a", str(expected.images))
     for name in ("difference", "low", "high", "p_value"):
         assert float(record[name]) == pytest.approx(getattr(expected, name))

@@ -22,7 +22,7 @@ from training.__main__ import main
 OTHER = [Chip("another chip", True)]
 pytestmark = pytest.mark.usefixtures("local_ray")
 SMALL = "--encoder=test_vit --image-size=32 --decoder-depth=1 --decoder-width=32 --decoder-heads=2 --batch-size=12"
-SHORT = "--draw-rows=4 --steps=4 --checkpoint-steps=2 --picture-steps=0"
+SHORT = "--slice-rows=4 --steps=4 --checkpoint-steps=2 --picture-steps=0"
 
 
 @pytest.mark.slow

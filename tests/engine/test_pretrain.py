@@ -25,7 +25,7 @@ SMALL = {
     "decoder-width": 32,
     "decoder-heads": 2,
     "batch-size": 12,
-    "draw-rows": 4,
+    "slice-rows": 4,
     "steps": 6,
     "log-steps": 2,
     "checkpoint-steps": 2,
@@ -94,7 +94,7 @@ def test_records_and_pictures(subset: str, trained: Path) -> None:
     assert not np.array_equal(first[:, 64:], last[:, 64:])
     cached = np.concatenate([np.load(path) for path in sorted((trained / "cache").iterdir())])
     assert cached.shape == (pq.read_metadata(f"{subset}/kept.parquet").num_rows, 40, 40, 3)
-    assert checkpoint.kept(RunDirectory(str(trained))) == [4, 6]
+    assert checkpoint.whole_updates(RunDirectory(str(trained))) == [4, 6]
 
 
 def test_again_in_the_same_place_nothing_changes_and_other_settings_are_refused(

@@ -21,7 +21,7 @@ FLAGS = [
     "--decoder-width=32",
     "--decoder-heads=2",
     "--batch-size=8",
-    "--draw-rows=4",
+    "--slice-rows=4",
     "--log-steps=2",
     "--checkpoint-steps=4",
     "--picture-steps=8",
@@ -53,7 +53,7 @@ def test_an_output_in_object_storage_holds_all_that_a_folder_holds(
     run, here = RunDirectory(away), RunDirectory(str(tmp_path))
     expected, found = load_file(tmp_path / "encoder.safetensors"), load(run.read_bytes("encoder.safetensors"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert checkpoint.kept(run) == checkpoint.kept(here) == [4, 8]
+    assert checkpoint.whole_updates(run) == checkpoint.whole_updates(here) == [4, 8]
     assert run.names("pictures") == here.names("pictures") == ["update-00000008.png"]
     assert len(run.names("tensorboard")) == 1
     losses = [place.read_table("metrics.parquet", ["update", "loss"]) for place in (run, here)]

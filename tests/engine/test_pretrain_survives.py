@@ -29,7 +29,7 @@ SMALL = {
     "decoder-width": 32,
     "decoder-heads": 2,
     "batch-size": 8,
-    "draw-rows": 4,
+    "slice-rows": 4,
     "log-steps": 3,
     "checkpoint-steps": 5,
     "picture-steps": 0,
@@ -51,7 +51,7 @@ def subset(reference: tuple[Path, list[dict[str, Any]]]) -> str:
 
 def wait_for_checkpoint(output: Path, update: int, driver: subprocess.Popen[bytes], log: Path) -> None:
     limit = time.monotonic() + 150
-    while (checkpoint.kept(RunDirectory(str(output))) or [0])[-1] < update:
+    while (checkpoint.whole_updates(RunDirectory(str(output))) or [0])[-1] < update:
         assert driver.poll() is None, f"it ended before update {update}: {log.read_text()[-3000:]}"
         assert time.monotonic() < limit, f"no checkpoint of update {update}: {log.read_text()[-3000:]}"
         time.sleep(0.01)
@@ -82,7 +82,7 @@ def test_killed_and_run_again_it_is_the_undisturbed_training(
             os.kill(rank, signal.SIGKILL)
             assert driver.wait(180) == 0, log.read_text()
     if victim == "driver":
-        stood = checkpoint.kept(RunDirectory(str(output)))[-1]
+        stood = checkpoint.whole_updates(RunDirectory(str(output)))[-1]
         assert stood < LONG
         assert not (output / "encoder.safetensors").exists()
         with started(log, "training", *flags(subset, output, **settings)) as driver:
@@ -94,7 +94,7 @@ def test_killed_and_run_again_it_is_the_undisturbed_training(
     curves = [pq.read_table(folder / "metrics.parquet", columns=columns) for folder in (undisturbed, output)]
     assert curves[0].equals(curves[1])
     assert curves[0]["update"].to_pylist() == list(range(3, LONG + 1, 3))
-    assert len(checkpoint.kept(RunDirectory(str(output)))) == 2
+    assert len(checkpoint.whole_updates(RunDirectory(str(output)))) == 2
 
 
 def test_two_trainings_in_one_output_are_refused(
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_at_once_with_the_checkpoint_from_before(
     named = told.split("the frames of its batch: ")[1].split(". The checkpoint")[0].split(", ")
     assert len(named) == 8
     assert set(named) <= ids
-    state = checkpoint.load(RunDirectory(str(output)), checkpoint.kept(RunDirectory(str(output)))[-1])
+    state = checkpoint.load(RunDirectory(str(output)), checkpoint.whole_updates(RunDirectory(str(output)))[-1])
     assert state["update"] == stopped - 1
     assert f"The checkpoint of update {stopped - 1} is from before" in told
     assert all(np.isfinite(value.numpy()).all() for value in state["model"].values())

@@ -9,7 +9,7 @@ import pytest
 
 from curation import pipeline
 from curation.subsets.config import SelectConfig
-from tune.space import Point, beside, full
+from tune.space import Point, baselines_of, full_pool
 from tune.subsets import Chooser
 
 
@@ -34,7 +34,7 @@ def test_a_candidate_is_what_select_keeps(chooser: Chooser, reference: tuple[Pat
 
 
 def test_nearly_equal_subsets_share_one_and_keep_their_own_ratio(chooser: Chooser) -> None:
-    whole = chooser.candidate(full())
+    whole = chooser.candidate(full_pool())
     twin = chooser.candidate(Point(epsilon=1.9, d=1.0))
     assert (twin.folder, twin.trained, twin.similarity) == (whole.folder, "full", 1.0)
     chooser.same = 0.5
@@ -48,9 +48,9 @@ def test_nearly_equal_subsets_share_one_and_keep_their_own_ratio(chooser: Choose
 
 
 def test_baselines_have_the_size_they_are_asked_for(chooser: Chooser) -> None:
-    made = [chooser.candidate(point) for point in beside(("random", "semdedup"), 31, 0.2)]
+    made = [chooser.candidate(point) for point in baselines_of(("random", "semdedup"), 31, 0.2)]
     assert [one.frames for one in made] == [31, 31]
-    alone = [chooser.candidate(point) for point in beside(("random", "semdedup"), 1, 1 / chooser.pool())]
+    alone = [chooser.candidate(point) for point in baselines_of(("random", "semdedup"), 1, 1 / chooser.pool())]
     assert [one.frames for one in alone] == [1, 1]
     assert made[0].trained != made[1].trained
 

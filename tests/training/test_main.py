@@ -78,7 +78,7 @@ def test_datasets_are_listed_with_what_to_know(capsys: pytest.CaptureFixture[str
 
 def test_the_flags_of_pretraining_are_those_of_its_method() -> None:
     def flags(*arguments: str) -> set[str]:
-        return set(cli.ordered(COMMANDS["pretrain"].configs(arguments)))
+        return set(cli.field_names(COMMANDS["pretrain"].configs(arguments)))
 
     assert {"subset", "output", "epochs", "workers", "mask_ratio"} <= flags()
     assert "temperature" in flags("--method", "simclr")
@@ -88,12 +88,14 @@ def test_the_flags_of_pretraining_are_those_of_its_method() -> None:
 
 def test_the_benchmark_tells_pretraining_and_finetuning_apart() -> None:
     configs = COMMANDS["benchmark"].configs([])
-    names = set(cli.ordered(configs))
+    names = set(cli.field_names(configs))
     own = {field.name for field in dataclasses.fields(FinetuneConfig)}
     assert {"subset", "more_lengths", "dataset", "external", "seeds", "equal_compute_to", "epochs", "encoder"} <= names
     assert {f"finetune_{name}" for name in own - {"seed", "image_size", "precision"}} <= names
     given = ["--subset=a", "--subset=b", "--output=o", "--dataset=generic=d", "--epochs=5", "--finetune-epochs=7"]
-    parsed = cli.parse("training benchmark", "", configs, [*given, "--learning-rate=1", "--image-size=64", "--seed=3"])
+    parsed = cli.parse_flags(
+        "training benchmark", "", configs, [*given, "--learning-rate=1", "--image-size=64", "--seed=3"]
+    )
     by_type: dict[type, Any] = {type(config): config for config in parsed}
     assert parsed[0].subset == ("a", "b")
     assert by_type[LengthConfig].epochs == 5

@@ -9,7 +9,7 @@ import pytest
 from training.evaluation.config import EvaluateConfig
 from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.settings import SweepSettings
@@ -22,7 +22,7 @@ def asked(tmp_path: Path) -> Callable[..., SweepSettings]:
 
     def make(**changes: dict[str, Any]) -> SweepSettings:
         evaluation: dict[str, Any] = {"output": str(tmp_path / "out"), "dataset": ("generic=polyps",), "seeds": 2}
-        recipe = Settings(
+        recipe = Recipe(
             PretrainConfig(subset="", output="", **changes.get("what", {})),
             ComputeConfig(precision="float32"),
             RecordConfig(),

@@ -68,7 +68,7 @@ def samples(hint: Any) -> Iterator[list[str]]:
 def outcome(config: type[Any], arguments: Sequence[str]) -> Any:
     """The config, or what was refused."""
     try:
-        return cli.parse("x", "", [config], arguments)
+        return cli.parse_flags("x", "", [config], arguments)
     except ValueError as error:
         return str(error)
 
@@ -99,7 +99,7 @@ def test_every_field_of_every_command_is_the_same_from_a_file(name: str, written
 def test_what_a_method_adds_is_known_from_the_file(written: Written) -> None:
     path = written("method: simclr\nscale: [0.3, 1.0]\ntemperature: 2e-1\nlearning_rate: 1e-3\nloggers: [mlflow]\n")
     arguments = ["--subset=s", "--output=o", "--epochs=1", "--config", path]
-    found = cli.parse("x", "", training_main.recipe_configs(arguments), arguments)
+    found = cli.parse_flags("x", "", training_main.recipe_configs(arguments), arguments)
     by_type = {type(config): config for config in found}
     assert by_type[SimclrConfig].temperature == 0.2
     assert by_type[SimclrAugmentation].scale == (0.3, 1.0)
@@ -134,7 +134,7 @@ def test_what_a_method_adds_is_known_from_the_file(written: Written) -> None:
 def test_a_wrong_file_is_told_by_name_and_type(text: str, told: str, written: Written) -> None:
     arguments = ["--subset=s", "--output=o", "--epochs=1", f"--config={written(text)}"]
     with pytest.raises(ValueError, match=r"--config .*settings\.yaml") as caught:
-        cli.parse("x", "", training_main.recipe_configs(arguments), arguments)
+        cli.parse_flags("x", "", training_main.recipe_configs(arguments), arguments)
     assert told in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def test_a_wrong_file_is_told_by_name_and_type(text: str, told: str, written: Wr
 def test_nothing_in_a_file_is_the_defaults(text: str, written: Written) -> None:
     arguments = ["--subset=s", "--output=o", "--epochs=1"]
     configs = training_main.recipe_configs(arguments)
-    assert cli.parse("x", "", configs, [*arguments, "--config", written(text)]) == cli.parse(
+    assert cli.parse_flags("x", "", configs, [*arguments, "--config", written(text)]) == cli.parse_flags(
         "x", "", configs, arguments
     )
 
@@ -150,7 +150,7 @@ def test_nothing_in_a_file_is_the_defaults(text: str, written: Written) -> None:
 def test_merged_names_give_way_to_own_ones(written: Written) -> None:
     path = written("<<: {seed: 4, batch_size: 32}\nseed: 5\n")
     arguments = ["--subset=s", "--output=o", "--epochs=1", "--config", path]
-    found = cli.parse("x", "", training_main.recipe_configs(arguments), arguments)
+    found = cli.parse_flags("x", "", training_main.recipe_configs(arguments), arguments)
     assert found[0].seed == 5
     assert found[3].batch_size == 32
 
@@ -158,7 +158,7 @@ def test_merged_names_give_way_to_own_ones(written: Written) -> None:
 def test_one_file_that_can_be_read(written: Written, tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
         with pytest.raises(ValueError, match="--config") as caught:
-            cli.parse("x", "", training_main.recipe_configs(arguments), arguments)
+            cli.parse_flags("x", "", training_main.recipe_configs(arguments), arguments)
         return str(caught.value)
 
     path = written("seed: 1")

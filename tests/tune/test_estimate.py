@@ -13,7 +13,7 @@ from tune.resources import Shares
 from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.sweep import job_of
-from tune.trial import Job
+from tune.trial import SweepJob
 
 
 @pytest.mark.parametrize(("probe", "passes"), [("finetune", FinetuneConfig().passes), ("linear", 1)])
@@ -23,7 +23,7 @@ def test_hours_by_hand(
     one: Any = SimpleNamespace(parts={"train": range(60), "validation": range(20), "test": range(30)})
     external: Any = SimpleNamespace(parts={"train": (), "validation": (), "test": range(10)})
     job = replace(job_of(asked(evaluation={"probe": probe}), Shares(1, 4.0, 4, 4), []), sets=(one, external))
-    monkeypatch.setattr(Job, "planned", lambda job, _: [job.recipe] * 3)  # three seeds
+    monkeypatch.setattr(SweepJob, "planned", lambda job, _: [job.recipe] * 3)  # three seeds
     monkeypatch.setattr("tune.estimate.read_subset", lambda _: None)
     monkeypatch.setattr("tune.estimate.plan_of", lambda *_: SimpleNamespace(total=1000))
     found = hours(job, Candidate(Point(d=0.9)), Speed(update=0.5, image=0.01))

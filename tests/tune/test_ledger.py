@@ -11,16 +11,16 @@ from training.reporting import results as trained
 from tune.optuna_search import study
 from tune.resources import Shares
 from tune.settings import SweepSettings
-from tune.space import Candidate, Point, shuffled
+from tune.space import Candidate, Point, shuffle_candidates
 from tune.subsets import Chooser
 from tune.sweep import Sweep, job_of
-from tune.trial import Job, Told
+from tune.trial import Reported, SweepJob
 
 Make = Callable[..., Sweep]
 HALVING = {"halving": 2, "rung_count": 2}
 
 
-class Trained(Job):
+class Trained(SweepJob):
     """A job whose records are named by what is trained."""
 
     def path(self, candidate: Candidate) -> str:
@@ -50,18 +50,18 @@ class Named(Candidate):
         return self.trained
 
 
-def finish(course: Sweep, name: str, miou: float = 0.5, halts: list[Told] | None = None) -> None:
+def finish(course: Sweep, name: str, miou: float = 0.5, halts: list[Reported] | None = None) -> None:
     """Put a trial's record and results where a finished one has them."""
     place = {"subset": name, "method": "meddel", "train_dataset": "p", "test_dataset": "p"}
     measured = {"images": 2, "miou": miou, "image_iou": [miou, miou], "epoch": 1, "final": True}
     rows = [place | measured | {"seed": seed} for seed in (0, 1)]
-    course.output.write_table(f"results/{name}.parquet", trained.table(rows))
+    course.output.write_table(f"results/{name}.parquet", trained.as_table(rows))
     cost = {"updates": 8, "flops": 1.0, "pretrain_hours": 0.1, "evaluate_hours": 0.1}
     kept = {"halts": halts or [], "halving": hashed_fields(course.what.halving)}
     course.output.write_json(f"trials/{name}.json", {"results": [f"results/{name}.parquet"]} | cost | kept)
 
 
-def rung(unit: int, miou: float) -> Told:
+def rung(unit: int, miou: float) -> Reported:
     """What a trial tells at a rung."""
     return {"unit": unit, "miou": miou, "standard_error": 0.01, "updates": 4 * unit}
 
@@ -212,17 +212,17 @@ def test_baselines_of_the_front_follow_what_is_searched(
 
 def test_searched_candidates_are_shuffled_alike_for_one_seed() -> None:
     ordered = [Candidate(Point(d=place / 100)) for place in range(1, 30)]
-    mixed = shuffled(ordered, 3)
-    assert mixed == shuffled(ordered, 3) != ordered
+    mixed = shuffle_candidates(ordered, 3)
+    assert mixed == shuffle_candidates(ordered, 3) != ordered
     assert sorted(mixed, key=lambda one: one.name) == sorted(ordered, key=lambda one: one.name)
-    assert shuffled(ordered, 4) != mixed
+    assert shuffle_candidates(ordered, 4) != mixed
 
 
 def test_a_record_is_of_what_is_trained(asked: Callable[..., SweepSettings], monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(job: Job, candidate: Candidate) -> list[Any]:
+    def planned(job: SweepJob, candidate: Candidate) -> list[Any]:
         return [replace(job.recipe, what=replace(job.recipe.what, output=f"out/pretrain/{candidate.folder}"))]
 
-    monkeypatch.setattr(Job, "planned", planned)
+    monkeypatch.setattr(SweepJob, "planned", planned)
     job = job_of(asked(), Shares(1, 1.0, 0, 1), [])
     full = Candidate(Point(baseline="full"), 100, 1.0, "f", "full")
     twin = Candidate(Point(d=0.999), 99, 0.99, "f", "full")

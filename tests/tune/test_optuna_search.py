@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from tune.optuna_search import distributions, drawn, opened, point_of, spent, study
+from tune.optuna_search import distributions, drawn_points, open_study, point_of, spent, study
 from tune.space import Point, SpaceConfig
 
 SPACE = SpaceConfig(search="optuna", epsilon=(0.5, 0.9), d=(0.6, 0.95), rule=("any", "greedy"), samples=4)
@@ -34,17 +34,17 @@ def test_a_draw_is_a_point_with_a_readable_name() -> None:
 
 def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_path: Path) -> None:
     journal = str(tmp_path / "optuna.log")
-    known = opened("normdel", journal, "one")
+    known = open_study("normdel", journal, "one")
     first = study(SPACE, "normdel", journal, "one", 0)
-    assert drawn(known) == []
+    assert drawn_points(known) == []
     suggested = [first.suggest(name) for name in ("a", "b", "c")]
     first.on_trial_complete("a", {"normdel": 0.6})
     first.on_trial_complete("b", {"normdel": 0.5})
-    assert drawn(opened("normdel", journal, "one")) == [point_of(values) for values in suggested[:2]]
+    assert drawn_points(open_study("normdel", journal, "one")) == [point_of(values) for values in suggested[:2]]
     assert spent(known) == 2
     again = study(SPACE, "normdel", journal, "one", 0)
     assert spent(known) == 2
-    assert drawn(known) == [point_of(values) for values in suggested[:2]]
+    assert drawn_points(known) == [point_of(values) for values in suggested[:2]]
     assert [trial.state for trial in known.get_trials()] == [
         TrialState.COMPLETE,
         TrialState.COMPLETE,
@@ -53,13 +53,13 @@ def test_a_rerun_begins_with_what_was_under_way_and_does_not_repeat_draws(tmp_pa
     ]
     assert known.best_trial.params == suggested[0]
     assert again.suggest("d") == suggested[2]
-    assert drawn(known) == [point_of(values) for values in suggested[:2]]  # it is under way again
+    assert drawn_points(known) == [point_of(values) for values in suggested[:2]]  # it is under way again
     assert again.suggest("e") not in suggested
     assert spent(known) == 2
     again.on_trial_complete("d", error=True)
     assert spent(known) == 3
-    assert drawn(known) == [point_of(values) for values in suggested]
-    assert drawn(opened("normdel", journal, "another")) == []
+    assert drawn_points(known) == [point_of(values) for values in suggested]
+    assert drawn_points(open_study("normdel", journal, "another")) == []
 
 
 def test_equal_draws_count_each(tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_equal_draws_count_each(tmp_path: Path) -> None:
     for name in "abcde":
         search.suggest(name)
         search.on_trial_complete(name, {"normdel": 0.5})
-    known = opened("normdel", str(tmp_path / "optuna.log"), "few")
-    assert len(drawn(known)) <= 2
+    known = open_study("normdel", str(tmp_path / "optuna.log"), "few")
+    assert len(drawn_points(known)) <= 2
     assert spent(known) == 5
 
 
 def test_two_goals(tmp_path: Path) -> None:
     journal = str(tmp_path / "optuna.log")
-    known = opened("pareto", journal, "two")
+    known = open_study("pareto", journal, "two")
     search = study(SPACE, "pareto", journal, "two", 0)
     search.suggest("a")
     search.on_trial_complete("a", {"ratio": 0.2, "miou": 0.7})

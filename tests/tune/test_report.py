@@ -13,8 +13,8 @@ from curation.store.directory import RunDirectory
 from training.reporting import results as trained
 from tune import figures, report
 from tune.config import Question
-from tune.results import halted, row_of, table_of
-from tune.space import Candidate, Point, full
+from tune.results import halted_row, sweep_row, table_of
+from tune.space import Candidate, Point, full_pool
 
 RECORD = {"updates": 12, "flops": 1e9, "pretrain_hours": 0.5, "evaluate_hours": 0.25}
 
@@ -48,7 +48,7 @@ def swept(tmp_path: Path) -> RunDirectory:
         0.20: Point(epsilon=0.5, d=0.8),
         0.40: Point(epsilon=0.5, d=0.9),
         0.45: Point(epsilon=0.9, d=0.9),
-        0.99: full(),
+        0.99: full_pool(),
         0.39: Point(select="random", budget=40.0, baseline="random"),
     }
     rows, paths = [], {}
@@ -56,16 +56,16 @@ def swept(tmp_path: Path) -> RunDirectory:
         ious = np.random.default_rng(place).uniform(0.4, 0.8, 30)
         place_of = {"subset": point.name, "method": "meddel", "train_dataset": "p", "test_dataset": "p", "seed": 0}
         measured = {"images": 30, "miou": float(ious.mean()), "image_iou": ious.tolist(), "epoch": 1, "final": True}
-        table = trained.table([place_of | measured])
+        table = trained.as_table([place_of | measured])
         output.write_table(f"results/{place}.parquet", table)
         paths[point.name] = [f"results/{place}.parquet"]
         one = Candidate(point, round(100 * ratio), ratio, "R/subsets/x", point.name)
-        rows.append(row_of(one, RECORD, table, question))
+        rows.append(sweep_row(one, RECORD, table, question))
     twin = Candidate(Point(epsilon=0.5, d=0.81), 20, 0.2, "R/subsets/x", points[0.20].name, 0.995)
     rows.append(rows[0] | {"name": twin.name, "d": 0.81})
-    rows.append(row_of(Candidate(Point(d=0.1), reason="keeps <none> of it"), None, None, question))
-    waiting = row_of(Candidate(Point(epsilon=0.9, d=0.7), 10, 0.1, "f", "y"), None, None, question)
-    rows.append(halted(waiting, {"miou": 0.31, "normdel": 0.57, "updates": 4}))
+    rows.append(sweep_row(Candidate(Point(d=0.1), reason="keeps <none> of it"), None, None, question))
+    waiting = sweep_row(Candidate(Point(epsilon=0.9, d=0.7), 10, 0.1, "f", "y"), None, None, question)
+    rows.append(halted_row(waiting, {"miou": 0.31, "normdel": 0.57, "updates": 4}))
     output.write_table("results.parquet", table_of(rows))
     output.write_json("sweep.json", {"question": vars(question), "results": paths})
     return output
@@ -74,7 +74,7 @@ def swept(tmp_path: Path) -> RunDirectory:
 def test_the_listing_says_all_there_is_to_say_of_a_configuration() -> None:
     found = report.listing(
         [
-            Candidate(full(), 99, 0.99, "f", "full", whole=True),
+            Candidate(full_pool(), 99, 0.99, "f", "full", whole=True),
             Candidate(Point(d=0.999), 99, 0.99, "f", "full", 1.0, whole=True),
             Candidate(Point(d=0.9), 98, 0.98, "f", "full", 0.9951),
             Candidate(Point(d=0.1), reason="keeps none"),

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics.intervals import Bootstrap, compare
+from training.metrics.intervals import Bootstrap, paired_comparison
 from training.metrics.normdel import normdel
 from training.reporting import results as trained
 from tune.config import Question
-from tune.results import Row, answer, binned, front, halted, ious_of, main_effects, row_of, table_of
-from tune.space import Candidate, Point, full
+from tune.results import Row, answer, binned, front, halted_row, ious_of, main_effects, sweep_row, table_of
+from tune.space import Candidate, Point, full_pool
 
 RECORD = {"updates": 12, "flops": 1e9, "pretrain_hours": 0.5, "evaluate_hours": 0.25}
 Ious = list[list[float]]
@@ -28,14 +28,14 @@ def rows_of(ious: Ious, sets: tuple[str, ...] = ("polyps",)) -> pa.Table:
             place = {"subset": "s", "method": "meddel", "train_dataset": "polyps", "test_dataset": name, "seed": seed}
             measured = {"images": len(part), "miou": float(part.mean()), "image_iou": part.tolist()}
             rows.append(place | measured | {"epoch": 1, "final": True})
-    return trained.table(rows[::-1])
+    return trained.as_table(rows[::-1])
 
 
 def finished(name: str, frames: int, ious: Ious, question: Question | None = None, **values: Any) -> Row:
     """A row of a configuration that was trained, of a pool of 100 frames."""
-    point = full() if name == "full" else Point(**values)
+    point = full_pool() if name == "full" else Point(**values)
     one = Candidate(point, frames, frames / 100, "folder", name)
-    return row_of(one, RECORD, rows_of(ious), question or Question()) | {"name": name}
+    return sweep_row(one, RECORD, rows_of(ious), question or Question()) | {"name": name}
 
 
 def test_a_row_by_hand() -> None:
@@ -58,17 +58,17 @@ def test_images_of_all_sets_count_alike_and_stand_in_one_order() -> None:
 
 def test_the_nominal_reading_and_a_configuration_trained_as_another() -> None:
     twin = Candidate(Point(d=0.81), 19, 0.19, "folder", "a", 0.995)
-    row = row_of(twin, RECORD, rows_of([[0.5]]), Question(reading="nominal"))
+    row = sweep_row(twin, RECORD, rows_of([[0.5]]), Question(reading="nominal"))
     assert (row["ratio"], row["ratio_read"], row["trained"]) == (0.19, 0.2, "a")
     assert row["normdel"] == pytest.approx(float(normdel(0.5, 0.2)))
 
 
 def test_what_was_not_finished_says_so() -> None:
-    none = row_of(Candidate(Point(d=0.1), reason="keeps none"), None, None, Question())
+    none = sweep_row(Candidate(Point(d=0.1), reason="keeps none"), None, None, Question())
     assert (none["state"], none["reason"], none["miou"]) == ("failed", "keeps none", None)
-    waiting = row_of(Candidate(Point(d=0.5), 10, 0.1, "folder", "x"), None, None, Question())
+    waiting = sweep_row(Candidate(Point(d=0.5), 10, 0.1, "folder", "x"), None, None, Question())
     assert waiting["state"] == "unfinished"
-    stopped = halted(waiting, {"miou": 0.3, "normdel": 0.55, "updates": 4, "unit": 1})
+    stopped = halted_row(waiting, {"miou": 0.3, "normdel": 0.55, "updates": 4, "unit": 1})
     assert (stopped["state"], stopped["miou"], stopped["updates"]) == ("halted", 0.3, 4)
     table = table_of([none, waiting, stopped])
     assert not any(table["on_ratio_front"].to_pylist())
@@ -140,7 +140,7 @@ def test_one_poor_configuration_ends_its_own_family_only() -> None:
 
 def test_more_families_ask_for_more() -> None:
     rows, ious = questioned(Question())
-    low = compare(ious["middle"], ious["full"], Bootstrap(level=0.9)).low
+    low = paired_comparison(ious["middle"], ious["full"], Bootstrap(level=0.9)).low
     question = Question(question="non-inferior", margin=-low + 1e-5)
     alone = answer(rows, ious, question)
     others = [finished(f"other{place}", 60, noisy(0.3, place), epsilon=0.1 * place, d=0.9) for place in range(1, 9)]

@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from curation.store.directory import RunDirectory
 from tune.config import HalvingConfig
-from tune.runner import HELD, Ends, Limit, callbacks, halving_scheduler, reason_in
+from tune.runner import HELD, Budget, TrialEnds, callbacks, failure_in, halving_scheduler
 
 HALVING = HalvingConfig(halving=2, rung_count=3)  # rungs 1, 2, 4
 
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_the_budget_is_of_all_calls_together(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
-    first = Limit(2.0, 2, output)
+    first = Budget(2.0, 2, output)
     first.change(2)
     clock.now += 900  # a quarter of an hour on two devices each
     assert not first.stop_all()
@@ -37,19 +37,19 @@ def test_the_budget_is_of_all_calls_together(clock: SimpleNamespace, tmp_path: P
     first.change(1)
     clock.now += 900
     assert not first.stop_all()
-    again = Limit(2.0, 4, output)
+    again = Budget(2.0, 4, output)
     assert again.held == pytest.approx(1.5)
     again.change(1)
     clock.now += 449
     assert not again.stop_all()
     clock.now += 2
     assert again.stop_all()
-    assert not Limit(None, 4, output).spent
+    assert not Budget(None, 4, output).spent
 
 
 def test_devices_count_while_a_trial_has_its_process(clock: SimpleNamespace, tmp_path: Path) -> None:
-    limit = Limit(None, 2, RunDirectory(str(tmp_path)))
-    ends = Ends(lambda *_: None, limit)
+    limit = Budget(None, 2, RunDirectory(str(tmp_path)))
+    ends = TrialEnds(lambda *_: None, limit)
     for started in ("a", "b"):
         ends.on_trial_start(0, [], trial(started))
         clock.now += 1800
@@ -63,7 +63,7 @@ def test_devices_count_while_a_trial_has_its_process(clock: SimpleNamespace, tmp
 def test_loggers_are_told_of_trials_that_the_budget_ends(tmp_path: Path) -> None:
     told = list[str]()
     logger = cast(LoggerCallback, SimpleNamespace(on_trial_error=lambda _, __, one: told.append(one.trial_id)))
-    ends = Ends(lambda *_: None, Limit(None, 1, RunDirectory(str(tmp_path))), [logger])
+    ends = TrialEnds(lambda *_: None, Budget(None, 1, RunDirectory(str(tmp_path))), [logger])
     for started in ("a", "b", "c"):
         ends.on_trial_start(0, [], trial(started))
     ends.on_trial_complete(0, [], trial("b"))
@@ -75,7 +75,7 @@ def test_loggers_are_told_of_trials_that_the_budget_ends(tmp_path: Path) -> None
 
 def test_a_killed_call_loses_seconds_of_the_count_at_most(clock: SimpleNamespace, tmp_path: Path) -> None:
     output = RunDirectory(str(tmp_path))
-    killed = Limit(None, 1, output)
+    killed = Budget(None, 1, output)
     killed.change(1)
     for _ in range(3600):
         clock.now += 1
@@ -90,7 +90,7 @@ def trial(name: str, **more: Any) -> Any:
 
 def test_trials_are_handed_on_with_all_they_told_as_they_end(tmp_path: Path) -> None:
     ended: list[Any] = []
-    ends = Ends(lambda *each: ended.append(each), Limit(None, 1, RunDirectory(str(tmp_path))))
+    ends = TrialEnds(lambda *each: ended.append(each), Budget(None, 1, RunDirectory(str(tmp_path))))
     rung = {"miou": 0.5, "standard_error": None, "updates": 4, "normdel": 0.6, "time_total_s": 9.0}
     for name, unit in (("a", 1), ("b", 1), ("a", 2)):
         ends.on_trial_result(0, [], trial(name), rung | {"unit": unit})
@@ -105,8 +105,8 @@ def test_trials_are_handed_on_with_all_they_told_as_they_end(tmp_path: Path) -> 
 
 def test_a_failure_without_an_error_to_read_has_its_text(tmp_path: Path) -> None:
     (tmp_path / "error.txt").write_text("Failure # 1\n\nthe worker died\n")
-    assert reason_in(str(tmp_path / "missing"), str(tmp_path / "error.txt")) == "the worker died"
-    assert reason_in(None, None) == "it failed without a reason"
+    assert failure_in(str(tmp_path / "missing"), str(tmp_path / "error.txt")) == "the worker died"
+    assert failure_in(None, None) == "it failed without a reason"
 
 
 def arrive(scheduler: Any, name: str, *worths: float) -> list[str]:

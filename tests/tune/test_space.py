@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.subsets.config import SelectConfig
-from tune.space import Point, SpaceConfig, applied, beside, drawn, full, grid, listed
+from tune.space import Point, SpaceConfig, applied, baselines_of, full_pool, grid_points, listed_points, random_points
 
 
 def test_the_papers_grid() -> None:
-    points = listed(SpaceConfig(search="paper"), 0)
+    points = listed_points(SpaceConfig(search="paper"), 0)
     assert [(point.epsilon, point.d) for point in points] == [(0.9, d) for d in (0.7, 0.75, 0.8, 0.85, 0.9)]
     assert points[1].name == "meddel-epsilon0.9-d0.75"
     assert points[1].config("RUN") == SelectConfig(
@@ -23,7 +23,7 @@ def test_a_grid_by_hand_drops_what_a_method_does_not_have() -> None:
     config = SpaceConfig(
         select=("meddel", "semdedup", "random"), epsilon=(0.5, 0.9), budget=(0.1, 200), keep=("random",)
     )
-    names = [point.name for point in grid(config)]
+    names = [point.name for point in grid_points(config)]
     assert names == [
         "meddel-epsilon0.5-budget0.1-random",
         "meddel-epsilon0.5-budget200-random",
@@ -39,7 +39,7 @@ def test_a_grid_by_hand_drops_what_a_method_does_not_have() -> None:
 def test_equal_points_have_one_name_and_others_have_others() -> None:
     assert applied({"d": 0.9, "rule": "any"}) == applied({"d": 0.9})
     config = SpaceConfig(d=(0.8, 0.9), epsilon=(0.5, 0.9), rule=("any", "greedy"), clusters=(2, 4))
-    points = list(grid(config))
+    points = list(grid_points(config))
     assert len(points) == len({point.name for point in points}) == 16
     assert {point.rule for point in points} == {None, "greedy"}
     assert points[-1].name == "meddel-epsilon0.9-d0.9-greedy-k4"
@@ -52,8 +52,8 @@ def test_large_counts_keep_all_their_digits_in_the_name() -> None:
 @given(st.integers(0, 1000))
 def test_draws_lie_between_the_ends_and_repeat(seed: int) -> None:
     config = SpaceConfig(search="random", epsilon=(0.4, 0.8), d=(0.6, 0.7, 0.9), rule=("any", "greedy"), samples=5)
-    points = list(drawn(config, seed))
-    assert points == list(drawn(config, seed))
+    points = list(random_points(config, seed))
+    assert points == list(random_points(config, seed))
     assert len(points) == 5
     for point in points:
         assert 0.4 <= (point.epsilon or 0) <= 0.8
@@ -63,16 +63,16 @@ def test_draws_lie_between_the_ends_and_repeat(seed: int) -> None:
 
 def test_counts_of_frames_are_drawn_whole() -> None:
     config = SpaceConfig(search="random", select=("random",), budget=(2, 5), samples=60)
-    points = list(drawn(config, 0))
+    points = list(random_points(config, 0))
     assert {point.budget for point in points} == {2.0, 3.0, 4.0, 5.0}
     assert [point.config("RUN").budget for point in points] == [point.budget for point in points]
     shares = SpaceConfig(search="random", select=("random",), budget=(0.1, 1.0), samples=3)
-    assert all(0.1 <= (point.budget or 0) <= 1 for point in drawn(shares, 0))
+    assert all(0.1 <= (point.budget or 0) <= 1 for point in random_points(shares, 0))
 
 
 def test_a_baseline_has_no_name_of_the_search() -> None:
     searched = Point(select="semdedup", budget=200.0)
-    [beside_it] = beside(("semdedup",), 200, 0.5)
+    [beside_it] = baselines_of(("semdedup",), 200, 0.5)
     assert beside_it.name != searched.name
     assert beside_it.config("RUN").name != searched.config("RUN").name
     assert (beside_it.select, beside_it.budget) == (searched.select, searched.budget)
@@ -80,20 +80,24 @@ def test_a_baseline_has_no_name_of_the_search() -> None:
 
 def test_seeds_draw_differently_and_optuna_lists_nothing() -> None:
     config: dict[str, Any] = {"d": (0.6, 0.9), "samples": 3}
-    assert listed(SpaceConfig(search="random", **config), 0) != listed(SpaceConfig(search="random", **config), 1)
-    assert listed(SpaceConfig(search="optuna", **config), 0) == []
+    assert listed_points(SpaceConfig(search="random", **config), 0) != listed_points(
+        SpaceConfig(search="random", **config), 1
+    )
+    assert listed_points(SpaceConfig(search="optuna", **config), 0) == []
 
 
 def test_baselines() -> None:
-    assert [point.name for point in beside(SpaceConfig(d=(0.9,)).baselines, 26, 0.1)] == [
+    assert [point.name for point in baselines_of(SpaceConfig(d=(0.9,)).baselines, 26, 0.1)] == [
         "baseline-random-budget26",
         "baseline-semdedup-budget26",
     ]
-    assert {point.budget for point in beside(("random", "semdedup"), 1, 1 / 368)} == {1 / 368}  # not 1: that is all
+    assert {point.budget for point in baselines_of(("random", "semdedup"), 1, 1 / 368)} == {
+        1 / 368
+    }  # not 1: that is all
     assert SpaceConfig(d=(0.9,), baseline=("none",)).baselines == ()
     assert SpaceConfig(d=(0.9,), baseline=("full",)).baselines == ("full",)
-    whole = full().config("RUN")
-    assert (full().name, whole.epsilon, whole.d, whole.budget) == ("full", 2.0, 1.0, None)
+    whole = full_pool().config("RUN")
+    assert (full_pool().name, whole.epsilon, whole.d, whole.budget) == ("full", 2.0, 1.0, None)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.pretraining.weights import located
+from training.pretraining.weights import absolute_init
 from tune.resources import Shares
 from tune.settings import SweepSettings
 from tune.sweep import job_of
@@ -20,6 +20,6 @@ def test_weights_to_begin_with_are_found_from_any_folder(
     what = asked(what={"init": "weights.safetensors"}, evaluation={"output": "out"})
     made = job_of(what, Shares(2, 3.0, 0, 1), [])
     monkeypatch.chdir(tmp_path / "trial")
-    assert located(made.recipe.what.init) == str(tmp_path / "weights.safetensors")
+    assert absolute_init(made.recipe.what.init) == str(tmp_path / "weights.safetensors")
     assert made.output == str(tmp_path / "out")
     assert (made.recipe.compute.cpus, made.devices) == (3.0, 1)

@@ -11,13 +11,13 @@ import pytest
 from curation.embeddings.encoder import CARD
 from curation.store.directory import RunDirectory
 from training.metrics.normdel import normdel
-from training.pretraining.checkpoint import halt_folder, last, name_of
+from training.pretraining.checkpoint import halt_folder, last_update, name_of
 from training.reporting import results
 from tune.resources import Shares
 from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.sweep import job_of
-from tune.trial import at_rung, measured, recorded, told_of
+from tune.trial import at_rung, measure, recorded, reported
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def pretrain(settings: Any, until: int) -> None:
         run = RunDirectory(settings.what.output)
-        assert last(run) <= until
+        assert last_update(run) <= until
         run.write_bytes(f"checkpoints/{name_of(until)}/checkpoint.pt", b"")
         RunDirectory(halt_folder(settings.what.output, until)).write_json(CARD, {})
         made.append((settings.what.output.rpartition("/")[2], until))
@@ -70,9 +70,9 @@ def test_the_mean_and_its_standard_error_over_seeds(asked: Callable[..., SweepSe
         place | {"seed": seed, "images": 2, "miou": sum(ious) / 2, "image_iou": ious}
         for seed, ious in enumerate(values)
     ]
-    found = measured(results.table(rows))
+    found = measure(results.as_table(rows))
     assert found == {"miou": pytest.approx(0.5), "standard_error": pytest.approx(0.2 / 3**0.5)}
-    assert measured(results.table(rows[:1])) == {"miou": pytest.approx(0.3), "standard_error": None}
+    assert measure(results.as_table(rows[:1])) == {"miou": pytest.approx(0.3), "standard_error": None}
     job = job_of(asked(), Shares(1, 1.0, 0, 1), [])
-    told = told_of(job, Candidate(Point(d=0.9), 20, 0.2), found | {"unit": 1, "updates": 8, "flops": 1.0})
+    told = reported(job, Candidate(Point(d=0.9), 20, 0.2), found | {"unit": 1, "updates": 8, "flops": 1.0})
     assert told == found | {"unit": 1, "updates": 8, "ratio": 0.2, "normdel": pytest.approx(float(normdel(0.5, 0.2)))}

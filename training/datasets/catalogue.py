@@ -21,7 +21,7 @@ from training.datasets.patterns import (
     Layout,
     Pair,
     Tree,
-    folders,
+    folder_trees,
     one,
     pranet,
 )
@@ -64,7 +64,7 @@ LAYOUTS: dict[str, Layout] = {
                 rf"{MASKS}{PART}_(?P<key>\d+)",
                 "images/PART_NUMBER.jpg + masks/PART_NUMBER.png",
             ),
-            folders(),
+            folder_trees(),
             pranet("Kvasir", KVASIR_KEY, split=True, train=True),
         ),
         count=1000,
@@ -76,7 +76,7 @@ LAYOUTS: dict[str, Layout] = {
         note="Patients are not told.",
     ),
     "kvasir-instrument": Layout(
-        trees=(folders(),),
+        trees=(folder_trees(),),
         count=590,
         split="train.txt and test.txt (472 / 118), else seeded",
         lists=(("train.txt", "train"), ("test.txt", "test")),
@@ -104,7 +104,7 @@ LAYOUTS: dict[str, Layout] = {
     "etis-larib": Layout(
         trees=(
             one(f"ETIS-LaribPolypDB/{NUMBER}", f"{TRUTH}p{NUMBER}", "ETIS-LaribPolypDB/N.tif + Ground Truth/pN.tif"),
-            folders(NUMBER, "N.png"),
+            folder_trees(NUMBER, "N.png"),
             pranet("ETIS-LaribPolypDB", NUMBER, split=False, train=False),
         ),
         count=196,
@@ -141,7 +141,7 @@ LAYOUTS: dict[str, Layout] = {
         "..._C6_... as centre 6, in single frames and sequences alike.",
     ),
     "cvc-300": Layout(
-        trees=(folders(NUMBER, "N.png"), pranet("CVC-300", NUMBER, split=False, train=False)),
+        trees=(folder_trees(NUMBER, "N.png"), pranet("CVC-300", NUMBER, split=False, train=False)),
         count=60,
         split=STRETCHES,
         ordered=True,
@@ -154,7 +154,7 @@ LAYOUTS: dict[str, Layout] = {
             one(f"Original/{NUMBER}", f"{TRUTH}{NUMBER}", "Original/N.tif + Ground Truth/N.tif"),
             one(f"PNG/Original/{NUMBER}", f"PNG/{TRUTH}{NUMBER}", "PNG/Original/N.png + PNG/Ground Truth/N.png"),
             one(f"TIFF?/Original/{NUMBER}", f"TIFF?/{TRUTH}{NUMBER}", "TIF/Original/N.tif + TIF/Ground Truth/N.tif"),
-            folders(NUMBER, "N.png"),
+            folder_trees(NUMBER, "N.png"),
             pranet("CVC-ClinicDB", NUMBER, split=False, train=True),
         ),
         count=612,
@@ -166,7 +166,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "cvc-colondb": Layout(
         trees=(
-            folders(NUMBER, "N.png"),
+            folder_trees(NUMBER, "N.png"),
             pranet("CVC-ColonDB", NUMBER, split=False, train=False),
             one(f"(?:.*/)?{NUMBER}", f"(?:.*/)?p{NUMBER}", "N.bmp + pN.bmp", 300, 380),
         ),
@@ -184,7 +184,7 @@ LAYOUTS: dict[str, Layout] = {
                 r"(?:[^/]*masks?[^/]*/)?(?P<key>[^/]+?)(?:_mask)?",
                 "original_images/NAME.jpg + masks/NAME_mask.tif",
             ),
-            folders(),
+            folder_trees(),
         ),
         count=None,
         split="seeded",
@@ -210,7 +210,7 @@ LAYOUTS: dict[str, Layout] = {
         note="386 images in the release that could be looked up, 380 in others.",
     ),
     "kvasir-sessile": Layout(
-        trees=(folders(),),
+        trees=(folder_trees(),),
         count=196,
         split="train.txt and val.txt (val is the test) where they are there, else seeded",
         lists=(("train.txt", "train"), ("val.txt", "test")),
@@ -220,7 +220,7 @@ LAYOUTS: dict[str, Layout] = {
         note="A part of Kvasir-SEG: never test on one what was trained on the other.",
     ),
     "endotect": Layout(
-        trees=(folders(),),
+        trees=(folder_trees(),),
         count=200,
         split="all of it is test",
         part="test",

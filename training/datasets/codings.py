@@ -164,7 +164,10 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
         read = of_gray(Survey(gray=survey.alpha, beside=True), ignore, name)
         return Coding("alpha", read.ignore, read.kind == "binary", f"transparency, {read.told}")
     if survey.coloured and survey.colours and not len(survey.colours) > MAX_COLOURS:
-        require((0, 0, 0) in survey.colours, refusal(name, f"the colours {shown(survey.colours)}, none of them black"))
+        require(
+            (0, 0, 0) in survey.colours,
+            ambiguous(name, f"the colours {value_list(survey.colours)}, none of them black"),
+        )
         border = BORDER if BORDER in survey.colours and len(survey.colours) > 2 else None
         return Coding("classes", border if ignore is None else ignore, told="all but black is foreground")
     lossless = Coding("binary", ignore, told="bright is foreground")
@@ -172,7 +175,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
         bright = {value for value in survey.gray if value > THRESHOLD}
         require(
             bool(bright) and 0 in survey.gray and not survey.transparent,
-            refusal(name, f"{len(survey.colours)} colours or more, which do not set black against bright ones"),
+            ambiguous(name, f"{len(survey.colours)} colours or more, which do not set black against bright ones"),
         )
     elif survey.gray:
         lossless = of_gray(survey, ignore, name)
@@ -180,7 +183,9 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
         empty = survey.brightest_lossy == 0
         require(
             empty or survey.brightest_lossy > THRESHOLD or bool(survey.gray),
-            refusal(name, f"lossy files with no value above {survey.brightest_lossy:g}, where classes cannot be told"),
+            ambiguous(
+                name, f"lossy files with no value above {survey.brightest_lossy:g}, where classes cannot be told"
+            ),
         )
         if not survey.gray:
             return Coding("binary", ignore, told="bright is foreground")
@@ -194,33 +199,33 @@ def of_gray(survey: Survey, ignore: int | None, name: str) -> Coding:
     others = [value for value in values if value != 0]
     if not others:
         return Coding("classes", ignore, told="all of it is background")
-    found = f"the values {shown(values)}"
+    found = f"the values {value_list(values)}"
     soft = white == 1.0 and any(value != round(value) for value in values)
     dark, bright = values[0] <= BLACK * white / 255, values[-1] >= WHITE * white / 255
     if soft:
-        require(dark and bright, refusal(name, found))
+        require(dark and bright, ambiguous(name, found))
         return Coding("binary", ignore, told="0.5 and up is foreground")
     if values[0] == 0 and len(others) == 1:
         return Coding("classes", ignore, told=f"0 is background, {others[0]:g} foreground")
     numbers = [value for value in others if value <= MAX_CODE]
     beyond = others[len(numbers) :]
     if values[0] == 0 and not beyond:
-        return Coding("classes", ignore, told=f"classes {shown(numbers)} are foreground")
+        return Coding("classes", ignore, told=f"classes {value_list(numbers)} are foreground")
     if values[0] == 0 and numbers and ignore is None and len(beyond) == 1 and beyond[0] in (255.0, 65535.0):
         covered = sum(counts[value] for value in numbers)
-        require(survey.beside, refusal(name, f"{found}, of which no file holds {beyond[0]:g} beside another"))
+        require(survey.beside, ambiguous(name, f"{found}, of which no file holds {beyond[0]:g} beside another"))
         if covered >= RARE * counts[beyond[0]]:
-            told = f"classes {shown(numbers)} are foreground, {beyond[0]:g} is ignored"
+            told = f"classes {value_list(numbers)} are foreground, {beyond[0]:g} is ignored"
             return Coding("classes", beyond[0], told=told)
-        raise ValueError(refusal(name, f"{found}, of which 1 to {MAX_CODE} are on {covered} pixels only"))
+        raise ValueError(ambiguous(name, f"{found}, of which 1 to {MAX_CODE} are on {covered} pixels only"))
     many = len([value for value in values if BLACK * white / 255 < value < WHITE * white / 255]) > FEW
     between = seam[0] == 0 or seam[1] >= SEAM_SHARE * seam[0]
     span = any(THRESHOLD * white / 255 < value < WHITE * white / 255 for value in values) or between
-    require(dark and bright and span and (many or (between and white == 255.0)), refusal(name, found))
+    require(dark and bright and span and (many or (between and white == 255.0)), ambiguous(name, found))
     return Coding("binary", ignore, told="bright is foreground")
 
 
-def refusal(name: str, found: str) -> str:
+def ambiguous(name: str, found: str) -> str:
     """Return why a set's masks cannot be read, and what decides."""
     return (
         f"the masks of {name} hold {found}: what is foreground cannot be told. Expected 0 and one other value, classes "
@@ -230,14 +235,14 @@ def refusal(name: str, found: str) -> str:
     )
 
 
-def shown(values: Iterable[Any]) -> str:
+def value_list(values: Iterable[Any]) -> str:
     """Return values in order, the first ten of them."""
     ordered = sorted(values)
     texts = [str(each) if isinstance(each, tuple) else f"{each:g}" for each in ordered[:10]]
     return ", ".join(texts) + (f", ... ({len(ordered)})" if len(ordered) > 10 else "")
 
 
-def decode(samples: Samples, coding: Coding) -> Pixels:
+def decode_mask(samples: Samples, coding: Coding) -> Pixels:
     """Return a file's mask by a set's coding: uint8 [H, W] of 0, 1 and IGNORED."""
     assert coding.kind != "known"
     if coding.kind == "alpha":

@@ -50,11 +50,11 @@ class Dataset:
     def notes(self) -> list[str]:
         """Which images and masks are passed over, a sentence each."""
         kinds = {"images without a mask": self.skipped, "masks without an image": self.orphans}
-        return [f"{self.name}: {kind} are passed over: {shown(names)}" for kind, names in kinds.items() if names]
+        return [f"{self.name}: {kind} are passed over: {first_names(names)}" for kind, names in kinds.items() if names]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What one tree makes of a folder: examples, images without a mask, masks without an image, doubled images."""
 
     tree: Tree
@@ -65,7 +65,7 @@ class Found:
     twins: tuple[str, ...]
 
 
-def parse(text: str) -> tuple[str, str]:
+def parse_dataset(text: str) -> tuple[str, str]:
     """The set's name and its folder from NAME=DIR. ValueError, with the nearest name, for a set that is not known."""
     name, equals, folder = text.partition("=")
     require(bool(equals and folder), f"dataset {text!r} is not NAME=DIR; write for example kvasir-seg=/data/Kvasir-SEG")
@@ -73,7 +73,7 @@ def parse(text: str) -> tuple[str, str]:
 
 
 def layout_of(name: str) -> tuple[str, Layout]:
-    """The set's name as listed, in any case, and its layout. ValueError as in `parse`."""
+    """The set's name as listed, in any case, and its layout. ValueError as in `parse_dataset`."""
     known = name.strip().lower().replace("_", "-")
     if known not in LAYOUTS:
         near = difflib.get_close_matches(known, LAYOUTS, n=1, cutoff=0.5)
@@ -85,7 +85,7 @@ def layout_of(name: str) -> tuple[str, Layout]:
     return known, LAYOUTS[known]
 
 
-def load(name: str, folder: str, partial: bool = False) -> Dataset:
+def find_dataset(name: str, folder: str, partial: bool = False) -> Dataset:
     """Find the images and masks of the set `name` in `folder`, which holds it or holds one folder that does.
 
     Reads names only. `partial` takes what is there of an incomplete set. ValueError, with the expected tree, where
@@ -97,7 +97,7 @@ def load(name: str, folder: str, partial: bool = False) -> Dataset:
     files = list_images(folder)
     tries = [match(layout, tree, folder, base, files) for base in bases(files) for tree in layout.trees]
     found = max(tries, key=lambda one: (len(one.examples), len(one.maskless)))  # the first of equals
-    check(name, folder, layout, found, partial)
+    check_dataset(name, folder, layout, found, partial)
     examples = official(layout, found.examples, os.path.join(folder, found.base), partial)
     return Dataset(name, examples, layout, found.maskless, found.orphans)
 
@@ -107,24 +107,24 @@ def expected(layout: Layout) -> str:
     return "\n".join("  " + ", ".join(pair.shown for pair in tree.pairs) for tree in layout.trees)
 
 
-def shown(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The count of `names` and the first few of them."""
     return f"{len(names)} ({', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''})"
 
 
-def check(name: str, folder: str, layout: Layout, found: Found, partial: bool) -> None:
+def check_dataset(name: str, folder: str, layout: Layout, found: FoundFiles, partial: bool) -> None:
     """Raise ValueError, with what is amiss and the expected tree, unless what was found is the whole set, no more."""
     faults = []
     if not found.examples:
         faults.append("no image with its mask where one is expected")
     if found.twins:
-        faults.append(f"images that another file of the same name doubles: {shown(found.twins)}")
+        faults.append(f"images that another file of the same name doubles: {first_names(found.twins)}")
     if not partial or not found.examples:
         allowed = MAX_MASKLESS * (len(found.examples) + len(found.maskless)) if name == GENERIC else 0
         if len(found.maskless) > allowed and not layout.maskless:
-            faults.append(f"images without a mask: {shown(found.maskless)}")
+            faults.append(f"images without a mask: {first_names(found.maskless)}")
         if found.orphans and name != GENERIC:
-            faults.append(f"masks without an image: {shown(found.orphans)}")
+            faults.append(f"masks without an image: {first_names(found.orphans)}")
         counts = found.tree.counts or (() if layout.count is None else (layout.count,))
         number = len(found.examples)
         if counts and number not in counts:
@@ -158,7 +158,7 @@ def bases(files: Sequence[str]) -> list[str]:
     return ["", *("/".join(common[: depth + 1]) for depth in range(len(common)) if common[depth])]
 
 
-def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[str]) -> Found:
+def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[str]) -> FoundFiles:
     """Pair images with masks as `tree` says, with paths taken below `base`."""
     names = [file.removeprefix(base).lstrip("/") for file in files]
     root = os.path.join(folder, base)
@@ -186,7 +186,7 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
                 order=int(fields["key"]) if layout.ordered else 0,
             )
     listed = tuple(examples[name] for name in sorted(examples))
-    return Found(tree, base, listed, tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
+    return FoundFiles(tree, base, listed, tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
 
 
 def shared_groups(pair: Pair) -> list[str]:
@@ -223,15 +223,15 @@ def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: 
         lines = Path(path).read_text(encoding="utf-8").split()
         names = [os.path.splitext(line)[0] if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines]
         twice = sorted(name for name in names if parts.setdefault(name, part) != part)
-        require(not twice, f"{path} names what another list names too: {shown(twice)}")
+        require(not twice, f"{path} names what another list names too: {first_names(twice)}")
     known = {os.path.basename(example.name) for example in examples}
     missing, unlisted = sorted(set(parts) - known), sorted(known - set(parts))
-    require(partial or not missing, f"the lists in {root} name images that are not there: {shown(missing)}")
-    require(partial or not unlisted, f"no list in {root} names these images: {shown(unlisted)}")
+    require(partial or not missing, f"the lists in {root} name images that are not there: {first_names(missing)}")
+    require(partial or not unlisted, f"no list in {root} names these images: {first_names(unlisted)}")
     return tuple(replace(example, split=parts.get(os.path.basename(example.name), "")) for example in examples)
 
 
-def table() -> str:
+def catalogue_table() -> str:
     """How masks are read, and the known sets, a paragraph each: all that their layouts tell."""
     texts = [READ]
     for name, layout in LAYOUTS.items():

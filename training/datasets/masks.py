@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from curation.frames import decoding
 from curation.frames.decoding import Pixels
 from curation.options import require
-from training.datasets.codings import IGNORED, KNOWN, THRESHOLD, Coding, Kind, Samples, Survey, decide, decode
+from training.datasets.codings import IGNORED, KNOWN, THRESHOLD, Coding, Kind, Samples, Survey, decide, decode_mask
 from training.datasets.folders import Example
 
 READING = 3  # raised whenever the same files would give other arrays
@@ -70,7 +70,7 @@ def read_mask(example: Example, size: int | None = None, coding: Coding | None =
     target = (width, height) if size is None else (size, size)
     inside, left = (np.zeros(target[::-1], np.bool_) for _ in range(2))
     for path in example.masks:
-        mask_HW = foreground(path) if coding.kind == "known" else decode(samples(path), coding)
+        mask_HW = foreground(path) if coding.kind == "known" else decode_mask(samples(path), coding)
         rows, columns = mask_HW.shape
         stretch = columns * height / (rows * width)
         require(

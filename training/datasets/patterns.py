@@ -58,7 +58,7 @@ def one(images: str, masks: str, shown: str, *counts: int) -> Tree:
     return Tree((Pair(images, masks, shown),), counts)
 
 
-def folders(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
+def folder_trees(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
     """images/ and masks/ with equal names."""
     return one(IMAGES + key, MASKS + key, f"images/{shown} + masks/{shown}")
 

@@ -17,7 +17,7 @@ from curation.sources.reader import content_hash
 from curation.store.directory import RunDirectory
 from training.datasets import splits
 from training.datasets.codings import IGNORED, Kind, UInt8
-from training.datasets.folders import GENERIC, Dataset, shown
+from training.datasets.folders import GENERIC, Dataset, first_names
 from training.datasets.masks import READING, coding_of, read_mask, square_image
 from training.datasets.near_copies import near_pairs, small_copies
 
@@ -67,13 +67,13 @@ class PreparedSet:
     def notes(self) -> list[str]:
         """How masks were read, and which images are in no part of the split, a sentence each."""
         lines = [f"{self.name}: masks: {self.coding}"] if self.coding else []
-        lines += [f"{self.name}: left out of {len(self.names) + len(self.faults)} images: {shown(self.faults)}"] * bool(
-            self.faults
-        )
+        lines += [
+            f"{self.name}: left out of {len(self.names) + len(self.faults)} images: {first_names(self.faults)}"
+        ] * bool(self.faults)
         if self.left_out:
             names = [self.names[row] for row in self.left_out]
             lines.append(
-                f"{self.name}: {shown(names)} of {len(self.names)} images are in no part, as a copy, or their "
+                f"{self.name}: {first_names(names)} of {len(self.names)} images are in no part, as a copy, or their "
                 "sequence, patient or centre, is in the test or validation part"
             )
         return lines
@@ -95,7 +95,7 @@ class PreparedSet:
         return digest([self.name, self.size, *(self.marks[row] for row in rows)])
 
 
-def prepare(
+def prepare_set(
     run: RunDirectory,
     label: str,
     dataset: Dataset,
@@ -172,9 +172,9 @@ def decode_into(run: RunDirectory, stem: str, dataset: Dataset, size: int, asked
         images.append(image)
         masks.append(mask)
     decoded = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    save(run, f"{stem}.images.npy", decoded)
-    save(run, f"{stem}.masks.npy", np.stack(masks) if masks else np.empty((0, size, size), np.uint8))
-    save(run, f"{stem}.small.npy", small_copies(decoded))
+    save_array(run, f"{stem}.images.npy", decoded)
+    save_array(run, f"{stem}.masks.npy", np.stack(masks) if masks else np.empty((0, size, size), np.uint8))
+    save_array(run, f"{stem}.small.npy", small_copies(decoded))
     run.write_json(f"{stem}.json", {"faults": faults, "coding": coding.told})  # the last: it stands for all
 
 
@@ -192,12 +192,12 @@ def check_faults(label: str, faults: dict[str, str], total: int) -> None:
 def with_near_copies(run: RunDirectory, sets: Sequence[PreparedSet]) -> list[PreparedSet]:
     """The sets, each image of a test part with the contents of its near copies that any set trains on or stops by."""
     taught = [tuple(row for part in ("train", "validation") for row in one.parts[part]) for one in sets]
-    known = [load(run, f"{one.stem}.small.npy")[list(rows)] for one, rows in zip(sets, taught, strict=True)]
+    known = [load_array(run, f"{one.stem}.small.npy")[list(rows)] for one, rows in zip(sets, taught, strict=True)]
     result = []
     for one in sets:
         found: dict[int, set[str]] = defaultdict(set)
         tested = one.parts["test"]
-        asked = load(run, f"{one.stem}.small.npy")[list(tested)]
+        asked = load_array(run, f"{one.stem}.small.npy")[list(tested)]
         for other, rows, small in zip(sets, taught, known, strict=True):
             for row, match in near_pairs(asked, small):
                 found[tested[row]].add(other.contents[rows[match]])
@@ -206,7 +206,7 @@ def with_near_copies(run: RunDirectory, sets: Sequence[PreparedSet]) -> list[Pre
     return result
 
 
-def copies_told(sets: Sequence[PreparedSet]) -> list[str]:
+def copy_notes(sets: Sequence[PreparedSet]) -> list[str]:
     """Which test images are copies of trained ones, a sentence for each pair of sets that has such."""
     lines = []
     for trained in (one for one in sets if one.parts["train"]):
@@ -215,7 +215,7 @@ def copies_told(sets: Sequence[PreparedSet]) -> list[str]:
             names = [one.names[row] for row in one.parts["test"] if one.met(row, taught)]
             if names:
                 lines.append(
-                    f"{one.name}: {shown(names)} of {len(one.parts['test'])} test images are copies, exact or at "
+                    f"{one.name}: {first_names(names)} of {len(one.parts['test'])} test images are copies, exact or at "
                     f"another size, of images that {trained.name} trains on or stops by; they are not tested on there"
                 )
     return lines
@@ -224,17 +224,17 @@ def copies_told(sets: Sequence[PreparedSet]) -> list[str]:
 def pairs(run: RunDirectory, one: PreparedSet, rows: Sequence[int]) -> Pairs:
     """Images and masks of some rows of a set."""
     chosen = np.asarray(rows, np.int64)
-    return Pairs(load(run, f"{one.stem}.images.npy")[chosen], load(run, f"{one.stem}.masks.npy")[chosen])
+    return Pairs(load_array(run, f"{one.stem}.images.npy")[chosen], load_array(run, f"{one.stem}.masks.npy")[chosen])
 
 
-def save(run: RunDirectory, path: str, array: Any) -> None:
+def save_array(run: RunDirectory, path: str, array: Any) -> None:
     """Put an array at `path`, whole or not at all."""
     sink = io.BytesIO()
     np.save(sink, array)
     run.write_bytes(path, sink.getvalue())
 
 
-def load(run: RunDirectory, path: str) -> Any:
+def load_array(run: RunDirectory, path: str) -> Any:
     """An array that was saved; of a local file only what is used is read."""
     if run.filesystem.type_name == "local":
         return np.load(f"{run.root}/{path}", mmap_mode="r")

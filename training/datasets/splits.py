@@ -36,8 +36,8 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
         part_of = stretches(dataset, by_part, seed)
     given = set(part_of.values()) - {""}
     if not given:
-        dealt = deal(dataset.name, found, by_part, seed)
-        return {part: listed(dealt[part]) for part in PARTS} | {LEFT_OUT: []}
+        dealt = deal_groups(dataset.name, found, by_part, seed)
+        return {part: official_split(dealt[part]) for part in PARTS} | {LEFT_OUT: []}
     result: Split = {part: [] for part in (*PARTS, LEFT_OUT)}
     free: list[list[Example]] = []
     for block in found:
@@ -51,8 +51,8 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
     if "validation" in given or not free:
         result["train"] = [example for block in free for example in block]
     else:
-        result |= deal(dataset.name, free, {"train": shares[0], "validation": shares[1]}, seed)
-    return {part: listed(examples) for part, examples in result.items()}
+        result |= deal_groups(dataset.name, free, {"train": shares[0], "validation": shares[1]}, seed)
+    return {part: official_split(examples) for part, examples in result.items()}
 
 
 def check_shares(shares: Sequence[float]) -> None:
@@ -61,7 +61,7 @@ def check_shares(shares: Sequence[float]) -> None:
     require(fits, f"shares are {tuple(shares)}; give those of train, validation and test, which sum to 1")
 
 
-def listed(examples: Iterable[Example]) -> list[Example]:
+def official_split(examples: Iterable[Example]) -> list[Example]:
     """The examples sorted by name."""
     return sorted(examples, key=lambda example: example.name)
 
@@ -82,7 +82,7 @@ def blocks(examples: Sequence[Example]) -> list[list[Example]]:
         for mark in (*(f"group {group}" for group in example.groups), *marks.get(example.image, ())):
             root[find(mark)] = own
     result: dict[str, list[Example]] = defaultdict(list)
-    for example in listed(examples):
+    for example in official_split(examples):
         result[find(f"name {example.name}")].append(example)
     return list(result.values())
 
@@ -118,7 +118,7 @@ def stretches(dataset: Dataset, shares: dict[str, float], seed: int) -> dict[str
     return {example.name: part for example, part in zip(ordered[start:] + ordered[:start], parts, strict=True)}
 
 
-def deal(name: str, found: list[list[Example]], shares: dict[str, float], seed: int) -> Split:
+def deal_groups(name: str, found: list[list[Example]], shares: dict[str, float], seed: int) -> Split:
     """Blocks to the parts with a share above 0. ValueError where there are fewer blocks than such parts."""
     wanted = [part for part, share in shares.items() if share > 0]
     total = sum(map(len, found))

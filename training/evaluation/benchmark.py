@@ -16,11 +16,11 @@ from training.datasets.prepared import PreparedSet
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig
 from training.evaluation.pretrainings import at_once, pretrain_all, pretrainings
 from training.evaluation.run import subject_of
+from training.evaluation.runs import chosen_precision, evaluation_runs, record_precision, report_results, run_all
 from training.evaluation.sets import find_sources, prepare_all
-from training.evaluation.trials import chosen_precision, record_precision, report, trials, try_all
 from training.loader.subset import read_subset
 from training.pretraining.config import LENGTHS, LengthConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.reporting import figures, markdown, results, style, tables
 from training.reporting.comparisons import comparisons
 from training.reporting.matrix import matrix
@@ -28,7 +28,7 @@ from training.segmentation.config import FinetuneConfig
 
 
 def benchmark(
-    config: BenchmarkConfig, evaluation: EvaluateConfig, recipe: Settings, finetune: FinetuneConfig
+    config: BenchmarkConfig, evaluation: EvaluateConfig, recipe: Recipe, finetune: FinetuneConfig
 ) -> pa.Table:
     """Pre-train, fine-tune, test and compare; return the table of results (training.results.SCHEMA).
 
@@ -59,11 +59,13 @@ def benchmark(
         wanted = []
         for settings in planned:
             seeded = replace(finetune, seed=settings.what.seed)
-            wanted += trials([subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded)
-        table = try_all(run, wanted)
+            wanted += evaluation_runs(
+                [subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded
+            )
+        table = run_all(run, wanted)
         compared = comparisons(table)
-        report(run, table, evaluation, compared)
-        for name, reason in (*lacking(table, compared), *publish(run, table, sets)):
+        report_results(run, table, evaluation, compared)
+        for name, reason in (*missing_baselines(table, compared), *publish(run, table, sets)):
             print(f"no {name}: {reason}")
     return table
 
@@ -75,7 +77,7 @@ def lengths_of(given: LengthConfig, more: Sequence[float]) -> list[LengthConfig]
     return [replace(given, **{unit: length}) for length in dict.fromkeys((first, *map(type(first), more)))]
 
 
-def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:
+def missing_baselines(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:
     """Return the baselines that are not in the results, and what is set against nothing for want of them."""
     methods = {row["subset"]: row["method"] for row in table.to_pylist()}
     missing, full = [], any(method == "full" for method in methods.values())
@@ -88,7 +90,7 @@ def lacking(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str,
     return missing
 
 
-def counted(one: PreparedSet) -> tables.DatasetRow:
+def dataset_row(one: PreparedSet) -> tables.DatasetRow:
     """What table 2 says of a set."""
     sizes = {part: len(rows) for part, rows in one.parts.items()}
     return tables.DatasetRow(name=one.name, images=len(one.names), left_out=len(one.left_out), split=one.split, **sizes)
@@ -96,21 +98,21 @@ def counted(one: PreparedSet) -> tables.DatasetRow:
 
 def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
     """Write the paper's tables and figures of our results; return those that could not be made, and why."""
-    markdown.write(tables.datasets_table([counted(one) for one in sets]), run, "table2")
-    markdown.write(tables.ratio_table(table, beside_paper=True), run, "table3")
+    markdown.write_table(tables.datasets_table([dataset_row(one) for one in sets]), run, "table2")
+    markdown.write_table(tables.ratio_table(table, beside_paper=True), run, "table3")
     final, missing = results.final_rows(table).to_pylist(), []
     same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
     if any(row["ratio_nominal"] in tables.TABLE_4_RATIOS for row in same):
-        markdown.write(tables.length_table(table), run, "table4")
+        markdown.write_table(tables.length_table(table), run, "table4")
     else:
         missing.append(("table4", "no subset's nominal ratio is 20 % or 33 %, or no set has a test part of its own"))
     for name, draw in (("figure3", figures.curves), ("figure4", figures.boxes)):
         try:
-            style.write(draw(table), run, name)
+            style.write_figure(draw(table), run, name)
         except ValueError as error:
             missing.append((name, str(error)))
     if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
-        style.write(matrix(table), run, "figure6")
+        style.write_figure(matrix(table), run, "figure6")
     else:
         missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
     return missing

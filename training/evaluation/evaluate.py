@@ -12,8 +12,15 @@ from curation.engine.connect import connect
 from curation.store.directory import RunDirectory
 from training.evaluation.config import EncoderConfig, EvaluateConfig
 from training.evaluation.run import subject_of
+from training.evaluation.runs import (
+    check_subjects,
+    chosen_precision,
+    evaluation_runs,
+    record_precision,
+    report_results,
+    run_all,
+)
 from training.evaluation.sets import find_sources, prepare_all
-from training.evaluation.trials import check, chosen_precision, record_precision, report, trials, try_all
 from training.reporting.comparisons import comparisons
 from training.segmentation.config import FinetuneConfig
 
@@ -29,13 +36,13 @@ def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: Finetune
     """
     run, sources = RunDirectory(config.output), find_sources(config)
     subjects = [replace(subject_of(path, encoders.name), statistics=encoders.statistics) for path in encoders.encoder]
-    check(subjects, finetune)
+    check_subjects(subjects, finetune)
     connect()
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     with run.lock():
         record_precision(run, finetune.precision)
         sets = prepare_all(run, sources, config)
-        table = try_all(run, trials(subjects, sets, config, finetune))
+        table = run_all(run, evaluation_runs(subjects, sets, config, finetune))
         several = len(subjects) > 1
-        report(run, table, config, comparisons(table, subjects[0].about["subset"]) if several else [])
+        report_results(run, table, config, comparisons(table, subjects[0].about["subset"]) if several else [])
     return table

@@ -22,7 +22,7 @@ FOLDER = "models"
 
 
 @dataclass(frozen=True)
-class Learned:
+class FinetunedModel:
     """A fine-tuned model, the epoch of its best validation IoU (the first of equals), and rows of its curve."""
 
     model: SegmentationModel
@@ -31,7 +31,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class FinetuneTask:
     """What a model learns from and is stopped by. `own` is the test part of the same set, tested every few epochs."""
 
     train: Pairs
@@ -40,7 +40,9 @@ class Lesson:
     every: int
 
 
-def learn(encoder: VisionTransformer, lesson: Lesson, config: FinetuneConfig, device: str) -> Learned:
+def finetune_task(
+    encoder: VisionTransformer, lesson: FinetuneTask, config: FinetuneConfig, device: str
+) -> FinetunedModel:
     """Fine-tune to the end.
 
     The curve has a row of scores on the own test part after each `every` epochs, none where that is 0; it decides
@@ -52,13 +54,13 @@ def learn(encoder: VisionTransformer, lesson: Lesson, config: FinetuneConfig, de
         if epoch.metrics["validation_iou"] > best_iou:
             best_iou, best_epoch = epoch.metrics["validation_iou"], epoch.number
         if own is not None and lesson.every and epoch.number % lesson.every == 0:
-            scores = iou.summarise(iou.count(predict(model, own.images), own.masks, ignored=IGNORED))
+            scores = iou.summarise(iou.confusion_counts(predict(model, own.images), own.masks, ignored=IGNORED))
             known = {name: scores[name] for name in results.MEASURES if name in scores}
             curve.append({"images": len(own.images), "epoch": epoch.number, "final": False, **known})
-    return Learned(model, best_epoch, curve)
+    return FinetunedModel(model, best_epoch, curve)
 
 
-def keep(run: RunDirectory, name: str, learned: Learned) -> None:
+def save_model(run: RunDirectory, name: str, learned: FinetunedModel) -> None:
     """Keep a model as `name`."""
     tensors = {key: value.contiguous().cpu() for key, value in learned.model.state_dict().items()}
     run.write_bytes(f"{FOLDER}/{name}.safetensors", to_safetensors(tensors))
@@ -66,13 +68,13 @@ def keep(run: RunDirectory, name: str, learned: Learned) -> None:
     run.write_json(f"{FOLDER}/{name}.json", about)
 
 
-def kept(
+def load_model(
     run: RunDirectory, name: str, encoder: VisionTransformer, config: FinetuneConfig, device: str
-) -> Learned | None:
+) -> FinetunedModel | None:
     """The model that is kept as `name`, if there is one, upon the encoder that it began with."""
     if not run.exists(f"{FOLDER}/{name}.json"):
         return None
     about = run.read_json(f"{FOLDER}/{name}.json")
     model = SegmentationModel(encoder, about["outputs"], config)
     model.load_state_dict(from_safetensors(run.read_bytes(f"{FOLDER}/{name}.safetensors")))
-    return Learned(model.to(device).eval(), about["epoch"], about["curve"])
+    return FinetunedModel(model.to(device).eval(), about["epoch"], about["curve"])

@@ -11,13 +11,13 @@ from training.loader.subset import Subset
 from training.pretraining.config import LengthConfig
 from training.pretraining.plan import plan_of
 from training.pretraining.pretrain import pretrain
-from training.pretraining.recipe import Settings
-from training.pretraining.weights import located
+from training.pretraining.recipe import Recipe
+from training.pretraining.weights import absolute_init
 
 
 def pretrainings(
-    run: RunDirectory, subset: Subset, recipe: Settings, lengths: Sequence[LengthConfig], seeds: int
-) -> Iterator[Settings]:
+    run: RunDirectory, subset: Subset, recipe: Recipe, lengths: Sequence[LengthConfig], seeds: int
+) -> Iterator[Recipe]:
     """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
 
     An output is named by the hash of the subset and of all that shapes the weights.
@@ -26,7 +26,7 @@ def pretrainings(
         for seed in range(recipe.what.seed, recipe.what.seed + seeds):
             settings = replace(
                 recipe,
-                what=replace(recipe.what, subset=subset.path, seed=seed, init=located(recipe.what.init)),
+                what=replace(recipe.what, subset=subset.path, seed=seed, init=absolute_init(recipe.what.init)),
                 length=length,
                 model=replace(recipe.model, seed=seed),
             )
@@ -40,7 +40,7 @@ def at_once(workers: int) -> int:
     return max(1, min(resources.count("GPU") // workers, resources.count("CPU") // (workers + 1)))
 
 
-def pretrain_all(planned: Sequence[Settings], together: int) -> None:
+def pretrain_all(planned: Sequence[Recipe], together: int) -> None:
     """Do the pre-trainings, `together` at once. Where one fails, those under way end and the others do not begin."""
 
     def do(number: int) -> None:
@@ -61,15 +61,15 @@ def pretrain_all(planned: Sequence[Settings], together: int) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def pretrain_once(settings: Settings) -> None:
+def pretrain_once(settings: Recipe) -> None:
     """Pre-train unless that is finished, and let go of the decoded frames."""
     output = RunDirectory(settings.what.output)
     if not (output.exists("encoder.safetensors") and output.exists("card.json")):
         pretrain(settings)
-    let_go(output)
+    delete_cache(output)
 
 
-def let_go(output: RunDirectory) -> None:
+def delete_cache(output: RunDirectory) -> None:
     """Delete the decoded frames of a pre-training."""
     if output.exists("cache"):
         output.delete_folder("cache")

@@ -20,7 +20,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from curation.console import Stopwatch
-from curation.embeddings.checkpoints import beside
+from curation.embeddings.checkpoints import statistics_beside
 from curation.embeddings.encoder import UNTRAINED
 from curation.engine.chips import chip
 from curation.options import digest, hashed_fields, require
@@ -28,13 +28,13 @@ from curation.store.directory import RunDirectory
 from training.datasets.codings import IGNORED
 from training.datasets.prepared import Pairs, PreparedSet, Rows, pairs
 from training.evaluation import finetuned as learned
-from training.evaluation.finetuned import Learned, Lesson
+from training.evaluation.finetuned import FinetunedModel, FinetuneTask
 from training.metrics import iou
 from training.metrics.normdel import nominal_ratio
 from training.reporting import results
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.model import predict
-from training.segmentation.outlines import overlay_sheet
+from training.segmentation.outlines import outline_sheet
 from training.segmentation.probes import linear_probe, neighbour_probe
 from training.segmentation.tokens import encode, load_encoder
 
@@ -59,7 +59,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Trial:
+class EvaluationRun:
     """What is tried. `config` holds the seed; `test_every` is 0 or the epochs between two points of the curve.
 
     A fine-tuned model is kept where `keep` says so.
@@ -131,7 +131,7 @@ def subject_of(source: str, name: str | None) -> Subject:
     if not folder.is_dir():
         require(folder.is_file(), f"encoder {source} is no folder, no file and not `{UNTRAINED}`; check the path")
         about = {"subset": folder.stem, "method": "weights"} | unknown
-        recorded = beside(str(folder.absolute()))  # statistics that are not in the file itself
+        recorded = statistics_beside(str(folder.absolute()))  # statistics that are not in the file itself
         sha256 = file_hash(folder)
         return Subject(str(folder.absolute()), name, digest([sha256, recorded]) if recorded else sha256, about)
     require(
@@ -157,7 +157,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
+def carry_out_run(run: RunDirectory, trial: EvaluationRun, device: str) -> str:
     """Do a trial and keep its model, rows (training.results.SCHEMA), pictures and cost; return the path of the rows.
 
     ValueError: no lesion to learn from, weights that do not fit, a loss that is no number.
@@ -172,7 +172,7 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     epoch, curve = 0, list[results.Row]()
     predictor: Predictor
     if trial.way == "finetune":
-        lesson = Lesson(train, pairs(run, trial.train, trial.train.parts["validation"]), own, trial.test_every)
+        lesson = FinetuneTask(train, pairs(run, trial.train, trial.train.parts["validation"]), own, trial.test_every)
         found = finetuned(run, trial, encoder, lesson, device)
         epoch, curve = found.epoch, found.curve
         predictor = partial(predict, found.model)
@@ -181,30 +181,35 @@ def carry_out(run: RunDirectory, trial: Trial, device: str) -> str:
     made: list[results.Row] = []
     for one, rows, test in tests:
         masks = predictor(test.images)
-        final = results.measured(iou.count(masks, test.masks, ignored=IGNORED)) | {"epoch": epoch, "final": True}
+        final = results.measured_columns(iou.confusion_counts(masks, test.masks, ignored=IGNORED)) | {
+            "epoch": epoch,
+            "final": True,
+        }
         others = [row for row in curve if row["epoch"] != epoch] if test is own else []
         ordered = sorted((*others, final), key=lambda row: int(row["epoch"]))
         names = {"train_dataset": trial.train.name, "test_dataset": one.name, "seed": chosen.seed}
         made += [trial.subject.about | names | row for row in ordered]
         ious, called = np.asarray(final["image_iou"]), [one.names[row] for row in rows]
-        sheet = overlay_sheet(test.images, test.masks, masks, ious, BEST_AND_WORST, called)
+        sheet = outline_sheet(test.images, test.masks, masks, ious, BEST_AND_WORST, called)
         run.write_bytes(trial.picture(one), sheet)
     run.write_json(trial.cost, {"device_hours": watch.seconds / 3600, "device": chip(device).name})
-    run.write_table(trial.path, results.table(made))
+    run.write_table(trial.path, results.as_table(made))
     return trial.path
 
 
-def finetuned(run: RunDirectory, trial: Trial, encoder: VisionTransformer, lesson: Lesson, device: str) -> Learned:
+def finetuned(
+    run: RunDirectory, trial: EvaluationRun, encoder: VisionTransformer, lesson: FinetuneTask, device: str
+) -> FinetunedModel:
     """The fine-tuned model that is kept, or that is made now."""
-    found = learned.kept(run, trial.model, encoder, trial.config, device)
+    found = learned.load_model(run, trial.model, encoder, trial.config, device)
     if found is None:
-        found = learned.learn(encoder, lesson, trial.config, device)
+        found = learned.finetune_task(encoder, lesson, trial.config, device)
         if trial.keep:
-            learned.keep(run, trial.model, found)
+            learned.save_model(run, trial.model, found)
     return found
 
 
-def probing(encoder: VisionTransformer, train: Pairs, trial: Trial) -> Predictor:
+def probing(encoder: VisionTransformer, train: Pairs, trial: EvaluationRun) -> Predictor:
     """Return a predictor that is a probe of frozen tokens; those of the training part are made once, here."""
     precision = trial.config.precision
     assert precision != "auto"

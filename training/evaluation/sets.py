@@ -12,12 +12,12 @@ from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets import folders
 from training.datasets.folders import Dataset
-from training.datasets.prepared import PreparedSet, copies_told, prepare, with_near_copies
+from training.datasets.prepared import PreparedSet, copy_notes, prepare_set, with_near_copies
 from training.evaluation.config import EvaluateConfig
 
 
 @dataclass(frozen=True)
-class Source:
+class NamedSet:
     """A set as asked for and found; `external` is only tested on."""
 
     label: str
@@ -25,13 +25,13 @@ class Source:
     external: bool
 
 
-def find_sources(config: EvaluateConfig) -> list[Source]:
+def find_sources(config: EvaluateConfig) -> list[NamedSet]:
     """Find all sets, reading names only. ValueError: one that is not there or not whole, or two of one label."""
-    sources: list[Source] = []
+    sources: list[NamedSet] = []
     for texts, external in ((config.dataset, False), (config.external, True)):
         for text in texts:
-            label, name, folder = named(text)
-            sources.append(Source(label, folders.load(name, os.path.abspath(folder)), external))
+            label, name, folder = parse_label(text)
+            sources.append(NamedSet(label, folders.find_dataset(name, os.path.abspath(folder)), external))
     labels = [source.label for source in sources]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     require(not twice, f"several sets are called {', '.join(twice)}; tell them apart as LABEL:NAME=DIR")
@@ -43,23 +43,23 @@ def find_sources(config: EvaluateConfig) -> list[Source]:
     return sources
 
 
-def named(text: str) -> tuple[str, str, str]:
+def parse_label(text: str) -> tuple[str, str, str]:
     """The label, the set's name and its folder from NAME=DIR or LABEL:NAME=DIR. ValueError as datasets.parse says."""
     label, colon, rest = text.partition(":")
     own = bool(colon) and "=" not in label
-    name, folder = folders.parse(rest if own else text)
+    name, folder = folders.parse_dataset(rest if own else text)
     require(not own or bool(label), f"dataset {text!r} has no label before the colon; write LABEL:NAME=DIR")
     return label if own else name, name, folder
 
 
-def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateConfig) -> list[PreparedSet]:
+def prepare_all(run: RunDirectory, sources: Sequence[NamedSet], config: EvaluateConfig) -> list[PreparedSet]:
     """Split and decode every set, each in a task; in the order of the sources. ValueError where a part is empty.
 
     Prints what is in no part of a set.
     """
     for folder in ("cache", "costs", "results", "models"):
         run.clear_temporary(folder)
-    task, seed = ray.remote(prepare), config.split_seed
+    task, seed = ray.remote(prepare_set), config.split_seed
     asked = (config.mask_coding, config.ignore_value)
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed, asked) for s in sources]
     sets = []
@@ -76,7 +76,7 @@ def prepare_all(run: RunDirectory, sources: Sequence[Source], config: EvaluateCo
         for line in (*source.dataset.notes(), *one.notes()):
             print(line, flush=True)
     sets = with_near_copies(run, sets)
-    for line in copies_told(sets):
+    for line in copy_notes(sets):
         print(line, flush=True)
     require(any(one.parts["test"] for one in sets), "no set has a test part; give one with --external")
     return sets

@@ -23,17 +23,17 @@ from curation.console import progress
 from curation.engine import resources
 from curation.options import require
 from curation.store.directory import RunDirectory
-from training.loader.decoded import Frames, Pixels
-from training.loader.order import Draws, Rows
-from training.loader.subset import PART_ROWS, DecodeDraw, DecodePart, Subset, part_name
+from training.loader.decoded import DecodedFrames, Pixels
+from training.loader.order import Batches, Rows
+from training.loader.subset import PART_ROWS, DecodeFrames, DecodeSlice, Subset, part_name
 
 DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
-KEPT = "cache.json"  # what was decided of decoded frames: beside cache/, which may be let go of
-WINDOW_DRAWS = 2048  # draws of one streaming execution of Ray Data
+DECISION = "cache.json"  # what was decided of decoded frames: beside cache/, which may be let go of
+WINDOW_SLICES = 2048  # slices of one streaming execution of Ray Data
 
 
 @dataclass(frozen=True)
-class Feed:
+class FrameCache:
     """How ranks come by the frames: files or blocks that hold them decoded, or neither to decode as they go."""
 
     side: int
@@ -43,13 +43,15 @@ class Feed:
     def source(self, subset: Subset, gpu: bool) -> Any:
         """What a rank's loop takes its frames from (a `training.loop.Source`)."""
         if self.files:
-            return Frames(self.files, subset.ids, loaders=min(4, max(1, resources.granted_cpus() - 1)) if gpu else 0)
+            return DecodedFrames(
+                self.files, subset.ids, loaders=min(4, max(1, resources.granted_cpus() - 1)) if gpu else 0
+            )
         if self.blocks:
-            return Frames(parts_of(ray.get(list(self.blocks)), self.side), subset.ids)
+            return DecodedFrames(cached_parts(ray.get(list(self.blocks)), self.side), subset.ids)
         return StreamedFrames(subset, self.side)
 
 
-def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> Feed:
+def cache_frames(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> FrameCache:
     """Decode every frame to uint8 [S, S, 3] and keep it where that fits; do only what is missing.
 
     ValueError, naming some, where frames cannot be read or decoded any more, or changed since they were ingested.
@@ -58,19 +60,19 @@ def feed(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -
     local = run.filesystem.type_name == "local"
     size = len(subset.table) * side**2 * 3
     keep = fits(run, size, local, cache_gb)
-    run.write_json(KEPT, {"decoded_bytes": size if keep else 0})
+    run.write_json(DECISION, {"decoded_bytes": size if keep else 0})
     if not keep:
         if run.exists("cache"):  # of an earlier call that was allowed more
             run.delete_folder("cache")
-        return Feed(side)
+        return FrameCache(side)
     starts = range(0, len(subset.table), PART_ROWS)
     if not local:
-        return Feed(side, blocks=keep_blocks(subset, side, starts))
+        return FrameCache(side, blocks=keep_blocks(subset, side, starts))
     run.clear_temporary("cache")
     present = set(run.names("cache"))
     if missing := [start for start in starts if part_name(start) not in present]:
         keep_files(subset, run, side, missing)
-    return Feed(side, files=tuple(f"{run.root}/cache/{part_name(start)}" for start in starts))
+    return FrameCache(side, files=tuple(f"{run.root}/cache/{part_name(start)}" for start in starts))
 
 
 def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> bool:
@@ -80,14 +82,14 @@ def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> b
     """
     if cache_gb is not None:
         return size <= cache_gb * 1e9
-    if local and run.exists(KEPT):
+    if local and run.exists(DECISION):
         return kept_bytes(run) > 0
     return size <= room(run, local)
 
 
 def kept_bytes(run: RunDirectory) -> int:
     """Bytes of decoded frames that the last call which trained has kept; 0 where it streamed."""
-    return int(run.read_json(KEPT)["decoded_bytes"]) if run.exists(KEPT) else 0
+    return int(run.read_json(DECISION)["decoded_bytes"]) if run.exists(DECISION) else 0
 
 
 def room(run: RunDirectory, local: bool) -> float:
@@ -99,7 +101,7 @@ def room(run: RunDirectory, local: bool) -> float:
     return 0.5 * float(shutil.disk_usage(run.root).free + taken)
 
 
-def decoded(task: DecodePart, starts: Sequence[int]) -> ray.data.Dataset:
+def decoding(task: DecodeFrames, starts: Sequence[int]) -> ray.data.Dataset:
     """The dataset of parts {start, failed, pixels}, a part a block, decoded on all CPUs when it is asked for."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -112,23 +114,23 @@ def decoded(task: DecodePart, starts: Sequence[int]) -> ray.data.Dataset:
 
 def keep_files(subset: Subset, run: RunDirectory, side: int, starts: Sequence[int]) -> None:
     """Write the parts that begin with frames `starts` below cache/."""
-    dataset, failed = decoded(DecodePart(subset, side, run), starts), list[str]()
+    dataset, failed = decoding(DecodeFrames(subset, side, run), starts), list[str]()
     with progress("decode", len(starts) * PART_ROWS) as bar:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in cast(pa.Table, batch).to_pylist():
                 failed += row["failed"]
                 bar.update(PART_ROWS)
-    check(subset, failed)
+    check_decoded(subset, failed)
 
 
 def keep_blocks(subset: Subset, side: int, starts: Sequence[int]) -> tuple[Any, ...]:
     """Hold all parts in Ray's object store; return references to their tables."""
-    dataset = decoded(DecodePart(subset, side, None), starts).materialize()
-    check(subset, [text for row in dataset.select_columns(["failed"]).take_all() for text in row["failed"]])
+    dataset = decoding(DecodeFrames(subset, side, None), starts).materialize()
+    check_decoded(subset, [text for row in dataset.select_columns(["failed"]).take_all() for text in row["failed"]])
     return tuple(dataset.to_arrow_refs())
 
 
-def check(subset: Subset, failed: list[str]) -> None:
+def check_decoded(subset: Subset, failed: list[str]) -> None:
     """ValueError where frames failed, naming some."""
     require(
         not failed,
@@ -137,19 +139,19 @@ def check(subset: Subset, failed: list[str]) -> None:
     )
 
 
-def parts_of(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
+def cached_parts(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
     """The frames uint8 [n, S, S, 3] of the parts in some blocks, in their order and without a copy."""
-    rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in rows_of(table))
+    rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in arrow_rows(table))
     return [np.frombuffer(pixels.as_buffer(), np.uint8).reshape(-1, side, side, 3) for _, pixels in rows]
 
 
-def rows_of(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
+def arrow_rows(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
     """The rows of a table as Arrow scalars."""
     return (dict(zip(table.column_names, row, strict=True)) for row in zip(*table.columns, strict=True))
 
 
 class StreamedFrames:
-    """A subset whose frames are decoded anew for each draw, by Ray Data on all CPUs, ahead of the rank that asks."""
+    """A subset whose frames are decoded anew for each slice, by Ray Data on all CPUs, ahead of the rank that asks."""
 
     def __init__(self, subset: Subset, side: int) -> None:
         self.subset, self.side, self.ids = subset, side, subset.ids
@@ -161,17 +163,17 @@ class StreamedFrames:
         """Return the ids of frames."""
         return [self.ids[row] for row in rows]
 
-    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
-        """Yield uint8 [draw size, S, S, 3] for each (update, draw), in order. ValueError where a frame is lost."""
-        task = DecodeDraw(self.subset, self.side)
-        while window := list(islice(places, WINDOW_DRAWS)):
+    def images(self, order: Batches, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [slice size, S, S, 3] for each (update, slice), in order. ValueError where a frame is lost."""
+        task = DecodeSlice(self.subset, self.side)
+        while window := list(islice(places, WINDOW_SLICES)):
             for row in streamed(task, [order.rows(*place) for place in window]):
-                check(self.subset, row["failed"])
+                check_decoded(self.subset, row["failed"])
                 yield torch.frombuffer(bytearray(row["pixels"]), dtype=torch.uint8).view(-1, self.side, self.side, 3)
 
 
-def streamed(task: DecodeDraw, window: list[Rows]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a window of draws, a draw a block, in order."""
+def streamed(task: DecodeSlice, window: list[Rows]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a window of slices, a slice a block, in order."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -1,4 +1,4 @@
-"""Decoded frames in memory or mapped from files, handed out draw by draw. It knows neither decoding nor the engine.
+"""Decoded frames in memory or mapped from files, handed out slice by slice. It knows neither decoding nor the engine.
 
 Legend: n frames of a part; S side of the cached frames in pixels.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from curation.options import require
-from training.loader.order import Draws, Rows
+from training.loader.order import Batches, Rows
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class Frames:
+class DecodedFrames:
     """uint8 parts [n, S, S, 3], each an array or a .npy file that is mapped into memory, and the frames' ids.
 
     `loaders` processes read ahead into pinned memory, for a GPU; 0: frames are read when they are asked for. Parts
@@ -46,8 +46,8 @@ class Frames:
         taken = [self.mapped[p][row - self.starts[p]] for p, row in zip(part, rows, strict=True)]
         return torch.from_numpy(np.stack(taken))
 
-    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
-        """Yield uint8 [draw size, S, S, 3] for each (update, draw), in order."""
+    def images(self, order: Batches, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [slice size, S, S, 3] for each (update, slice), in order."""
         if not self.loaders:
             return (self.take(order.rows(*place)) for place in places)
         loader: DataLoader[Tensor] = DataLoader(
@@ -72,9 +72,9 @@ def open_part(part: Pixels | str) -> Pixels:
 
 
 class _Taken(Dataset[Tensor]):
-    """Draws by their (update, draw)."""
+    """Slices by their (update, slice)."""
 
-    def __init__(self, frames: Frames, order: Draws) -> None:
+    def __init__(self, frames: DecodedFrames, order: Batches) -> None:
         self.frames, self.order = frames, order
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which frames each update takes, and the generators of its crops and masks: functions of (seed, update, draw) alone.
+"""Which frames each update takes, and the generators of its crops and masks: functions of (seed, update, slice) alone.
 
-A draw is a fixed number of neighbouring images of an update's batch; a rank takes whole draws. So a run continued from
-a checkpoint is the run that was never stopped, and two ranks compute what one rank computes with all their draws, to
+A slice is a fixed number of neighbouring images of a batch; a rank takes whole slices. So a run continued from
+a checkpoint is the run that was never stopped, and two ranks compute what one rank computes with all their slices, to
 rounding. It knows neither pixels nor the model.
 """
 
@@ -28,44 +28,44 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Draws:
+class Batches:
     """The order of a training: `frames` shuffled each epoch by `seed`, one epoch running into the next."""
 
     frames: int
     batch: int  # images of an update
-    size: int  # images of a draw
+    size: int  # images of a slice
     seed: int
 
     @property
     def each(self) -> int:
-        """Draws of an update."""
+        """Slices of an update."""
         return self.batch // self.size
 
     def check(self, ranks: int, *, even: bool) -> None:
-        """ValueError where there is a rank without a draw, or where shares differ though they must be `even`."""
+        """ValueError where there is a rank without a slice, or where shares differ though they must be `even`."""
         fits = self.each % ranks == 0 if even else self.each >= ranks
         require(
             fits,
-            f"batch_size {self.batch} makes {self.each} draws of {self.size} images, which {ranks} workers cannot share"
-            f"{' evenly' if even else ''}; change --batch-size, --draw-rows or --workers",
+            f"batch_size {self.batch} makes {self.each} slices of {self.size} images, which {ranks} workers cannot"
+            f" share{' evenly' if even else ''}; change --batch-size, --slice-rows or --workers",
         )
 
-    def rows(self, update: int, draw: int) -> Rows:
-        """Return the frames of one draw, int64 [size]."""
-        first = update * self.batch + draw * self.size
+    def rows(self, update: int, number: int) -> Rows:
+        """Return the frames of one slice, int64 [size]."""
+        first = update * self.batch + number * self.size
         epochs = range(first // self.frames, (first + self.size - 1) // self.frames + 1)
         order = np.concatenate([shuffled(self.frames, self.seed, epoch) for epoch in epochs])
         start = first - epochs[0] * self.frames
         return order[start : start + self.size]
 
     def share(self, rank: Rank) -> range:
-        """The draws of each update that a rank takes; shares differ by one at most."""
+        """The slices of each update that a rank takes; shares differ by one at most."""
         bounds = [self.each * number // rank.ranks for number in (rank.number, rank.number + 1)]
         return range(*bounds)
 
     def places(self, rank: Rank, start: int, total: int) -> Iterator[tuple[int, int]]:
-        """The (update, draw) of a rank in the order in which it takes them, from update `start` to before `total`."""
-        return ((update, draw) for update in range(start, total) for draw in self.share(rank))
+        """The (update, slice) of a rank in the order in which it takes them, from update `start` to before `total`."""
+        return ((update, number) for update in range(start, total) for number in self.share(rank))
 
 
 @lru_cache(maxsize=3)
@@ -74,7 +74,7 @@ def shuffled(frames: int, seed: int, epoch: int) -> Rows:
     return np.random.default_rng([seed, epoch]).permutation(frames)
 
 
-def draw_generator(seed: int, update: int, draw: int) -> torch.Generator:
-    """Return the generator of one draw of one update."""
-    state = np.random.SeedSequence([seed, update, draw]).generate_state(1, np.uint64)[0]
+def slice_generator(seed: int, update: int, number: int) -> torch.Generator:
+    """Return the generator of one slice of one update."""
+    state = np.random.SeedSequence([seed, update, number]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))

@@ -109,7 +109,7 @@ def part_name(start: int) -> str:
     return f"part-{start // PART_ROWS:06d}.npy"
 
 
-class DecodePart:
+class DecodeFrames:
     """A row {start} to {start, failed, pixels}: written to cache/ of `run`, or held in the row without one."""
 
     def __init__(self, subset: Subset, side: int, run: RunDirectory | None) -> None:
@@ -129,14 +129,14 @@ class DecodePart:
         return pa.Table.from_arrays(columns, ["start", "failed", "pixels"])
 
 
-class DecodeDraw:
-    """A row {rows} to {failed, pixels}: the frames of one draw."""
+class DecodeSlice:
+    """A row {rows} to {failed, pixels}: the frames of one slice."""
 
     def __init__(self, subset: Subset, side: int) -> None:
         self.subset, self.side = subset, side
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode one draw."""
+        """Decode one slice."""
         [rows] = batch["rows"].to_pylist()
         pixels, failed = decode_rows(self.subset, np.array(rows, np.int64), self.side)
         columns = [pa.array([failed], pa.list_(pa.string())), pa.array([pixels.tobytes()], pa.large_binary())]

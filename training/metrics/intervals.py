@@ -70,7 +70,9 @@ def mean_of(values_SN: Float64) -> Statistic:
     return weighted_mean
 
 
-def draws(bootstrap: Bootstrap, images: int, seeds: tuple[int, ...]) -> Iterator[tuple[Float64, list[Float64]]]:
+def bootstrap_draws(
+    bootstrap: Bootstrap, images: int, seeds: tuple[int, ...]
+) -> Iterator[tuple[Float64, list[Float64]]]:
     """Yield, in blocks of replicates, how often each image is drawn [b, N] and the share of each seed [b, S] a group.
 
     Equal for equal arguments; seeds of different groups are drawn apart, images together.
@@ -112,13 +114,15 @@ def resampled(of_weights: Statistic, shape_SN: tuple[int, ...], bootstrap: Boots
     """Return mean, standard deviation and interval of a statistic of images and seeds."""
     seeds, images = shape_SN
     value_S = of_weights(np.ones((1, images)))[0]
-    blocks = [(of_weights(w_bN) * w_bS).sum(axis=1) for w_bN, (w_bS,) in draws(bootstrap, images, (seeds,))]
+    blocks = [(of_weights(w_bN) * w_bS).sum(axis=1) for w_bN, (w_bS,) in bootstrap_draws(bootstrap, images, (seeds,))]
     low, high = percentiles(np.concatenate(blocks), bootstrap.level)
     std = float(value_S.std(ddof=1)) if seeds > 1 else np.nan
     return Estimate(float(value_S.mean()), std, low, high, seeds, images)
 
 
-def compare(first_SN: npt.ArrayLike, second_SN: npt.ArrayLike, bootstrap: Bootstrap | None = None) -> Comparison:
+def paired_comparison(
+    first_SN: npt.ArrayLike, second_SN: npt.ArrayLike, bootstrap: Bootstrap | None = None
+) -> Comparison:
     """Compare two encoders on the same images from one value an image and seed, [S, N] or [N]; S may differ.
 
     The p-value is of scipy's permutation test: seeds are averaged, then the sign of each image's difference is
@@ -149,7 +153,7 @@ def compare(first_SN: npt.ArrayLike, second_SN: npt.ArrayLike, bootstrap: Bootst
     of_first, of_second = mean_of(first), mean_of(second)
     blocks = [
         (of_first(w_bN) * a_bS).sum(axis=1) - (of_second(w_bN) * b_bS).sum(axis=1)
-        for w_bN, (a_bS, b_bS) in draws(bootstrap, images, (len(first), len(second)))
+        for w_bN, (a_bS, b_bS) in bootstrap_draws(bootstrap, images, (len(first), len(second)))
     ]
     low, high = percentiles(np.concatenate(blocks), bootstrap.level)
     return Comparison(float(difference_N.mean()), low, high, float(tested.pvalue), images)

@@ -41,7 +41,7 @@ METRICS = {  # name: score, over which counts, from which class on
 }
 
 
-def count(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2, *, ignored: int | None = None) -> Int64:
+def confusion_counts(prediction_NHW: Masks, truth_NHW: Masks, classes: int = 2, *, ignored: int | None = None) -> Int64:
     """Return the four counts of each image and class, int64 [N, C, 4]; counted on the prediction's device.
 
     Pixels where the truth is `ignored` are in none of them. ValueError unless both are whole numbers or bool

@@ -53,7 +53,7 @@ class NormdelConfig:
     def __post_init__(self) -> None:
         given = [name for name in ("ratio", "subset") if getattr(self, name) is not None]
         require(len(given) == 1, f"give one of ratio and subset; found {' and '.join(given) or 'none'}")
-        check(self.miou, 1.0 if self.ratio is None else self.ratio, self.alpha)
+        check_range(self.miou, 1.0 if self.ratio is None else self.ratio, self.alpha)
         require((self.low is None) == (self.high is None), "give both low and high, or neither")
         if self.low is not None and self.high is not None:
             require(
@@ -62,7 +62,7 @@ class NormdelConfig:
             )
 
 
-def check(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float) -> None:
+def check_range(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float) -> None:
     """ValueError for mIoU outside [0, 1], a ratio outside (0, 1], or alpha below 0."""
     miou, ratio = np.asarray(miou, np.float64), np.asarray(ratio, np.float64)
     first = miou[~((miou >= 0) & (miou <= 1))][:1]
@@ -73,14 +73,14 @@ def check(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float) -> None:
 
 
 def del_(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Float64:
-    """Return mIoU * exp(-alpha * ratio), of arrays that broadcast (eq. 4). ValueError as `check` says."""
-    check(miou, ratio, alpha)
+    """Return mIoU * exp(-alpha * ratio), of arrays that broadcast (eq. 4). ValueError as `check_range` says."""
+    check_range(miou, ratio, alpha)
     value: Float64 = np.asarray(miou, np.float64) * np.exp(-alpha * np.asarray(ratio, np.float64))
     return value
 
 
 def normdel(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Float64:
-    """Return 1 / (1 + exp(-DEL)), of arrays that broadcast (eq. 5). ValueError as `check` says.
+    """Return 1 / (1 + exp(-DEL)), of arrays that broadcast (eq. 5). ValueError as `check_range` says.
 
     It rises with mIoU, so the interval of NormDEL is that of mIoU, each end put through this function.
     """
@@ -94,7 +94,7 @@ def sigmoid(x: Float64) -> Float64:
 
 
 def sensitivity(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Sensitivity:
-    """Return the derivatives of NormDEL, of arrays that broadcast. ValueError as `check` says.
+    """Return the derivatives of NormDEL, of arrays that broadcast. ValueError as `check_range` says.
 
     With n = NormDEL: dn/dmIoU = n (1 - n) exp(-alpha R), dn/dR = -alpha DEL n (1 - n).
     """
@@ -119,7 +119,7 @@ def nominal_ratio(actual: float) -> float:
 
     The paper's subsets hold 0.0505, 0.1026, 0.1902, 0.3212, 0.4926 and all of the pool. ValueError outside (0, 1].
     """
-    check(0.0, actual, 1.0)
+    check_range(0.0, actual, 1.0)
     near = min(NOMINAL_RATIOS, key=lambda nominal: abs(nominal - actual))
     return near if abs(near - actual) <= NOMINAL_WITHIN * near else max(round(actual, 4), 0.0001)
 

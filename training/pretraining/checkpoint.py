@@ -41,16 +41,16 @@ def upload(folder: str, run: RunDirectory, name: str) -> str:
     return f"{run.root}/{FOLDER}/{name}"
 
 
-def kept(run: RunDirectory) -> list[int]:
+def whole_updates(run: RunDirectory) -> list[int]:
     """Updates whose checkpoints are whole, ascending."""
     found = (re.fullmatch(r"update-(\d+)", name) for name in run.folders(FOLDER))
     numbers = sorted(int(match[1]) for match in found if match)
     return [number for number in numbers if run.exists(f"{FOLDER}/{name_of(number)}/{CHECKPOINT}")]
 
 
-def last(run: RunDirectory) -> int:
+def last_update(run: RunDirectory) -> int:
     """The update of the newest whole checkpoint; 0 where there is none."""
-    return (kept(run) or [0])[-1]
+    return (whole_updates(run) or [0])[-1]
 
 
 def load(run: RunDirectory, update: int) -> State:
@@ -63,7 +63,7 @@ def load(run: RunDirectory, update: int) -> State:
 def prune(run: RunDirectory, keep: int) -> None:
     """Delete all checkpoints but the last `keep`, and what half-written ones left behind."""
     run.clear_temporary(FOLDER)
-    last = {name_of(update) for update in kept(run)[-keep:]}
+    last = {name_of(update) for update in whole_updates(run)[-keep:]}
     for name in run.folders(FOLDER):
         if re.fullmatch(r"update-\d+", name) and name not in last:
             run.delete_folder(f"{FOLDER}/{name}")

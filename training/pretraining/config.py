@@ -89,19 +89,22 @@ class LengthConfig:
     reference_epochs: float = option(
         "Epochs over the full pool that the cost is set against: the paper trains 200.", 200, hashed=False
     )
-    draw_rows: int = option("Images whose crops and masks are drawn together; a rank takes whole draws.", 16)
+    slice_rows: int = option(
+        "Images of a slice of the batch: their crops and masks come from one generator, and a rank takes whole slices.",
+        16,
+    )
     micro_batch: int = option("Images of one forward pass of a rank; 0: all its share of the batch.", 0)
 
     def __post_init__(self) -> None:
         given = [name for name in LENGTHS if getattr(self, name) is not None]
         require(len(given) == 1, f"give one of {', '.join(LENGTHS)}; found {', '.join(given) or 'none'}")
         require(
-            self.draw_rows >= 1 and self.batch_size >= 1 and self.batch_size % self.draw_rows == 0,
-            f"batch_size {self.batch_size} is not a multiple of draw_rows {self.draw_rows}; change one of them",
+            self.slice_rows >= 1 and self.batch_size >= 1 and self.batch_size % self.slice_rows == 0,
+            f"batch_size {self.batch_size} is not a multiple of slice_rows {self.slice_rows}; change one of them",
         )
         require(
-            self.micro_batch >= 0 and self.micro_batch % self.draw_rows == 0,
-            f"micro_batch {self.micro_batch} is not a multiple of draw_rows {self.draw_rows}; change one of them",
+            self.micro_batch >= 0 and self.micro_batch % self.slice_rows == 0,
+            f"micro_batch {self.micro_batch} is not a multiple of slice_rows {self.slice_rows}; change one of them",
         )
 
 

@@ -14,27 +14,27 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from curation.store.directory import RunDirectory
-from training.loader.order import Rank, draw_generator
+from training.loader.order import Rank, slice_generator
 from training.methods.method import Method
 from training.pretraining import checkpoint
 from training.pretraining.loop import State
-from training.pretraining.recipe import Job
-from training.pretraining.trackers import Records
+from training.pretraining.recipe import RankJob
+from training.pretraining.trackers import Trackers
 
-PICTURE_DRAW = 2**31  # a draw that no update has: its crops and masks are the same in every picture
+PICTURE_SLICE = 2**31  # a slice that no update has: its crops and masks are the same in every picture
 
 
 class Log:
     """A rank's records: rows of metrics on all ranks, so that any may go on; all that is written, on rank 0."""
 
-    def __init__(self, job: Job, rank: Rank, run: RunDirectory, state: State | None) -> None:
+    def __init__(self, job: RankJob, rank: Rank, run: RunDirectory, state: State | None) -> None:
         self.job, self.rank, self.run = job, rank, run
         self.done: int = state["update"] if state else 0
         self.history: list[dict[str, float]] = state.pop("history") if state else []
         self.device_seconds: float = state.pop("device_seconds") if state else 0.0
         self.window: list[dict[str, float]] = state.pop("window") if state else []
         settings, record = job.settings.shaping(), job.settings.record
-        self.records = Records(run, record.logger, settings, self.done) if rank.number == 0 else None
+        self.records = Trackers(run, record.logger, settings, self.done) if rank.number == 0 else None
 
     def __enter__(self) -> "Log":
         return self
@@ -50,15 +50,15 @@ class Log:
         self.device_seconds += metrics["seconds"] * self.rank.ranks
         if update % self.job.settings.record.log_steps and update != self.job.plan.total:
             return
-        row = row_of(update, self.window, self.job.plan.length.batch_size)
+        row = metrics_row(update, self.window, self.job.plan.length.batch_size)
         self.history.append(row)
         self.window = []
         if self.records is not None:
             self.records.row(row)
-            self.job.board.show.remote(row)
+            self.job.mailbox.show.remote(row)
 
     def due_for_picture(self, update: int) -> bool:
-        """Whether this rank draws a picture after this update."""
+        """Whether this rank slices a picture after this update."""
         steps = self.job.settings.record.picture_steps
         return self.records is not None and steps > 0 and (update % steps == 0 or update == self.job.plan.total)
 
@@ -67,9 +67,9 @@ class Log:
         assert self.records is not None
         count = min(self.job.settings.record.pictures, len(source))
         order = self.job.plan.order(len(source))
-        places = iter([(0, draw) for draw in range(-(-count // order.size))])
+        places = iter([(0, number) for number in range(-(-count // order.size))])
         pixels = torch.cat(list(source.images(order, places)))[:count].to(self.rank.device)
-        generator = draw_generator(self.job.plan.seed, 0, PICTURE_DRAW)
+        generator = slice_generator(self.job.plan.seed, 0, PICTURE_SLICE)
         method.module.eval()
         self.records.picture(method.picture(pixels, generator), update)
         method.module.train()
@@ -112,10 +112,10 @@ class Log:
     def stop(self, name: str, error: OSError) -> None:
         """Tell the driver that a checkpoint could not be written, and what to do."""
         reason = f"checkpoint {name} could not be written: {error}. The ones before it are whole; make room"
-        ray.get(self.job.board.stop.remote(f"{reason}, and give the same command again"))
+        ray.get(self.job.mailbox.stop.remote(f"{reason}, and give the same command again"))
 
 
-def row_of(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
+def metrics_row(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
     """A row of metrics.parquet: means over the updates since the last row; memory in GB, of the rank's process."""
     seconds = sum(metrics["seconds"] for metrics in window)
     return {

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.loader.order import Draws, Rank, draw_generator
+from training.loader.order import Batches, Rank, slice_generator
 from training.methods.method import Method, NotFiniteError
 from training.pretraining.config import LengthConfig, OptimiserConfig
 from training.pretraining.schedule import learning_rate, parameter_groups, peak_learning_rate, warmup_steps
@@ -24,14 +24,14 @@ State = dict[str, Any]
 Update = tuple[int, dict[str, float], Callable[[], State]]
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Where decoded frames come from."""
 
     def __len__(self) -> int:
         """How many frames there are."""
 
-    def images(self, order: Draws, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
-        """Yield uint8 [draw size, S, S, 3] for each (update, draw) of `places`, in their order."""
+    def images(self, order: Batches, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield uint8 [slice size, S, S, 3] for each (update, slice) of `places`, in their order."""
 
     def names(self, rows: Any) -> list[str]:
         """Return the ids of frames."""
@@ -53,9 +53,9 @@ class Plan:
         """The update after which the loop ends."""
         return self.total if self.until is None else min(self.until, self.total)
 
-    def order(self, frames: int) -> Draws:
+    def order(self, frames: int) -> Batches:
         """The order in which `frames` are taken."""
-        return Draws(frames, self.length.batch_size, self.length.draw_rows, self.seed)
+        return Batches(frames, self.length.batch_size, self.length.slice_rows, self.seed)
 
 
 class Trainer:
@@ -95,7 +95,7 @@ class Trainer:
         kept = {"model": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "update": self.done}
         return kept | average
 
-    def update(self, order: Draws, arriving: Iterator[Tensor], names: Callable[[Any], list[str]]) -> dict[str, float]:
+    def update(self, order: Batches, arriving: Iterator[Tensor], names: Callable[[Any], list[str]]) -> dict[str, float]:
         """Do the next update; metrics: loss of the whole batch, gradient_norm, learning_rate, data_s (waiting)."""
         settings = self.plan.optimiser
         rate = learning_rate(self.done, self.peak, self.warmup, self.plan.total, settings.minimum_learning_rate)
@@ -116,23 +116,23 @@ class Trainer:
         self.done += 1
         return {"loss": total, "gradient_norm": float(norm), "learning_rate": rate, "data_s": waited}
 
-    def accumulate(self, order: Draws, arriving: Iterator[Tensor]) -> tuple[Tensor, float]:
+    def accumulate(self, order: Batches, arriving: Iterator[Tensor]) -> tuple[Tensor, float]:
         """Add up the gradients of this rank's share; return its part of the loss and the seconds spent on data."""
         share = order.share(self.rank)
         together = self.plan.length.micro_batch // order.size or len(share)
         passes = [share[first : first + together] for first in range(0, len(share), together)]
         total, waited = torch.zeros((), device=self.rank.device), 0.0
-        for drawn in passes:
+        for slices in passes:
             began = time.perf_counter()
-            images = dict(zip(drawn, islice(arriving, len(drawn)), strict=True))
+            images = dict(zip(slices, islice(arriving, len(slices)), strict=True))
             views = views_of(self.method, images, self.plan.seed, self.done, self.rank.device)
             waited += time.perf_counter() - began
-            with self.quietly(last=drawn is passes[-1]):
+            with self.quietly(last=slices is passes[-1]):
                 with torch.autocast(
                     self.rank.device.split(":")[0], torch.bfloat16, enabled=self.plan.precision == "bfloat16"
                 ):
                     loss = self.method.loss(self.model, views)
-                part = loss * (len(drawn) * self.rank.ranks / order.each)  # DDP takes the mean over ranks
+                part = loss * (len(slices) * self.rank.ranks / order.each)  # DDP takes the mean over ranks
                 torch.autograd.backward(part)
             total += part.detach()
         return total, waited
@@ -146,9 +146,9 @@ class Trainer:
         """Return the norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([each.grad for each in self.module.parameters() if each.grad is not None])
 
-    def complain(self, order: Draws, loss: Tensor, norm: Tensor, names: Callable[[Any], list[str]]) -> None:
+    def complain(self, order: Batches, loss: Tensor, norm: Tensor, names: Callable[[Any], list[str]]) -> None:
         """Raise NotFiniteError on every rank, with the frames of the ranks whose own loss is no number (or of all)."""
-        mine = [name for draw in order.share(self.rank) for name in names(order.rows(self.done, draw))]
+        mine = [name for number in order.share(self.rank) for name in names(order.rows(self.done, number))]
         gathered: list[tuple[bool, list[str]]] = [(bool(loss.isfinite()), mine)]
         if self.rank.ranks > 1:
             gathered = [(True, [])] * self.rank.ranks
@@ -181,7 +181,7 @@ def across_ranks(loss: Tensor, norm: Tensor, rank: Rank) -> tuple[float, bool]:
 
 def train(
     method: Method,
-    source: Source,
+    source: FrameSource,
     plan: Plan,
     rank: Rank,
     wrap: Callable[[nn.Module], nn.Module],
@@ -204,9 +204,9 @@ def train(
 
 
 def views_of(method: Method, images: dict[int, Tensor], seed: int, update: int, device: str) -> tuple[Tensor, ...]:
-    """Return the views of the images [b, S, S, 3] of some draws together, each drawn by its own generator."""
+    """Return the views of the images [b, S, S, 3] of some slices together, each by its own generator."""
     each = [
-        method.views(pixels.to(device, non_blocking=True), draw_generator(seed, update, draw))
-        for draw, pixels in images.items()
+        method.views(pixels.to(device, non_blocking=True), slice_generator(seed, update, number))
+        for number, pixels in images.items()
     ]
     return tuple(torch.cat(parts) for parts in zip(*each, strict=True))

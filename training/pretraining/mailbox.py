@@ -1,7 +1,7 @@
 """What the ranks of a training tell its driver: an actor's class that imports nothing, so it starts at once."""
 
 
-class Board:
+class Mailbox:
     """An actor between the driver and rank 0: the last row, and why training stopped if it did."""
 
     def __init__(self) -> None:

@@ -8,11 +8,11 @@ from curation.options import require
 from training.loader.subset import Subset
 from training.methods.config import METHODS
 from training.pretraining.loop import Plan
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.pretraining.schedule import equal_compute_epochs, total_steps
 
 
-def plan_of(settings: Settings, subset: Subset) -> Plan:
+def plan_of(settings: Recipe, subset: Subset) -> Plan:
     """How long and in what arithmetic; ValueError where that cannot be, or a logger is not installed."""
     for name in settings.record.logger:
         package = {"mlflow": "mlflow-skinny"}.get(name, name)

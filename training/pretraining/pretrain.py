@@ -20,16 +20,16 @@ from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
 from curation.options import digest
 from curation.store.directory import RunDirectory
-from training.loader.cache import DECODER_CPUS, feed, kept_bytes
+from training.loader.cache import DECODER_CPUS, cache_frames, kept_bytes
 from training.loader.subset import Subset, read_subset
 from training.pretraining import checkpoint, weights
 from training.pretraining.checkpoint import halt_folder
 from training.pretraining.cost import Cost, flops_per_image
 from training.pretraining.loop import Plan, State
-from training.pretraining.mailbox import Board
+from training.pretraining.mailbox import Mailbox
 from training.pretraining.plan import plan_of
 from training.pretraining.rank import train_rank
-from training.pretraining.recipe import Job, Settings
+from training.pretraining.recipe import RankJob, Recipe
 
 SETTINGS = "settings.json"
 REFRESH_S = 1.0
@@ -37,7 +37,7 @@ POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one check
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others go on
 
 
-def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
+def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
     """Train an encoder on exactly the frames a subset keeps; return its card. A rerun goes on where it stopped.
 
     With `until`, training halts after that update, and its encoder and card are left in `halt_folder(output, until)`;
@@ -51,10 +51,10 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     subset = read_subset(settings.what.subset)
     run = RunDirectory(settings.what.output)
     places: dict[str, Any] = {"subset": RunDirectory(settings.what.subset).address, "output": run.address}
-    places["init"] = weights.located(settings.what.init)
+    places["init"] = weights.absolute_init(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     connect()
-    precision = chosen_precision(run, settings.compute.precision)
+    precision = precision_of(run, settings.compute.precision)
     plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
     method = settings.method()
@@ -62,11 +62,11 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
         print(f"init {settings.what.init}: {about(method.encoder)}", flush=True)
     flops = flops_per_image(method, side)  # what cannot be built is told before anything starts
     with run.lock():
-        claim(run, settings, plan, subset.about["digest"])
+        record_settings(run, settings, plan, subset.about["digest"])
         checkpoint.prune(run, settings.record.keep_checkpoints)
-        if checkpoint.last(run) < plan.last:
-            fed = feed(subset, run, side, settings.compute.cache_gb)
-            fit(run, Job(settings, plan, fed, ray.remote(Board).options(num_cpus=0).remote()))
+        if checkpoint.last_update(run) < plan.last:
+            fed = cache_frames(subset, run, side, settings.compute.cache_gb)
+            run_ranks(run, RankJob(settings, plan, fed, ray.remote(Mailbox).options(num_cpus=0).remote()))
         state = checkpoint.load(run, plan.last)
         checkpoint.prune(run, settings.record.keep_checkpoints)
         cost = Cost(
@@ -87,21 +87,21 @@ def pretrain(settings: Settings, until: int | None = None) -> dict[str, Any]:
     return card
 
 
-def chosen_precision(run: RunDirectory, wanted: str) -> str:
+def precision_of(run: RunDirectory, wanted: str) -> str:
     """The arithmetic of a training: for `auto` what it was begun with, on whatever chips, else what these have."""
     if wanted == "auto" and run.exists(SETTINGS):
         return str(run.read_json(SETTINGS)["arithmetic"])
     return resolve_precision(wanted, *resources.chips())
 
 
-def shaping_of(settings: Settings, plan: Plan) -> dict[str, Any]:
+def shaping_of(settings: Recipe, plan: Plan) -> dict[str, Any]:
     """All that shapes the weights, the data aside: the arithmetic stands for how it was asked for."""
     return {key: value for key, value in settings.shaping().items() if key != "precision"} | {
         "arithmetic": plan.precision
     }
 
 
-def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str) -> None:
+def record_settings(run: RunDirectory, settings: Recipe, plan: Plan, subset_digest: str) -> None:
     """Record the settings in settings.json; ValueError where the folder holds another training."""
     wanted = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
     if run.exists(SETTINGS):
@@ -119,20 +119,20 @@ def claim(run: RunDirectory, settings: Settings, plan: Plan, subset_digest: str)
     run.write_json(SETTINGS, wanted)
 
 
-class Trainer(TorchTrainer):
+class InterruptibleTrainer(TorchTrainer):
     """Ray Train's trainer, without its answer to Ctrl-C: it would wait for its controller, and exit with 1."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave the interruption to the command line."""
 
 
-def fit(run: RunDirectory, job: Job) -> None:
+def run_ranks(run: RunDirectory, job: RankJob) -> None:
     """Run the ranks to the end. ValueError for what the user has to mend."""
     wanted = POLL | (ALONE if len(resources.nodes()) == 1 else {})
     os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
         run.delete(f"{checkpoint.FOLDER}/{name}")
-    trainer = Trainer(
+    trainer = InterruptibleTrainer(
         train_rank,
         train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
         scaling_config=scaling(job),
@@ -144,17 +144,17 @@ def fit(run: RunDirectory, job: Job) -> None:
             failure_config=FailureConfig(max_failures=3),
         ),
     )
-    with shown(job):
+    with showing_progress(job):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError:
-            if ray.get(job.board.stopped.remote()) is None:
+            if ray.get(job.mailbox.stopped.remote()) is None:
                 raise
-    if reason := ray.get(job.board.stopped.remote()):
+    if reason := ray.get(job.mailbox.stopped.remote()):
         raise ValueError(reason)
 
 
-def scaling(job: Job) -> ScalingConfig:
+def scaling(job: RankJob) -> ScalingConfig:
     """The ranks, a GPU or an equal share of the CPUs each; some is left to decoding where frames are streamed."""
     compute = job.settings.compute
     wanted: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
@@ -167,16 +167,16 @@ def scaling(job: Job) -> ScalingConfig:
 
 
 @contextmanager
-def shown(job: Job) -> Iterator[None]:
-    """Show the board's last row on a progress line until the block ends."""
+def showing_progress(job: RankJob) -> Iterator[None]:
+    """Show the mailbox's last row on a progress line until the block ends."""
     over = threading.Event()
-    done = checkpoint.last(RunDirectory(job.settings.what.output))
+    done = checkpoint.last_update(RunDirectory(job.settings.what.output))
 
     def refresh() -> None:
         with progress("pretrain", job.plan.total, "update", done=done) as bar:
             while not over.wait(REFRESH_S):
-                show(bar, ray.get(job.board.row.remote()))
-            show(bar, ray.get(job.board.row.remote()))
+                show_row(bar, ray.get(job.mailbox.row.remote()))
+            show_row(bar, ray.get(job.mailbox.row.remote()))
 
     watcher = threading.Thread(target=refresh, daemon=True)
     watcher.start()
@@ -187,14 +187,14 @@ def shown(job: Job) -> Iterator[None]:
         watcher.join(timeout=10)
 
 
-def show(bar: Any, row: dict[str, float]) -> None:
+def show_row(bar: Any, row: dict[str, float]) -> None:
     """Bring a progress bar to a row of metrics."""
     if row and row["update"] != bar.n:
-        bar.set_postfix_str(line_of(row), refresh=False)
+        bar.set_postfix_str(progress_line(row), refresh=False)
         bar.update(row["update"] - bar.n)
 
 
-def line_of(row: dict[str, float]) -> str:
+def progress_line(row: dict[str, float]) -> str:
     """A row of metrics as the progress line tells it."""
     return (
         f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, data {row['data_wait_share']:.0%}, "
@@ -211,7 +211,7 @@ def encoder_of(state: State) -> dict[str, Any]:
 
 
 def card_of(
-    settings: Settings, plan: Plan, subset: Subset, cost: Cost, history: list[dict[str, float]]
+    settings: Recipe, plan: Plan, subset: Subset, cost: Cost, history: list[dict[str, float]]
 ) -> dict[str, Any]:
     """The model card: data, recipe and cost."""
     about, shaping = subset.about, shaping_of(settings, plan)

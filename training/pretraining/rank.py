@@ -19,28 +19,28 @@ from training.methods.method import NotFiniteError
 from training.pretraining import checkpoint
 from training.pretraining.log import Log
 from training.pretraining.loop import State, train
-from training.pretraining.recipe import Job
+from training.pretraining.recipe import RankJob
 
 
 def train_rank(given: dict[str, Any]) -> None:
     """Train as one rank, from the last checkpoint where there is one; `given["job"]` is a reference to a Job.
 
-    What only the user can mend (ValueError, OSError) is put on the board, so that the ranks that Ray Train starts in
+    What only the user can mend (ValueError, OSError) is put on the mailbox, so that the ranks that Ray Train starts in
     place of the failed ones leave at once.
     """
-    job: Job = ray.get(given["job"])
-    if ray.get(job.board.stopped.remote()):
+    job: RankJob = ray.get(given["job"])
+    if ray.get(job.mailbox.stopped.remote()):
         return
     try:
         train_to_the_end(job)
     except Exception as error:
         cause = cause_of(error)
         if isinstance(cause, (ValueError, OSError)):
-            ray.get(job.board.stop.remote(str(cause)))
+            ray.get(job.mailbox.stop.remote(str(cause)))
         raise
 
 
-def train_to_the_end(job: Job) -> None:
+def train_to_the_end(job: RankJob) -> None:
     """Train, record and keep checkpoints."""
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size(), resources.device())
@@ -67,13 +67,13 @@ def train_to_the_end(job: Job) -> None:
         except NotFiniteError as error:  # the same on every rank
             if log.done > kept:
                 log.keep(snapshot, last=True)
-            ray.get(job.board.stop.remote(f"{error}. The checkpoint of update {log.done} is from before"))
+            ray.get(job.mailbox.stop.remote(f"{error}. The checkpoint of update {log.done} is from before"))
 
 
 def last_state(run: RunDirectory) -> State | None:
     """The state of the newest whole checkpoint: the one Ray Train names after a restart, else the output's own."""
     named = ray.train.get_checkpoint()
-    updates = [int(named.path.rpartition("-")[2])] if named is not None else checkpoint.kept(run)[-1:]
+    updates = [int(named.path.rpartition("-")[2])] if named is not None else checkpoint.whole_updates(run)[-1:]
     return checkpoint.load(run, updates[0]) if updates else None
 
 

@@ -12,7 +12,7 @@ from training.pretraining.loop import Plan
 
 
 @dataclass(frozen=True)
-class Settings:
+class Recipe:
     """All configs of one training."""
 
     what: PretrainConfig
@@ -27,7 +27,7 @@ class Settings:
         """All settings that shape the weights, by name."""
         parts = (self.what, self.compute, self.length, self.optimiser, self.model, self.augmentation)
         shaping = {key: value for part in parts for key, value in hashed_fields(part).items()}
-        return shaping | {"init": weights.identity(self.what.init)}
+        return shaping | {"init": weights.init_identity(self.what.init)}
 
     def method(self) -> Method:
         """Make the method with its first weights."""
@@ -38,10 +38,10 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class RankJob:
     """All that a rank needs to know."""
 
-    settings: Settings
+    settings: Recipe
     plan: Plan
     feed: Any  # a Feed of training/loader/cache.py
-    board: Any  # handle of a Board
+    mailbox: Any  # handle of a Board

@@ -22,22 +22,22 @@ GAP = 4  # pixels between the frames of a picture
 PROJECT = "endosieve"
 
 
-class Records:
+class Trackers:
     """Writes rows of numbers and pictures by update; a context. After a restart it goes on behind update `start`."""
 
     def __init__(self, run: RunDirectory, loggers: Sequence[str], settings: dict[str, Any], start: int) -> None:
         self.run = run
         local = run.filesystem.type_name == "local"
         self.folder = Path(run.root) / "tensorboard" if local else Path(tempfile.mkdtemp())
-        self.board = SummaryWriter(str(self.folder), purge_step=start + 1)
+        self.mailbox = SummaryWriter(str(self.folder), purge_step=start + 1)
         self.loggers = [LOGGERS[name](run, settings) for name in loggers]
 
     def row(self, row: dict[str, float]) -> None:
         """Write the numbers of one update, all but its number by their names."""
         numbers = {name: value for name, value in row.items() if name != "update"}
         for name, value in numbers.items():
-            self.board.add_scalar(name, value, int(row["update"]))
-        self.board.flush()
+            self.mailbox.add_scalar(name, value, int(row["update"]))
+        self.mailbox.flush()
         for logger in self.loggers:
             logger.row(numbers, int(row["update"]))
 
@@ -47,21 +47,21 @@ class Records:
         sink = io.BytesIO()
         Image.fromarray(sheet_CHW.permute(1, 2, 0).numpy()).save(sink, "PNG")
         self.run.write_bytes(f"pictures/update-{update:08d}.png", sink.getvalue())
-        self.board.add_image("pictures", sheet_CHW, update)
+        self.mailbox.add_image("pictures", sheet_CHW, update)
 
     def publish(self) -> None:
         """Copy TensorBoard's files to where the output is, if that is no local directory."""
-        self.board.flush()
+        self.mailbox.flush()
         if self.run.filesystem.type_name != "local":
             for path in self.folder.iterdir():
                 self.run.write_bytes(f"tensorboard/{path.name}", path.read_bytes())
 
-    def __enter__(self) -> "Records":
+    def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.publish()
-        self.board.close()
+        self.mailbox.close()
         for logger in self.loggers:
             logger.close()
 

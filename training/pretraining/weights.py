@@ -29,8 +29,8 @@ def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     encoder, wanted = method.encoder, method.module.state_dict()
     if (Path(init) / WEIGHTS).is_file():
         init = str(Path(init) / WEIGHTS)
-    if not Path(init).exists() and known(init):
-        built = build(named(init, config))
+    if not Path(init).exists() and is_timm_name(init):
+        built = build(timm_config(init, config))
         theirs, ours = built.state_dict(), encoder.state_dict()
         wrong = [
             f"{name} is {tuple(theirs[name].shape) if name in theirs else 'not there'}, expected {tuple(each.shape)}"
@@ -53,7 +53,7 @@ def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     method.module.load_state_dict(fitting, strict=False)
 
 
-def identity(init: str) -> str:
+def init_identity(init: str) -> str:
     """What weights to begin with are, wherever they lie: a file's by the hash of its bytes, others by their name."""
     path = Path(init)
     return f"sha256:{file_hash(init, path.stat().st_mtime_ns)}" if path.is_file() else init
@@ -66,18 +66,18 @@ def file_hash(path: str, _modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def located(init: str) -> str:
+def absolute_init(init: str) -> str:
     """Where weights to begin with are, for any process: an absolute path where there is such a file or folder."""
     return str(Path(init).absolute()) if Path(init).exists() else init
 
 
-def known(name: str) -> bool:
+def is_timm_name(name: str) -> bool:
     """Whether timm has a model of this name, or may find it on the hub."""
     prefix, colon, _ = name.partition(":")
     return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
 
 
-def named(init: str, config: ModelConfig) -> EmbedConfig:
+def timm_config(init: str, config: ModelConfig) -> EmbedConfig:
     """The config that builds timm's own weights."""
     return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
 

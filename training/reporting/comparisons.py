@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from training.metrics import iou
-from training.metrics.intervals import Bootstrap, compare
+from training.metrics.intervals import Bootstrap, paired_comparison
 from training.metrics.normdel import Reading, normdel
 from training.reporting import markdown, results, tables
 from training.reporting.markdown import Report
@@ -62,11 +62,15 @@ def measures(table: pa.Table) -> Report:
     The interval is a bootstrap's over images and seeds. Rows without their images' counts are left out.
     """
     final, lines, values = results.final_rows(table), [], list[list[Any]]()
-    groups = [rows for rows in results.grouped(final, tables.KEYS).values() if all(row["image_counts"] for row in rows)]
+    groups = [
+        rows for rows in results.group_rows(final, tables.KEYS).values() if all(row["image_counts"] for row in rows)
+    ]
     for rows in sorted(groups, key=lambda rows: tables.record_order(rows[0])):
         named = [rows[0][key] for key in MEASURED_OF]
         found = [iou.estimate(results.counts_of(rows), name) for name in MEASURES]
-        known = [{"miou": one.mean, **{key: markdown.known(getattr(one, key)) for key in SPREAD}} for one in found]
+        known = [
+            {"miou": one.mean, **{key: markdown.finite_or_none(getattr(one, key)) for key in SPREAD}} for one in found
+        ]
         lines.append([tables.pair_label(rows[0]), *named[2:], *map(tables.estimate_text, known)])
         values += [
             [*named, name, *one.values(), rows[0]["images"], len(rows)]
@@ -95,7 +99,7 @@ def comparisons(table: pa.Table, first: str | None = None, bootstrap: Bootstrap 
         for subset, mine in seeds.items():
             for against, theirs in seeds.items():
                 if against != subset and is_baseline(theirs[0], mine[0], first):
-                    found = compare(ious(mine), ious(theirs), bootstrap)
+                    found = paired_comparison(ious(mine), ious(theirs), bootstrap)
                     values = (found.difference, found.low, found.high, found.p_value, found.images)
                     made.append(dict(zip(COMPARED, (test, train, subset, against, *values), strict=True)))
     return made

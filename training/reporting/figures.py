@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from curation.options import require
 from training.reporting import results
 from training.reporting.results import Row
-from training.reporting.style import STYLE, grid, legend, look
+from training.reporting.style import STYLE, legend, line_style, panel_grid
 
 
 def curves(table: pa.Table, *, columns: int = 3) -> Figure:
@@ -39,14 +39,14 @@ def curves(table: pa.Table, *, columns: int = 3) -> Figure:
         max(len(epochs_E) for epochs_E, _ in drawn.values()) > 1,
         "no subset was tested after several epochs of fine-tuning; test more often, with --test-every 1",
     )
-    figure, axes = grid(len(panels), columns)
+    figure, axes = panel_grid(len(panels), columns)
     with mpl.rc_context(STYLE):
         for axis, dataset in zip(axes, panels, strict=True):
             for place, (key, label) in enumerate(subsets.items()):
                 epochs_E, miou_SE = drawn[dataset, key]
                 if not len(epochs_E):
                     continue
-                colour, marker, dash = look(place)
+                colour, marker, dash = line_style(place)
                 axis.fill_between(epochs_E, miou_SE.min(axis=0), miou_SE.max(axis=0), color=colour, alpha=0.15, lw=0)
                 every = max(1, len(epochs_E) // 8)
                 axis.plot(
@@ -89,7 +89,7 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     called = results.labels(every)
     methods = in_order(every, called)
     ratios = sorted({row["ratio_nominal"] for row in every}, key=lambda ratio: ratio or 0)
-    figure, axes = grid(len(panels), columns)
+    figure, axes = panel_grid(len(panels), columns)
     width = 0.8 / len(methods)
     with mpl.rc_context(STYLE):
         for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
@@ -103,7 +103,7 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
                         groups.append(last_values(own, last_epochs))
                         positions.append(number + width * (there.index(method) - (len(there) - 1) / 2))
                 if groups:
-                    draw_boxes(axis, groups, positions, (look(place)[0], method, 0.8 * width))
+                    draw_boxes(axis, groups, positions, (line_style(place)[0], method, 0.8 * width))
             labels = [results.percent_label(ratio) for ratio in ratios]
             axis.set_xticks(range(len(ratios)), labels)
             axis.set(title=dataset, xlabel="share of the pool retained", ylabel="test mIoU (%)")
@@ -152,7 +152,7 @@ def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
 
 def by_dataset(table: pa.Table) -> dict[str, list[Row]]:
     """Return the rows tested on the data set they were trained on, by its name in the paper's order."""
-    groups = results.grouped(results.checked(table), ("train_dataset", "test_dataset"))
+    groups = results.group_rows(results.checked(table), ("train_dataset", "test_dataset"))
     same = {train: rows for (train, test), rows in groups.items() if train == test}
     require(bool(same), "no row is tested on the data set it was trained on; this figure shows those alone")
     return {name: same[name] for name in sorted(same, key=results.dataset_order)}

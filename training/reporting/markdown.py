@@ -19,7 +19,7 @@ class Report:
     csv: str
 
 
-def write(report: Report, folder: RunDirectory, name: str) -> None:
+def write_table(report: Report, folder: RunDirectory, name: str) -> None:
     """Put NAME.md and NAME.csv into a folder."""
     folder.write_bytes(f"{name}.md", report.markdown.encode())
     folder.write_bytes(f"{name}.csv", report.csv.encode())
@@ -35,7 +35,7 @@ def span(numbers: set[int]) -> str:
     return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
-def known(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
     """Return the value, or None for NaN."""
     return None if isinstance(value, float) and np.isnan(value) else value
 

@@ -50,7 +50,7 @@ MEASURES = ("miou", "miou_dataset", "miou_background", "dice", "precision", "rec
 LAST_METHODS = ("random", "full")  # the baselines stand below the others
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+def as_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Return rows as a table of SCHEMA, checked; a column that a row lacks is null."""
     return checked(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
 
@@ -90,7 +90,7 @@ def checked(results: pa.Table) -> pa.Table:
     return results.cast(SCHEMA)
 
 
-def measured(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
+def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     """Return images, every score, the interval of mIoU over images, image_iou and image_counts of one test, by name.
 
     Empty masks count as training.metrics' default says; `seed` is the bootstrap's.
@@ -104,7 +104,7 @@ def measured(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     return {"images": len(image_iou), **named, **interval, **kept}
 
 
-def grouped(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+def group_rows(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Return rows by the values of some columns; groups and their rows by run, seed and epoch, whatever the order."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     run = [name for name in RUN if name != "seed"]

@@ -38,7 +38,7 @@ STYLE: Any = {
 }
 
 
-def render(figure: Figure, kind: Literal["png", "svg"], dpi: int = DPI) -> bytes:
+def render_figure(figure: Figure, kind: Literal["png", "svg"], dpi: int = DPI) -> bytes:
     """Return a figure's file. PNG has inches * dpi pixels; SVG is equal for equal figures."""
     stream = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
@@ -47,19 +47,19 @@ def render(figure: Figure, kind: Literal["png", "svg"], dpi: int = DPI) -> bytes
     return stream.getvalue()
 
 
-def write(figure: Figure, folder: RunDirectory, name: str) -> None:
+def write_figure(figure: Figure, folder: RunDirectory, name: str) -> None:
     """Put NAME.png and NAME.svg into a folder."""
-    folder.write_bytes(f"{name}.png", render(figure, "png"))
-    folder.write_bytes(f"{name}.svg", render(figure, "svg"))
+    folder.write_bytes(f"{name}.png", render_figure(figure, "png"))
+    folder.write_bytes(f"{name}.svg", render_figure(figure, "svg"))
 
 
-def look(place: int) -> tuple[str, str, str]:
+def line_style(place: int) -> tuple[str, str, str]:
     """Return colour, marker and dash of the line at a place."""
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     return colour, marker, DASHES[place % len(DASHES)]
 
 
-def grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
+def panel_grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
     """Return a figure with one axis a panel, in even rows of at most `columns`."""
     lines = -(-panels // columns)
     columns = -(-panels // lines)

@@ -18,7 +18,7 @@ from curation.options import require
 from training.metrics.intervals import Bootstrap, estimate_values
 from training.metrics.normdel import normdel
 from training.reporting import published, results
-from training.reporting.markdown import Report, as_csv, known, markdown, percent, span, text
+from training.reporting.markdown import Report, as_csv, finite_or_none, markdown, percent, span, text
 from training.reporting.results import Row
 
 KEYS = ("test_dataset", "train_dataset", "method", "subset", "ratio_nominal", "ratio_actual", "pretrain_epochs")
@@ -94,13 +94,13 @@ def records(table: pa.Table, *, external: bool = True, bootstrap: Bootstrap | No
     """
     final = results.final_rows(table)
     made = []
-    for key, rows in results.grouped(final, KEYS).items():
+    for key, rows in results.group_rows(final, KEYS).items():
         record: Row = dict.fromkeys(COLUMNS) | dict(zip(KEYS, key, strict=True))
         same = record["test_dataset"] == record["train_dataset"]
         if not (external or same):
             continue
         cell = cell_of(rows, bootstrap)
-        record |= {name: known(getattr(cell, "mean" if name == "miou" else name)) for name in MEASURED}
+        record |= {name: finite_or_none(getattr(cell, "mean" if name == "miou" else name)) for name in MEASURED}
         ratio = record["ratio_nominal"]
         if ratio is not None:
             for name, value in (("normdel", cell.mean), ("normdel_low", cell.low), ("normdel_high", cell.high)):

@@ -23,7 +23,7 @@ from curation.options import require
 from curation.seeds import salted
 from training.datasets.codings import highest_class
 from training.datasets.prepared import Pairs
-from training.loader.order import Draws, Rows, draw_generator
+from training.loader.order import Batches, Rows, slice_generator
 from training.methods.config import Augmentation
 from training.methods.method import NotFiniteError
 from training.metrics.iou import image_ious
@@ -31,7 +31,7 @@ from training.pretraining.schedule import learning_rate, parameter_groups, total
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.crops import mask_crops, paired_crops
 from training.segmentation.model import SegmentationModel, masks_of, segmentation_loss
-from training.segmentation.tokens import encode, input_size, patch_tokens, whole
+from training.segmentation.tokens import encode, input_size, patch_tokens, whole_images
 
 PAIRED = Augmentation(scale=(0.5, 1.0), vertical_flip=0.5)
 Drawn = Callable[[Rows, torch.Generator], tuple[Tensor, Tensor]]
@@ -60,7 +60,7 @@ def cached(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -
     """Return the like of `cropped` for a frozen encoder: whole images, their flips drawn from tokens computed here."""
     chances = (augmentation.vertical_flip, augmentation.horizontal_flip)
     vertical, horizontal = ((False, True) if chance > 0 else (False,) for chance in chances)
-    views = [whole(vertical=v, horizontal=h) for v, h in itertools.product(vertical, horizontal)]
+    views = [whole_images(vertical=v, horizontal=h) for v, h in itertools.product(vertical, horizontal)]
     tokens = torch.cat(
         [piece for view in views for piece in encode(model.encoder, train.images, model.precision, view)]
     )
@@ -104,7 +104,7 @@ def finetune(
     drawn = (cached if config.frozen else cropped)(model, train, augmentation)
     kept = list(encode(model.encoder, validation.images, model.precision)) if config.frozen else None
     batch = min(config.batch_size, len(train.images))
-    order = Draws(len(train.images), batch, size=batch, seed=salted(config.seed, "fine-tuning"))
+    order = Batches(len(train.images), batch, size=batch, seed=salted(config.seed, "fine-tuning"))
     ends = [0, *(total_steps(order.frames, order.batch, epochs=epoch + 1) for epoch in range(config.passes))]
     optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay, config.layer_decay), fused=True)
     best_iou, best_epoch, best = -1.0, 0, dict[str, Tensor]()
@@ -134,10 +134,10 @@ def finetune(
     model.load_state_dict(best, strict=False)
 
 
-def backward(model: SegmentationModel, drawn: Drawn, order: Draws, update: int) -> Tensor:
+def backward(model: SegmentationModel, drawn: Drawn, order: Batches, update: int) -> Tensor:
     """Add the gradients of one update's batch; return its loss, a scalar on the device."""
     with model.autocast():
-        tokens, masks = drawn(order.rows(update, 0), draw_generator(order.seed, update, 0))
+        tokens, masks = drawn(order.rows(update, 0), slice_generator(order.seed, update, 0))
         logits = model.decode(tokens, masks.shape[2])
     loss = segmentation_loss(logits, masks)
     torch.autograd.backward(loss)

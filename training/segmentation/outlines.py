@@ -37,7 +37,7 @@ def outline(mask_HW: UInt8, width: int = 2) -> npt.NDArray[np.bool_]:
     return (mask_HW > 0) & ~inner
 
 
-def overlay(image_HW3: UInt8, truth_HW: UInt8, found_HW: UInt8, text: str) -> UInt8:
+def outlined(image_HW3: UInt8, truth_HW: UInt8, found_HW: UInt8, text: str) -> UInt8:
     """Return the image with the truth's outline and, to its right, with the prediction's: uint8 [H + 16, 2 W + 4, 3].
 
     Green is the truth, blue the prediction; `text` is written above. ValueError where the sizes differ.
@@ -73,7 +73,7 @@ def best_and_worst(iou_N: npt.NDArray[np.floating], count: int) -> tuple[Order, 
     return high, low
 
 
-def overlay_sheet(
+def outline_sheet(
     images: UInt8,
     truth: UInt8,
     found: UInt8,
@@ -81,7 +81,7 @@ def overlay_sheet(
     count: int = 3,
     names: Sequence[str] | None = None,
 ) -> bytes:
-    """Return a PNG: the `count` best images by IoU, and beside them the worst, each as `overlay`.
+    """Return a PNG: the `count` best images by IoU, and beside them the worst, each as `outlined`.
 
     images uint8 [N, H, W, 3], truth and found uint8 [N, H, W]; names are written beside the IoU (default: places).
     """
@@ -91,7 +91,7 @@ def overlay_sheet(
     def column(kind: str, places: Order) -> list[UInt8]:
         called = [str(place) if names is None else names[place] for place in places]
         texts = [f"{kind} IoU {iou_N[place]:.3f}  {name}" for place, name in zip(places, called, strict=True)]
-        return [overlay(images[p], truth[p], found[p], text) for p, text in zip(places, texts, strict=True)]
+        return [outlined(images[p], truth[p], found[p], text) for p, text in zip(places, texts, strict=True)]
 
     high, low = best_and_worst(iou_N, count)
     columns = [column("best", high), column("worst", low)]

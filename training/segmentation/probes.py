@@ -19,7 +19,7 @@ from curation.options import require
 from training.datasets.codings import IGNORED, UInt8, highest_class
 from training.segmentation.tokens import grid_side
 
-LEVELLED_BY = 2000  # remembered tokens whose votes level those of others
+CALIBRATION_TOKENS = 2000  # remembered tokens whose votes level those of others
 SIMILARITIES = 2**24  # held at once by the nearest-neighbour probe: 64 MiB
 
 
@@ -55,7 +55,7 @@ def shares_to_masks(shares_NTK: Tensor, side: int, batch: int = 64) -> UInt8:
     return torch.cat(pieces).numpy()
 
 
-def levelled(found_NTK: Tensor, known_MK: Tensor, truth_MK: Tensor) -> Tensor:
+def calibrated(found_NTK: Tensor, known_MK: Tensor, truth_MK: Tensor) -> Tensor:
     """Return predicted shares [N, T, K] as scores, of which each class passes the background's, 0, where it should.
 
     A fitted share rarely passes one half where a lesion is rare. So a class counts from that lead over all others at
@@ -64,15 +64,15 @@ def levelled(found_NTK: Tensor, known_MK: Tensor, truth_MK: Tensor) -> Tensor:
     """
     scores = torch.zeros_like(found_NTK)
     for output in range(1, found_NTK.shape[2]):
-        leads, order = lead(known_MK, output).sort(descending=True, stable=True)
+        leads, order = margin(known_MK, output).sort(descending=True, stable=True)
         truth = truth_MK[order, output]
         dice = 2 * truth.cumsum(0) / (torch.arange(1, len(truth) + 1, device=truth.device) + truth.sum())
         last = int(dice.argmax())
-        scores[..., output] = lead(found_NTK, output) - leads[last : last + 2].mean()
+        scores[..., output] = margin(found_NTK, output) - leads[last : last + 2].mean()
     return scores
 
 
-def lead(shares: Tensor, output: int) -> Tensor:
+def margin(shares: Tensor, output: int) -> Tensor:
     """How far one class is before the best of the others, over the last axis."""
     others = [column for column in range(shares.shape[-1]) if column != output]
     return shares[..., output] - shares[..., others].amax(dim=-1)
@@ -100,7 +100,7 @@ def linear_probe(train_NTD: Tensor, masks: UInt8, test_NTD: Tensor, side: int, r
         torch.stack([(tokens_TD.double() - mean) @ weights + middle for tokens_TD in tokens])
         for tokens in (train_NTD, test_NTD)
     )
-    return shares_to_masks(levelled(found, known[told_NT], shares[told_NT]).float(), side)
+    return shares_to_masks(calibrated(found, known[told_NT], shares[told_NT]).float(), side)
 
 
 def neighbour_probe(
@@ -120,9 +120,9 @@ def neighbour_probe(
     shares_MK = shares_MK[kept].to(train_NTD.device)
     tokens_MD = functional.normalize(train_NTD.flatten(0, 1)[kept.to(train_NTD.device)].float(), dim=1)
     found = _votes(test_NTD.flatten(0, 1), tokens_MD, shares_MK, k, apart=False)
-    known = _votes(tokens_MD[:LEVELLED_BY], tokens_MD, shares_MK, k, apart=True)
+    known = _votes(tokens_MD[:CALIBRATION_TOKENS], tokens_MD, shares_MK, k, apart=True)
     laid = found.reshape(*test_NTD.shape[:2], outputs)
-    return shares_to_masks(levelled(laid, known, shares_MK[:LEVELLED_BY]), side)
+    return shares_to_masks(calibrated(laid, known, shares_MK[:CALIBRATION_TOKENS]), side)
 
 
 def _votes(asked_QD: Tensor, tokens_MD: Tensor, shares_MK: Tensor, k: int, *, apart: bool) -> Tensor:

@@ -21,7 +21,7 @@ from training.methods.config import Augmentation
 from training.methods.mae import build_encoder, pixel_statistics
 
 
-def whole(*, horizontal: bool = False, vertical: bool = False) -> Augmentation:
+def whole_images(*, horizontal: bool = False, vertical: bool = False) -> Augmentation:
     """Return the view that takes each image whole, flipped or not."""
     return Augmentation(
         scale=(1.0, 1.0), ratio=(1.0, 1.0), horizontal_flip=float(horizontal), vertical_flip=float(vertical)
@@ -64,13 +64,13 @@ def encode(
 ) -> Iterator[Tensor]:
     """Yield the tokens [B, T, D] of uint8 images [N, S0, S0, 3], without gradients, on the encoder's device.
 
-    They are in `precision`, as is the arithmetic. `view` is one of `whole`.
+    They are in `precision`, as is the arithmetic. `view` is one of `whole_images`.
     """
     device = next(encoder.parameters()).device
     unused = torch.Generator()  # a view of whole images leaves nothing to chance
     for start in range(0, len(images), batch):
         piece = as_tensor(np.ascontiguousarray(images[start : start + batch])).to(device)
-        pixels = random_crops(piece, input_size(encoder), view or whole(), unused)
+        pixels = random_crops(piece, input_size(encoder), view or whole_images(), unused)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             tokens_BTD = patch_tokens(encoder, pixels).to(PRECISIONS[precision])
         yield tokens_BTD

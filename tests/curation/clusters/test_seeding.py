@@ -96,12 +96,12 @@ def test_a_sample_has_its_share_and_depends_on_key_and_seed_alone(keys_for: Make
 
 
 def test_what_centring_leaves_is_told() -> None:
-    assert kmeans.cautions(None, 0.1, 1) == []
-    assert kmeans.cautions(0.2, 0.8, 8) == []
-    [still] = kmeans.cautions(5e-4, 0.8, 8)
+    assert kmeans.centering_warnings(None, 0.1, 1) == []
+    assert kmeans.centering_warnings(0.2, 0.8, 8) == []
+    [still] = kmeans.centering_warnings(5e-4, 0.8, 8)
     assert "nearly equal (spread 0.0005, centring wants 0.001)" in still
     assert "without --center" in still
-    [one] = kmeans.cautions(0.2, 0.24, 1)
+    [one] = kmeans.centering_warnings(0.2, 0.24, 1)
     assert "mean cosine of frames with their centroid is 0.24" in one
     assert "--clusters auto" in one
-    assert len(kmeans.cautions(1e-6, 0.1, 2)) == 2
+    assert len(kmeans.centering_warnings(1e-6, 0.1, 2)) == 2

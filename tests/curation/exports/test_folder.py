@@ -77,7 +77,7 @@ ESCAPES = ["../escaped.png", "a/../../../escaped.png", "/escaped.png", "..\\esca
 @pytest.mark.parametrize("path", ESCAPES)
 def test_nothing_is_written_outside(tmp_path: Path, path: str) -> None:
     target = RunDirectory(str(tmp_path / "out"))
-    folder.place(target, f"images/{folder.safe_name('..', path)}", "unused", b"data", "copy")
+    folder.place_file(target, f"images/{folder.safe_name('..', path)}", "unused", b"data", "copy")
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(written) == 1
     assert written[0].resolve().is_relative_to(tmp_path / "out/images")
@@ -92,7 +92,7 @@ def test_a_symbolic_link_in_the_output_leads_nowhere(tmp_path: Path, where: str)
     (tmp_path / "out" / where).symlink_to(outside)
     target = RunDirectory(str(tmp_path / "out"))
     with pytest.raises(ValueError, match="symbolic link; remove the link"):
-        folder.place(target, "images/s/deep/x.png", "unused", b"data", "copy")
+        folder.place_file(target, "images/s/deep/x.png", "unused", b"data", "copy")
     assert list(outside.iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_a_link_in_place_of_a_file_is_replaced_not_followed(tmp_path: Path) -> N
     own.write_bytes(b"of the user")
     (tmp_path / "out/images").mkdir(parents=True)
     (tmp_path / "out/images/x.png").symlink_to(own)
-    folder.place(RunDirectory(str(tmp_path / "out")), "images/x.png", "unused", b"data", "copy")
+    folder.place_file(RunDirectory(str(tmp_path / "out")), "images/x.png", "unused", b"data", "copy")
     assert own.read_bytes() == b"of the user"
     assert not (tmp_path / "out/images/x.png").is_symlink()
     assert (tmp_path / "out/images/x.png").read_bytes() == b"data"
@@ -120,21 +120,21 @@ def test_whatever_was_there_the_file_is_right_after(tmp_path: Path, before: str,
         os.link(source, to)
     elif before != "nothing":
         to.symlink_to(source if before == "symbolic" else tmp_path / "gone")
-    folder.place(RunDirectory(str(tmp_path / "out")), "images/x.png", str(source), b"data", link)
+    folder.place_file(RunDirectory(str(tmp_path / "out")), "images/x.png", str(source), b"data", link)
     assert to.read_bytes() == b"data"
     assert to.is_symlink() == (link == "symbolic")
     if link != "copy":
         assert to.samefile(source)
     assert [file.name for file in to.parent.iterdir()] == ["x.png"]
     stat = to.lstat()
-    folder.place(RunDirectory(str(tmp_path / "out")), "images/x.png", str(source), b"data", link)
+    folder.place_file(RunDirectory(str(tmp_path / "out")), "images/x.png", str(source), b"data", link)
     assert to.lstat() == stat, "what is right is left alone"
 
 
 def test_a_hard_link_of_a_symbolic_link_is_one_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "annex").write_bytes(b"data")
     (tmp_path / "x.png").symlink_to("annex")
-    folder.place(RunDirectory(str(tmp_path / "out")), "images/x.png", str(tmp_path / "x.png"), b"data", "hard")
+    folder.place_file(RunDirectory(str(tmp_path / "out")), "images/x.png", str(tmp_path / "x.png"), b"data", "hard")
     assert (tmp_path / "out/images/x.png").samefile(tmp_path / "annex")
     assert not (tmp_path / "out/images/x.png").is_symlink()
 
@@ -143,11 +143,11 @@ def test_foreign_files_are_named_and_half_written_ones_go(run: RunDirectory) -> 
     for name in ("s/a.png", "s/deep/b.png", "s/.tmp-0123", "t/c.png", "note.txt"):
         run.write_bytes(f"images/{name}", b"x")
     keys = np.sort(folder.name_keys(["s/a.png", "s/deep/b.png"], folded=False))
-    assert folder.foreign(run, "images", keys) == ["note.txt", "t/c.png"]
+    assert folder.foreign_files(run, "images", keys) == ["note.txt", "t/c.png"]
     assert run.names("images/s") == ["a.png"]
     every = np.sort(folder.name_keys(["s/a.png", "s/deep/b.png", "t/c.png", "note.txt"], folded=False))
-    assert folder.foreign(run, "images", every) == []
-    assert folder.foreign(run, "nothing", every) == []
+    assert folder.foreign_files(run, "images", every) == []
+    assert folder.foreign_files(run, "nothing", every) == []
     assert folder.name_keys([], folded=False).tolist() == []
 
 
@@ -163,7 +163,7 @@ def test_in_object_storage_what_is_right_is_left_alone_and_nothing_is_linked(run
     name = f"images/{folder.safe_name('s', '../../x.png')}"
     for before in (b"", b"atad", b"data"):
         run.write_bytes(name, before)
-        folder.place(run, name, "unused", b"data", "copy")
+        folder.place_file(run, name, "unused", b"data", "copy")
         assert run.read_bytes("images/s/%2E%2E/%2E%2E/x.png") == b"data"
     with pytest.raises(ValueError, match="use --link copy"):
-        folder.place(run, name, "/x.png", b"data", "hard")
+        folder.place_file(run, name, "/x.png", b"data", "hard")

@@ -41,7 +41,7 @@ def mark(run: RunDirectory) -> copies.Marks:
     parts = run.parts("frames")
     hashed = {number: copies.hash_prefixes(run, path) for number, path in parts.items()}
     prefixes = copies.repeated([prefix for prefix, _ in hashed.values()])
-    marks = copies.marks({number: copies.repeated_rows(run, path, prefixes) for number, path in parts.items()})
+    marks = copies.mark({number: copies.repeated_rows(run, path, prefixes) for number, path in parts.items()})
     for number, (_, before) in hashed.items():
         if before or number in marks.copy_of:
             copies.write_copies(run, parts[number], marks.copy_of.get(number, {}))
@@ -91,7 +91,7 @@ def rejected(*rows: tuple[str, str, str | None]) -> pa.Table:
 
 def fates(run: RunDirectory) -> dict[str, str]:
     """because_of of each exact copy."""
-    known = copies.read_fates(run)
+    known = copies.read_heirs(run)
     tables = [copies.copies_in(run.read_table(path), known) for path in run.parts("frames").values()]
     return {row["frame_id"]: row["because_of"] for table in tables for row in table.to_pylist()}
 
@@ -132,7 +132,7 @@ def test_marks_against_brute_force(parts: list[list[str]]) -> None:
         for place, (letter, name) in enumerate(flat)
         if letter in [other for other, _ in flat[:place]]
     }
-    marks = copies.marks(found)
+    marks = copies.mark(found)
     assert {name: first for of_part in marks.copy_of.values() for name, first in of_part.items()} == expected
     letters = [letter for letter, _ in flat]
     assert len(marks.index) == sum(letters.count(letter) > 1 for letter in letters)

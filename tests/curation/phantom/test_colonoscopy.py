@@ -130,7 +130,7 @@ def test_a_polyp_changes_the_picture_on_its_mask_and_hardly_elsewhere() -> None:
     rng = np.random.default_rng
     wall = scene.mucosa(rng(0), rng(1), "center_a", 160, 128)
     (with_polyp, mask_HW), (without, empty_HW) = (
-        scene.render(wall, scene.view(rng(2), (0.9, 0.4), polyps), scene.Camera()) for polyps in (1, 0)
+        scene.render_view(wall, scene.view(rng(2), (0.9, 0.4), polyps), scene.Camera()) for polyps in (1, 0)
     )
     change_HW = np.abs(with_polyp - without).max(axis=0)
     assert not empty_HW.any()

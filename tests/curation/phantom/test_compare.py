@@ -26,7 +26,7 @@ HAND_MADE = pa.table(
     ],
 )
 def test_compare_by_hand(kept: list[str], found: float, distinct: float, invalid: float) -> None:
-    assert colonoscopy.compare(HAND_MADE, kept) == pytest.approx(
+    assert colonoscopy.compare_with_truth(HAND_MADE, kept) == pytest.approx(
         {
             "duplicates_found": found,
             "distinct_kept": distinct,
@@ -50,7 +50,7 @@ def test_compare_against_counting_scene_by_scene(scenes: list[str | None], choic
         redundant += len(members) - 1
         found += len(dropped[: len(members) - 1])
         seen += len(dropped) < len(members)
-    result = colonoscopy.compare(table, [*kept, *kept])
+    result = colonoscopy.compare_with_truth(table, [*kept, *kept])
     assert result["redundant"] == redundant
     assert result["duplicates_found"] * redundant == pytest.approx(found)
     assert result["distinct_kept"] * result["scenes"] == pytest.approx(seen)
@@ -59,4 +59,4 @@ def test_compare_against_counting_scene_by_scene(scenes: list[str | None], choic
 
 def test_compare_refuses_a_path_it_does_not_know() -> None:
     with pytest.raises(ValueError, match=r"1 kept paths are not in the truth, the first is 'frames/s0'"):
-        colonoscopy.compare(HAND_MADE, ["s1", "frames/s0"])
+        colonoscopy.compare_with_truth(HAND_MADE, ["s1", "frames/s0"])

@@ -76,7 +76,7 @@ def walk(cluster: Cluster, keep: str, rule: str, epsilon: float, d: float) -> se
 
 def scored(cluster: Cluster, keep: str, rule: str, epsilon: float, d: float) -> set[int]:
     """The same from our scores: one pass, then a threshold on each column."""
-    order = duplicates.order(cluster.distance, cluster.keys, keep, 3)
+    order = duplicates.visiting_order(cluster.distance, cluster.keys, keep, 3)
     if (keep, rule) != ("nearest", "any"):
         order = order[cluster.distance[order] <= np.float32(epsilon)]
     units = cluster.units[order]
@@ -169,10 +169,10 @@ def test_row_ranges_add_up_to_the_whole(cluster: Cluster, size: int, columns: in
 @settings(deadline=None)
 @given(clusters(), st.sampled_from(KEEPS), st.integers(0, 2**31))
 def test_order_is_total_and_independent_of_the_rows(cluster: Cluster, keep: str, seed: int) -> None:
-    order = duplicates.order(cluster.distance, cluster.keys, keep, 3)
+    order = duplicates.visiting_order(cluster.distance, cluster.keys, keep, 3)
     assert order.tolist() == visited(cluster.distance, cluster.keys, keep, 3)
     shuffled = np.random.default_rng(seed).permutation(len(order))
-    again = duplicates.order(cluster.distance[shuffled], cluster.keys[shuffled], keep, 3)
+    again = duplicates.visiting_order(cluster.distance[shuffled], cluster.keys[shuffled], keep, 3)
     assert shuffled[again].tolist() == order.tolist()
 
 

@@ -30,7 +30,7 @@ class Clustered:
     seed: int
 
     @property
-    def piece(self) -> groups.Piece:
+    def piece(self) -> groups.FrameBlock:
         generator = np.random.default_rng(self.seed)
         rows = sum(self.sizes)
         x = generator.normal(size=(rows, 5))
@@ -41,11 +41,13 @@ class Clustered:
         ids = [f"{key:016x}{0:016x}" for key in generator.permutation(rows)]
         distance = generator.uniform(0, 1, rows).round(1).astype(np.float32)
         order = generator.permutation(rows)
-        whole = groups.Piece(np.array(ids, "S32"), cluster, distance, to_unit(x.astype(np.float32)).astype(np.float16))
+        whole = groups.FrameBlock(
+            np.array(ids, "S32"), cluster, distance, to_unit(x.astype(np.float32)).astype(np.float16)
+        )
         return whole.take(order)
 
 
-def brute_force(config: ScoreConfig, piece: groups.Piece) -> Score:
+def brute_force(config: ScoreConfig, piece: groups.FrameBlock) -> Score:
     """Each cluster's pairs in float64, of frames in visiting order; of equally similar frames the first is named."""
     drawn = scramble(piece.keys, config.seed, duplicates.RANDOM).tolist()
     keys, distance, ids = piece.keys.tolist(), piece.distance.tolist(), piece.ids.astype(str).tolist()
@@ -70,12 +72,14 @@ def brute_force(config: ScoreConfig, piece: groups.Piece) -> Score:
     return found
 
 
-def products(piece: groups.Piece) -> npt.NDArray[np.float32]:
+def products(piece: groups.FrameBlock) -> npt.NDArray[np.float32]:
     units = to_unit(piece.vectors).astype(np.float64)
     return (units @ units.T).astype(np.float32)
 
 
-def by_work(config: ScoreConfig, piece: groups.Piece, planned: list[groups.Group], split: int, device: str) -> Score:
+def by_work(
+    config: ScoreConfig, piece: groups.FrameBlock, planned: list[groups.ClusterGroup], split: int, device: str
+) -> Score:
     """What the tasks of a run compute, one after the other: in the order of its tables, by frame."""
     found: Score = {}
     halves = [piece.take(slice(None, len(piece.ids) // 3)), piece.take(slice(len(piece.ids) // 3, None))]
@@ -190,7 +194,7 @@ def test_frames_of_two_clusters_are_not_compared() -> None:
     with pytest.raises(AssertionError, match=r"frames of clusters \[0, 1\] would be compared"):
         groups.score_rows(config, whole, (0, 5))
     with pytest.raises(AssertionError, match="clusters 0 to 1 would be compared"):
-        groups.Group(0, 1, 5).ranges("any", 4)
+        groups.ClusterGroup(0, 1, 5).ranges("any", 4)
 
 
 @pytest.mark.parametrize("device", ["cpu", TORCH_PATH])

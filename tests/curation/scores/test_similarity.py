@@ -95,11 +95,13 @@ def test_row_blocks_share_out_the_triangle(rows: int, size: int) -> None:
 def test_order_by_hand() -> None:
     distance = np.array([0.3, 0.1, 0.3, 0.2], np.float32)
     keys = np.array([9, 5, 4, 7], np.uint64)
-    assert duplicates.order(distance, keys, "nearest", 0).tolist() == [1, 3, 2, 0]
-    assert duplicates.order(distance, keys, "farthest", 0).tolist() == [2, 0, 3, 1]
+    assert duplicates.visiting_order(distance, keys, "nearest", 0).tolist() == [1, 3, 2, 0]
+    assert duplicates.visiting_order(distance, keys, "farthest", 0).tolist() == [2, 0, 3, 1]
 
 
 def test_random_order_is_another_for_each_seed_and_puts_every_frame_first_as_often() -> None:
     distance, keys = np.zeros(5, np.float32), np.arange(5, dtype=np.uint64)
-    first = np.bincount([duplicates.order(distance, keys, "random", seed)[0] for seed in range(1000)], minlength=5)
+    first = np.bincount(
+        [duplicates.visiting_order(distance, keys, "random", seed)[0] for seed in range(1000)], minlength=5
+    )
     assert ((first - 200) ** 2 / 200).sum() < 18.5  # chi-squared with 4 degrees of freedom, one in a thousand

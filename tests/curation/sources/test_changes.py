@@ -26,7 +26,7 @@ def recorded(folder: Path, files: dict[str, tuple[int, int]], rows: int) -> tupl
     starts = range(0, len(entries), rows)
     parts = [Part(number, tuple(entries[start : start + rows])) for number, start in enumerate(starts)]
     for part in parts:
-        changes.record(run, part)
+        changes.record_listing(run, part)
     return run, parts
 
 
@@ -36,7 +36,7 @@ def test_a_finished_listing_is_compared_exactly(
     tmp_path_factory: object, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], rows: int
 ) -> None:
     run, parts = recorded(tmp_path_factory.mktemp("run"), before, rows)  # type: ignore[attr-defined]
-    found = changes.compare(run, range(len(parts)), entries_of(after), rows, whole=True)
+    found = changes.compare_listing(run, range(len(parts)), entries_of(after), rows, whole=True)
     both = [(before[path], after[path]) for path in before.keys() & after.keys()]
     expected = {
         "added": len(after.keys() - before.keys()),
@@ -60,7 +60,7 @@ def test_parts_of_a_killed_run_are_kept_only_where_they_are_what_they_would_be(
     """Whatever came or went, also in parts that were not written yet."""
     run, parts = recorded(tmp_path_factory.mktemp("run"), before, rows)  # type: ignore[attr-defined]
     there = [part.number for part in parts if data.draw(st.booleans())]
-    found = changes.compare(run, there, entries_of(after), rows, whole=False)
+    found = changes.compare_listing(run, there, entries_of(after), rows, whole=False)
     now = entries_of(after)
     again = {number: tuple(now[number * rows : (number + 1) * rows]) for number in there}
     wrong = {number for number in there if again[number] != parts[number].entries}

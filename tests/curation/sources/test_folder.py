@@ -10,7 +10,7 @@ import pytest
 from curation.frames import decoding, frame
 from curation.sources import listing
 from curation.sources.config import IngestConfig
-from curation.sources.folder import leftover
+from curation.sources.folder import is_leftover
 from curation.sources.lineage import Lineage
 
 NAMES = (
@@ -125,12 +125,12 @@ def test_what_systems_leave_is_passed_over_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["._x.png", "THUMBS.DB", ".ds_store", "Icon\r", "x_$folder$", ".Trash-1000", ".SVN"])
 def test_leftovers(name: str) -> None:
-    assert leftover(name) is not None
+    assert is_leftover(name) is not None
 
 
 @pytest.mark.parametrize("name", [".hidden.png", "_x.png", "git", "thumbs.db.png", "..png", "$x.png", "~x.png", "nfs"])
 def test_names_that_are_nobodys_leftovers(name: str) -> None:
-    assert leftover(name) is None
+    assert is_leftover(name) is None
 
 
 def test_special_files_are_never_opened(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_cases_of_letters_are_told(tmp_path: Path) -> None:
     assert len(list(found)) == 4
     assert found.warnings() == []
     with pytest.raises(ValueError, match=r"no image found .* 1 image files differ .*4.png"):
-        listing.survey(IngestConfig(run_dir="unused", source=(str(tmp_path),), include=("*.PNG",)))
+        listing.count_files(IngestConfig(run_dir="unused", source=(str(tmp_path),), include=("*.PNG",)))
 
 
 @pytest.mark.parametrize(

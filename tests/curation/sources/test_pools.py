@@ -170,17 +170,17 @@ def test_a_folder_without_any_frame_of_the_pool_is_an_error(name: str, tmp_path:
     other = plant(tmp_path / "other", ("1.jpg",))
     for given in (config(f"{name}={wrong}"), config(f"{name}={wrong}", f"other={other}")):
         with pytest.raises(ValueError, match=f"no frame of {name} in {wrong}: ") as caught:
-            listing.survey(given)
+            listing.count_files(given)
         assert f"Expected {pools.POOLS[name].layout}. " in str(caught.value)
-    assert listing.survey(config(f"mine={wrong}")).listed == len([path for path in WRONG[name] if "jpg" in path])
+    assert listing.count_files(config(f"mine={wrong}")).listed == len([path for path in WRONG[name] if "jpg" in path])
 
 
 def test_globs_and_lineage_of_the_user_make_any_folder_the_pool(tmp_path: Path) -> None:
     flat = plant(tmp_path, WRONG["hyper-kvasir-videos"])
-    assert listing.survey(config(f"hyper-kvasir-videos={flat}", include=("frames/*",))).listed == 1
-    assert listing.survey(config(f"hyper-kvasir-videos={flat}", lineage_pattern=r"(?P<frame>\d+)")).listed == 1
+    assert listing.count_files(config(f"hyper-kvasir-videos={flat}", include=("frames/*",))).listed == 1
+    assert listing.count_files(config(f"hyper-kvasir-videos={flat}", lineage_pattern=r"(?P<frame>\d+)")).listed == 1
     with pytest.raises(ValueError, match="no frame of hyper-kvasir-videos"):
-        listing.survey(config(f"hyper-kvasir-videos={flat}", include=("*.png",)))
+        listing.count_files(config(f"hyper-kvasir-videos={flat}", include=("*.png",)))
 
 
 @pytest.mark.parametrize("name", ["gastrovision", "kvasir-capsule"])
@@ -197,7 +197,7 @@ def test_a_partial_pool_is_warned_of_before_it_is_read(
     assert told.startswith(f"warning: {name} has {found} frames, expected {pool.count}, in {folder}: ")
     assert f"Expected {pool.layout}. " in told
     monkeypatch.setitem(pools.POOLS, name, dataclasses.replace(pool, count=found))
-    assert listing.survey(settings).warnings() == []
+    assert listing.count_files(settings).warnings() == []
 
 
 def test_the_settings_hash_of_a_run_without_a_pool_is_as_it_was() -> None:
@@ -225,6 +225,6 @@ def test_patterns_compile_and_are_listed(name: str) -> None:
     pool = pools.POOLS[name]
     if pool.lineage_pattern:
         assert set(check_pattern(pool.lineage_pattern).groupindex) <= {*LINEAGE, "finding"}
-    assert f"{name}: " in pools.table()
-    assert all(text in pools.table() for text in (pool.layout, pool.licence, pool.citation, pool.note))
-    assert "--source NAME=DIR" in pools.table()
+    assert f"{name}: " in pools.pools_table()
+    assert all(text in pools.pools_table() for text in (pool.layout, pool.licence, pool.citation, pool.note))
+    assert "--source NAME=DIR" in pools.pools_table()

@@ -164,8 +164,8 @@ def test_nothing_found_says_what_was_there(tree: Path) -> None:
     with pytest.raises(ValueError, match=message + ".*expected at least one of .jpg .jpeg .jpe .jfif .png"):
         found.check_found()
     with pytest.raises(ValueError, match="no image found"):
-        listing.survey(found_nothing)
-    assert listing.survey(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))).listed == 3
+        listing.count_files(found_nothing)
+    assert listing.count_files(IngestConfig(run_dir="unused", source=(str(tree),), include=("*.jpg",))).listed == 3
 
 
 def test_parts_are_consecutive_and_their_digest_is_of_what_is_listed(tmp_path: Path) -> None:

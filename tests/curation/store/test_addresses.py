@@ -254,7 +254,7 @@ def test_sources_that_are_not_there_say_whether_a_disk_may_be_missing(tmp_path: 
     with pytest.raises(ValueError, match=r"full/frames does not exist$"):
         reader.check_there(reader.parse_sources((f"{tmp_path}/full/frames",)))
     with pytest.raises(ValueError, match=f"no image found in .*disk {hint}"):
-        listing.survey(IngestConfig(run_dir="unused", source=(f"{tmp_path}/disk",)))
+        listing.count_files(IngestConfig(run_dir="unused", source=(f"{tmp_path}/disk",)))
     with pytest.raises(ValueError, match=f"is there: {hint.partition(': ')[2]}"):
         reader.check_there(reader.parse_sources(("/mnt/no-such-disk/frames",)))
 

@@ -47,7 +47,7 @@ def step_of(run: RunDirectory, folder: str, version: int) -> Step:
     """The step, after the check of what it reads, as each command does it."""
     name, config = config_of(folder, run.uri, version)
     parent = PARENT.get(folder)
-    inputs = {chain.kind_of(parent): marker_of(run, parent, "x")["output_hash"]} if parent else {}
+    inputs = {chain.step_of(parent): marker_of(run, parent, "x")["output_hash"]} if parent else {}
     return Step(run, name, folder, config, inputs)
 
 
@@ -145,7 +145,7 @@ def test_a_changed_config_names_all_that_has_to_go(whole: RunDirectory, folder: 
         make(whole, folder, version=1)
     named = re.findall(r"(\S+)/(?=[ ,])", str(caught.value).partition("; or delete ")[2])
     assert set(named) == {folder} | below(folder)
-    assert named == sorted(named, key=chain.order)
+    assert named == sorted(named, key=chain.in_order)
     assert not isinstance(caught.value, IntegrityError)
 
 

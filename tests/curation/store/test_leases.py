@@ -165,7 +165,7 @@ def test_a_killed_holder_is_forgotten_at_once(tmp_path: Path) -> None:
 def claim(run: RunDirectory, age: float, **changes: Any) -> str:
     """A claim of a process elsewhere, written `age` seconds ago; its id."""
     owner = vars(claims.owner_here()) | {"host": "far", "machine": "another", "pid": 1} | changes
-    for path in (f".lease-{owner['id']}.json", claims.heart(owner["id"])):
+    for path in (f".lease-{owner['id']}.json", claims.heartbeat(owner["id"])):
         run.write_json(path, owner)
         os.utime(f"{run.root}/{path}", (time.time() - age,) * 2)
     return str(owner["id"])

@@ -108,7 +108,7 @@ def test_columns_and_grid_of_a_run(scored_run: RunDirectory) -> None:
     assert columns.similarity.tolist() == pytest.approx([-1, 0.98, -1, 0.5])
     assert columns.distance.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.95])
     assert columns.cluster.tolist() == [0, 0, 1, 1]
-    text = grid.grid(SelectConfig(run_dir=scored_run.uri, grid=True, grid_epsilon=(0.15, 2.0), grid_d=(0.4, 0.9)))
+    text = grid.size_table(SelectConfig(run_dir=scored_run.uri, grid=True, grid_epsilon=(0.15, 2.0), grid_d=(0.4, 0.9)))
     numbers = [line.split() for line in text.splitlines()[2:]]
     assert [(row[0], row[1], row[-2]) for row in (" ".join(line).replace("(", "").split() for line in numbers)] == [
         ("0.15", "1", "1"),

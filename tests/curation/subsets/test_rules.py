@@ -38,7 +38,7 @@ class Pool:
         similarity = np.empty(rows, np.float32)
         for number in set(cluster.tolist()):
             members = np.flatnonzero(cluster == number)
-            order = members[duplicates.order(distance[members], keys[members], keep, pass_seed)]
+            order = members[duplicates.visiting_order(distance[members], keys[members], keep, pass_seed)]
             similarity[order] = duplicates.earlier_similarity(self.units[order])[0]
         self.columns = scored.Columns(distance, similarity, cluster, keys)
 

@@ -10,7 +10,7 @@ import pytest
 from training.evaluation.config import EvaluateConfig
 from training.methods.config import Augmentation, MaeConfig
 from training.pretraining.config import ComputeConfig, LengthConfig, OptimiserConfig, PretrainConfig, RecordConfig
-from training.pretraining.recipe import Settings
+from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from tune.config import HalvingConfig, Question, SweepConfig
 from tune.settings import SweepSettings
@@ -18,11 +18,11 @@ from tune.space import SpaceConfig
 from tune.sweep import sweep
 
 TINY = MaeConfig(encoder="test_vit", image_size=32, decoder_depth=1, decoder_width=32, decoder_heads=2)
-RECIPE = Settings(
+RECIPE = Recipe(
     PretrainConfig(subset="", output=""),
     ComputeConfig(precision="float32"),
     RecordConfig(picture_steps=0),
-    LengthConfig(steps=4, batch_size=8, draw_rows=8),
+    LengthConfig(steps=4, batch_size=8, slice_rows=8),
     OptimiserConfig(),
     TINY,
     Augmentation(),

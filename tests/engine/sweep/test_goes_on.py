@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.store.directory import RunDirectory
-from training.pretraining.checkpoint import last
+from training.pretraining.checkpoint import last_update
 from training.pretraining.config import LengthConfig, RecordConfig
 from tune.results import front
 from tune.settings import SweepSettings
@@ -30,7 +30,7 @@ Twice = Callable[[SweepSettings], pa.Table]
 def lengthened(what: SweepSettings, steps: int, logger: tuple[Any, ...] = ()) -> SweepSettings:
     """A sweep of longer pre-trainings, with a checkpoint every ten updates."""
     record = RecordConfig(picture_steps=0, checkpoint_steps=10, keep_checkpoints=1000, logger=logger)
-    length = LengthConfig(steps=steps, batch_size=8, draw_rows=8)
+    length = LengthConfig(steps=steps, batch_size=8, slice_rows=8)
     return replace(what, recipe=replace(what.recipe, record=record, length=length))
 
 
@@ -87,7 +87,7 @@ def test_a_budget_that_ends_within_a_trial_keeps_its_checkpoints(
         what = make(run_dir, output, config={"max_gpu_hours": budget}, space={"d": (0.9,), "baseline": ("none",)})
         assert sweep(lengthened(what, 10**6))["state"].to_pylist() == ["unfinished"]
         held = RunDirectory(str(output)).read_json("held.json")["device_hours"]
-        return sum(last(RunDirectory(str(folder))) for folder in (output / "pretrain").iterdir()), held
+        return sum(last_update(RunDirectory(str(folder))) for folder in (output / "pretrain").iterdir()), held
 
     reached, held = until(hours)
     assert reached > 0

@@ -66,7 +66,7 @@ def test_a_sweep_prefers_thresholds_that_remove_what_was_planted(
     for row in rows:
         kept = pq.read_table(f"{row['folder']}/kept.parquet")["uri"].to_pylist()
         paths = [str(Path(uri).relative_to(root)) for uri in kept]
-        removed[row["name"]] = colonoscopy.compare(truth, paths)["duplicates_found"]
+        removed[row["name"]] = colonoscopy.compare_with_truth(truth, paths)["duplicates_found"]
     assert removed[best["name"]] > 0.9
     assert removed["full"] < 0.5
 

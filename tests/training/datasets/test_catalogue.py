@@ -205,7 +205,7 @@ def plant(root: Path, paths: tuple[str, ...]) -> Path:
 
 @pytest.mark.parametrize(("name", "files", "expected"), CASES, ids=[case[0] for case in CASES])
 def test_a_set_is_found_as_it_is_packed(name: str, files: tuple[str, ...], expected: Expected, tmp_path: Path) -> None:
-    found = folders.load(name, str(plant(tmp_path, files)), partial=True)
+    found = folders.find_dataset(name, str(plant(tmp_path, files)), partial=True)
     assert {example.name: (example.masks, example.groups, example.split) for example in found.examples} == {
         key: (tuple(str(root_of(tmp_path, files, mask)) for mask in masks), groups, part)
         for key, (masks, groups, part) in expected.items()

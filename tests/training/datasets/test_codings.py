@@ -16,7 +16,7 @@ from curation.store.directory import RunDirectory
 from training.datasets import codings, folders, prepared
 from training.datasets.masks import resize_mask
 from training.datasets.near_copies import near_pairs, small_copies
-from training.datasets.prepared import PreparedSet, copies_told, load, pairs, prepare, with_near_copies
+from training.datasets.prepared import PreparedSet, copy_notes, load_array, pairs, prepare_set, with_near_copies
 from training.metrics import iou
 from training.segmentation import finetune, model, probes
 from training.segmentation.config import FinetuneConfig
@@ -56,8 +56,8 @@ def made(folder: Path, run: Path, size: int = SIDE, **asked: Any) -> tuple[Prepa
     """The set as prepared, all of it test, and its masks."""
     found = RunDirectory(str(run))
     choice = (asked.get("coding", "auto"), asked.get("ignore"))
-    one = prepare(found, "set", folders.load("generic", str(folder)), size, None, choice)
-    return one, np.asarray(load(found, f"{one.stem}.masks.npy"))
+    one = prepare_set(found, "set", folders.find_dataset("generic", str(folder)), size, None, choice)
+    return one, np.asarray(load_array(found, f"{one.stem}.masks.npy"))
 
 
 def gray(*, inside: Any = 255, outside: Any = 0, around: Any = None, kind: Any = np.uint8, suffix: str = "png") -> Any:
@@ -186,8 +186,8 @@ def test_the_flags_decide(tmp_path: Path) -> None:
 
 def test_a_known_set_states_its_coding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = drawn(tmp_path / "set", gray(inside=128, around=255))
-    found = folders.replace(folders.load("generic", str(folder)), name="kvasir-seg")
-    one = prepare(RunDirectory(str(tmp_path / "run")), "set", found, SIDE, None)
+    found = folders.replace(folders.find_dataset("generic", str(folder)), name="kvasir-seg")
+    one = prepare_set(RunDirectory(str(tmp_path / "run")), "set", found, SIDE, None)
     assert one.coding == "as the set states"
 
 
@@ -201,7 +201,7 @@ def test_one_missing_mask_is_told_and_many_are_refused(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "set", gray())
     (folder / "masks/03.png").unlink()
     Image.fromarray(disc()).save(folder / "masks/extra.png")
-    found = folders.load("generic", str(folder))
+    found = folders.find_dataset("generic", str(folder))
     assert len(found.examples) == NUMBER - 1
     assert found.notes() == [
         "generic: images without a mask are passed over: 1 (images/03.png)",
@@ -209,7 +209,7 @@ def test_one_missing_mask_is_told_and_many_are_refused(tmp_path: Path) -> None:
     ]
     (folder / "masks/04.png").unlink()
     with pytest.raises(ValueError, match=r"images without a mask: 2 \(images/03.png, images/04.png\)"):
-        folders.load("generic", str(folder))
+        folders.find_dataset("generic", str(folder))
 
 
 @pytest.mark.parametrize("what", ["images", "masks"])
@@ -250,10 +250,12 @@ def test_loss_gradient_and_scores_are_blind_to_open_pixels() -> None:
         assert float(nothing.detach()) == 0
     found = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype(np.uint8)
     truth = masks.numpy().clip(0, 1) + 254 * (masks.numpy() == codings.IGNORED).astype(np.uint8)
-    assert np.array_equal(iou.count(found, truth, ignored=255), iou.count(found[..., :5], truth[..., :5]))
+    assert np.array_equal(
+        iou.confusion_counts(found, truth, ignored=255), iou.confusion_counts(found[..., :5], truth[..., :5])
+    )
     assert np.array_equal(iou.image_ious(found, truth), iou.image_ious(found[..., :5], truth[..., :5]))
     with pytest.raises(ValueError, match="prediction holds values 0 to 255"):
-        iou.count(truth, found, ignored=255)
+        iou.confusion_counts(truth, found, ignored=255)
 
 
 def test_probes_are_blind_to_open_pixels() -> None:
@@ -296,8 +298,8 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
         image.resize((2 * SIDE, 2 * SIDE)).save(other / f"images/{number:02d}.jpg", quality=85)
         (other / f"images/{number:02d}.png").unlink()
         Image.fromarray(disc(0, 18, 2 * SIDE)).save(other / f"masks/{number:02d}.png")
-    trained = prepare(run, "first", folders.load("generic", str(first)), SIDE, 0)
-    tested = prepare(run, "other", folders.load("generic", str(other)), SIDE, None)
+    trained = prepare_set(run, "first", folders.find_dataset("generic", str(first)), SIDE, 0)
+    tested = prepare_set(run, "other", folders.find_dataset("generic", str(other)), SIDE, None)
     sets = with_near_copies(run, [trained, tested])
     known = {int(trained.names[row]) for part in ("train", "validation") for row in trained.parts[part]}
     copies = {number for number in range(4) if number in known}
@@ -305,7 +307,7 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
     left = {int(sets[1].names[row]) for row in sets[1].test_rows(sets[0])}
     assert left == set(range(NUMBER)) - copies
     assert len(tested.test_rows(trained)) == NUMBER  # bytes alone do not tell
-    [line] = copies_told(sets)
+    [line] = copy_notes(sets)
     assert line.startswith(f"other: {len(copies)} (")
     assert "images that first trains on or stops by" in line
     assert len(pairs(run, sets[1], sets[1].test_rows(sets[0])).images) == len(left)

@@ -29,8 +29,8 @@ def test_a_whole_set_is_taken_and_named_alike_wherever_it_lies(tmp_path: Path) -
     (tmp_path / "outer" / "__MACOSX" / "images").mkdir(parents=True)
     (tmp_path / "outer" / "__MACOSX" / "images" / "._0.jpg").touch()
     (inner / "images" / ".hidden.jpg").touch()
-    found = folders.load("kvasir-sessile", str(inner))
-    again = folders.load("Kvasir_Sessile", str(tmp_path / "outer"))
+    found = folders.find_dataset("kvasir-sessile", str(inner))
+    again = folders.find_dataset("Kvasir_Sessile", str(tmp_path / "outer"))
     assert (found.name, again.name, found.layout) == ("kvasir-sessile", "kvasir-sessile", LAYOUTS["kvasir-sessile"])
     assert found.examples == again.examples
     assert [example.name for example in found.examples] == sorted(map(str, range(196)))
@@ -44,14 +44,14 @@ def test_a_partial_set_is_told_what_is_missing(tmp_path: Path) -> None:
     (folder / "masks" / "7.jpg").unlink()
     (folder / "images" / "8.jpg").unlink()
     with pytest.raises(ValueError, match=r"kvasir-sessile in .* is not whole") as caught:
-        folders.load("kvasir-sessile", str(folder))
+        folders.find_dataset("kvasir-sessile", str(folder))
     text = str(caught.value)
     assert "images without a mask: 1 (images/7.jpg)" in text
     assert "masks without an image: 1 (masks/8.jpg)" in text
     assert "193 of 196 images with masks" in text
     assert "images/NAME.jpg + masks/NAME.jpg" in text
     assert "generic=DIR" in text
-    found = folders.load("kvasir-sessile", str(folder), partial=True)
+    found = folders.find_dataset("kvasir-sessile", str(folder), partial=True)
     assert len(found.examples) == 193
     assert found.skipped == ("images/7.jpg",)
 
@@ -62,10 +62,10 @@ def test_a_wrong_folder_is_shown_the_expected_tree(name: str, tmp_path: Path) ->
     (tmp_path / "holiday" / "beach.jpg").touch()
     for partial in (False, True):
         with pytest.raises(ValueError, match="no image with its mask where one is expected") as caught:
-            folders.load(name, str(tmp_path), partial=partial)
+            folders.find_dataset(name, str(tmp_path), partial=partial)
         assert all(pair.shown in str(caught.value) for tree in LAYOUTS[name].trees for pair in tree.pairs)
     with pytest.raises(ValueError, match="is not a folder") as caught:
-        folders.load(name, str(tmp_path / "nowhere"))
+        folders.find_dataset(name, str(tmp_path / "nowhere"))
     assert LAYOUTS[name].trees[0].pairs[0].shown in str(caught.value)
 
 
@@ -81,12 +81,12 @@ def test_a_wrong_folder_is_shown_the_expected_tree(name: str, tmp_path: Path) ->
     ],
 )
 def test_more_than_the_set_has_is_another_set(name: str, count: int, wrong: int, told: str, tmp_path: Path) -> None:
-    assert len(folders.load(name, str(pairs(count, tmp_path))).examples) == count
+    assert len(folders.find_dataset(name, str(pairs(count, tmp_path))).examples) == count
     pairs(wrong, tmp_path)
     with pytest.raises(ValueError, match=told) as caught:
-        folders.load(name, str(tmp_path))
+        folders.find_dataset(name, str(tmp_path))
     assert folders.expected(LAYOUTS[name]) in str(caught.value)
-    assert len(folders.load(name, str(tmp_path), partial=True).examples) == wrong
+    assert len(folders.find_dataset(name, str(tmp_path), partial=True).examples) == wrong
 
 
 @pytest.mark.parametrize("count", [299, 300, 301, 380, 381])
@@ -96,11 +96,11 @@ def test_the_count_may_differ_by_packing(count: int, tmp_path: Path) -> None:
         for letter in ("", "p", "c"):
             (tmp_path / f"{letter}{number}.bmp").touch()
     if count in (300, 380):
-        assert len(folders.load("cvc-colondb", str(tmp_path)).examples) == count
+        assert len(folders.find_dataset("cvc-colondb", str(tmp_path)).examples) == count
         return
     told = "381, not 300 or 380, images" if count == 381 else f"{count} of 300 or 380 images"
     with pytest.raises(ValueError, match=told):
-        folders.load("cvc-colondb", str(tmp_path))
+        folders.find_dataset("cvc-colondb", str(tmp_path))
 
 
 def test_edd2020_has_380_or_386_images(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_edd2020_has_380_or_386_images(tmp_path: Path) -> None:
             for path in (f"originalImages/A{number}.jpg", f"masks/A{number}_polyp.tif"):
                 (tmp_path / path).parent.mkdir(exist_ok=True)
                 (tmp_path / path).touch()
-        assert len(folders.load("edd2020", str(tmp_path)).examples) == count
+        assert len(folders.find_dataset("edd2020", str(tmp_path)).examples) == count
 
 
 def pranet(root: Path, sets: dict[str, Sequence[object]], train: Sequence[object] = ()) -> Path:
@@ -127,16 +127,18 @@ def test_a_name_in_both_of_pranets_folders_is_an_error(tmp_path: Path) -> None:
     root = pranet(tmp_path, {"CVC-ClinicDB": range(1, 63)}, range(62, 613))
     for partial in (False, True):
         with pytest.raises(ValueError, match=re.escape("doubles: 1 (TrainDataset/image/62.png)")):
-            folders.load("cvc-clinicdb", str(root), partial=partial)
+            folders.find_dataset("cvc-clinicdb", str(root), partial=partial)
     for kind in ("image", "mask"):
         (root / f"TrainDataset/{kind}/62.png").unlink()
-    names = [example.name for example in folders.load("cvc-clinicdb", str(root)).examples]
+    names = [example.name for example in folders.find_dataset("cvc-clinicdb", str(root)).examples]
     assert sorted(map(int, names)) == list(range(1, 613))
 
 
 def test_pranets_parts_of_one_frame_have_names_of_their_own(tmp_path: Path) -> None:
     frames = [f"cju{number:020d}" for number in range(1000)]
-    found = folders.load("kvasir-seg", str(pranet(tmp_path, {"Kvasir": frames[:100]}, [*frames[101:], frames[0]])))
+    found = folders.find_dataset(
+        "kvasir-seg", str(pranet(tmp_path, {"Kvasir": frames[:100]}, [*frames[101:], frames[0]]))
+    )
     assert {example.name for example in found.examples} >= {f"Test/{frames[0]}", f"Train/{frames[0]}"}
     assert len({example.name for example in found.examples}) == 1000
 
@@ -144,11 +146,11 @@ def test_pranets_parts_of_one_frame_have_names_of_their_own(tmp_path: Path) -> N
 @pytest.mark.parametrize("below", ["", "TestDataset", "TestDataset/CVC-300"])
 def test_pranets_test_folder_may_be_given_itself(below: str, tmp_path: Path) -> None:
     root = pranet(tmp_path, {"CVC-300": range(149, 209), "CVC-ColonDB": range(1, 381), "ETIS-LaribPolypDB": [1]}, [7])
-    found = folders.load("cvc-300", str(root / below))
+    found = folders.find_dataset("cvc-300", str(root / below))
     assert [example.name for example in found.examples] == [str(number) for number in range(149, 209)]
     assert found.examples[0].masks == (str(tmp_path / "TestDataset/CVC-300/masks/149.png"),)
     with pytest.raises(ValueError, match=r"380, not 60, images with masks"):
-        folders.load("cvc-300", str(root / "TestDataset/CVC-ColonDB"))
+        folders.find_dataset("cvc-300", str(root / "TestDataset/CVC-ColonDB"))
 
 
 def test_images_without_any_masks(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_images_without_any_masks(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=re.escape("without a mask: 5 (images/0.jpg, images/1.jpg, images/2.jpg, ...)")
     ):
-        folders.load("generic", str(folder))
+        folders.find_dataset("generic", str(folder))
 
 
 def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
@@ -166,19 +168,19 @@ def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
     (folder / "images" / "1.png").touch()
     for partial in (False, True):
         with pytest.raises(ValueError, match=re.escape("the same name doubles: 1 (images/1.png)")):
-            folders.load("generic", str(folder), partial=partial)
+            folders.find_dataset("generic", str(folder), partial=partial)
 
 
 def test_another_set_under_a_sets_name(tmp_path: Path) -> None:
     folder = pairs(700, tmp_path)
     with pytest.raises(ValueError, match="frames 1 to 612"):
-        folders.load("cvc-clinicdb", str(folder))
+        folders.find_dataset("cvc-clinicdb", str(folder))
 
 
 def test_images_without_masks_are_left_out_where_the_set_has_such(tmp_path: Path) -> None:
     folder = pairs(4, tmp_path)
     (folder / "masks" / "2.jpg").rename(folder / "masks" / "1_mask.jpg")
-    found = folders.load("imageclefmed", str(folder))
+    found = folders.find_dataset("imageclefmed", str(folder))
     assert {example.name: len(example.masks) for example in found.examples} == {"0": 1, "1": 2, "3": 1}
     assert found.skipped == ("images/2.jpg",)
 
@@ -187,9 +189,9 @@ def test_the_official_lists_are_the_split(tmp_path: Path) -> None:
     folder = pairs(590, tmp_path / "kvasir-instrument")
     (folder / "train.txt").write_text("\n".join(str(number) for number in range(472)))
     with_suffix = "\n".join(f"{number}.jpg" for number in range(472, 590))
-    assert {example.split for example in folders.load("kvasir-instrument", str(tmp_path)).examples} == {""}
+    assert {example.split for example in folders.find_dataset("kvasir-instrument", str(tmp_path)).examples} == {""}
     (folder / "test.txt").write_text(with_suffix + "\n")  # both lists are there only now
-    found = folders.load("kvasir-instrument", str(tmp_path))
+    found = folders.find_dataset("kvasir-instrument", str(tmp_path))
     assert Counter(example.split for example in found.examples) == {"train": 472, "test": 118}
     assert all((example.split == "test") == (int(example.name) >= 472) for example in found.examples)
 
@@ -210,26 +212,26 @@ def test_lists_that_do_not_fit_are_an_error(
     (folder / "train.txt").write_text(train)
     (folder / "test.txt").write_text(test)
     with pytest.raises(ValueError, match=message):
-        folders.load("kvasir-instrument", str(folder))
+        folders.find_dataset("kvasir-instrument", str(folder))
 
 
 def test_flags_are_parsed() -> None:
-    assert folders.parse("kvasir-seg=/data/a=b") == ("kvasir-seg", "/data/a=b")
-    assert folders.parse("CVC_ClinicDB=x") == ("cvc-clinicdb", "x")
+    assert folders.parse_dataset("kvasir-seg=/data/a=b") == ("kvasir-seg", "/data/a=b")
+    assert folders.parse_dataset("CVC_ClinicDB=x") == ("cvc-clinicdb", "x")
     with pytest.raises(ValueError, match=r"'/data/Kvasir-SEG' is not NAME=DIR; write for example kvasir-seg="):
-        folders.parse("/data/Kvasir-SEG")
+        folders.parse_dataset("/data/Kvasir-SEG")
     with pytest.raises(ValueError, match="is not NAME=DIR"):
-        folders.parse("kvasir-seg=")
+        folders.parse_dataset("kvasir-seg=")
     with pytest.raises(ValueError, match=r"named 'kvasir-segg'; did you mean kvasir-seg\?.*generic=DIR"):
-        folders.parse("kvasir-segg=x")
+        folders.parse_dataset("kvasir-segg=x")
     with pytest.raises(ValueError, match=r"did you mean etis-larib\?"):
-        folders.parse("ETIS-LaribPolypDB=x")
+        folders.parse_dataset("ETIS-LaribPolypDB=x")
     with pytest.raises(ValueError, match=r"named 'xyzzy'; Known: kvasir-seg, "):
-        folders.parse("xyzzy=x")
+        folders.parse_dataset("xyzzy=x")
 
 
 def test_the_table_tells_every_set() -> None:
-    table = folders.table()
+    table = folders.catalogue_table()
     for name, layout in LAYOUTS.items():
         assert f"\n{name}: " in f"\n{table}"
         for text in (layout.masks, layout.split, layout.licence, layout.citation, layout.note):
@@ -246,8 +248,8 @@ def test_the_table_tells_every_set() -> None:
 @pytest.mark.realdata
 @pytest.mark.skipif(DATA is None, reason="ENDOSIEVE_DATA is not set: it names the folder with data/ and models/")
 def test_the_real_sets() -> None:
-    kvasir = folders.load("kvasir-seg", f"{DATA}/data/kvasir_seg_352")
-    endotect = folders.load("endotect", f"{DATA}/data/endotect2020_512")
+    kvasir = folders.find_dataset("kvasir-seg", f"{DATA}/data/kvasir_seg_352")
+    endotect = folders.find_dataset("endotect", f"{DATA}/data/endotect2020_512")
     assert (len(kvasir.examples), len(endotect.examples)) == (1000, 200)
     parts = splits.split(kvasir, seed=0)
     assert {part: len(examples) for part, examples in parts.items()} == {

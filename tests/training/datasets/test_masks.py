@@ -61,7 +61,7 @@ def test_clinicdb_as_it_is_published(tmp_path: Path) -> None:
     for number in (1, 26):
         planar(tmp_path / "Original" / f"{number}.tif", picture(seed=number))
         planar(tmp_path / "Ground Truth" / f"{number}.tif", np.repeat(disc()[:, :, None] * np.uint8(255), 3, axis=2))
-    found = folders.load("cvc-clinicdb", str(tmp_path), partial=True)
+    found = folders.find_dataset("cvc-clinicdb", str(tmp_path), partial=True)
     assert [one.groups for one in found.examples] == [("sequence 1",), ("sequence 2",)]
     assert np.array_equal(masks.read_image(found.examples[1].image), picture(seed=26))
     assert np.array_equal(masks.read_mask(found.examples[1]), disc())

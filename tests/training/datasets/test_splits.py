@@ -61,7 +61,7 @@ def plant(name: str, root: Path, contents: Sequence[int]) -> Dataset:
                 file = root / f"{path}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(b"%03d" % content)
-    return folders.load(name, str(root), partial=True)
+    return folders.find_dataset(name, str(root), partial=True)
 
 
 def parts_of(found: Dataset, seed: int = 0) -> dict[str, list[Example]]:
@@ -138,7 +138,7 @@ def numbered(name: str, root: Path) -> Dataset:
         for kind in ("images", "masks"):
             (root / kind).mkdir(exist_ok=True)
             (root / kind / f"{number}.png").write_bytes(f"{kind}{number:03d}".encode())
-    return folders.load(name, str(root))
+    return folders.find_dataset(name, str(root))
 
 
 def test_the_sets_in_order_are_those_whose_sequences_nobody_lists() -> None:
@@ -247,7 +247,7 @@ def test_official_validation_and_external_sets(tmp_path: Path) -> None:
 def test_the_split_does_not_depend_on_where_the_set_lies(tmp_path: Path) -> None:
     here = plant("cvc-clinicdb", tmp_path / "a", range(200))
     there = plant("cvc-clinicdb", tmp_path / "b" / "CVC-ClinicDB", range(200))
-    there = folders.load("cvc-clinicdb", str(tmp_path / "b"), partial=True)
+    there = folders.find_dataset("cvc-clinicdb", str(tmp_path / "b"), partial=True)
 
     def names(found: Dataset) -> dict[str, list[str]]:
         return {part: [example.name for example in parts] for part, parts in parts_of(found).items()}

@@ -13,10 +13,10 @@ from PIL import Image
 
 from curation.store.directory import RunDirectory
 from training.datasets import folders
-from training.datasets.prepared import PreparedSet, pairs, prepare
+from training.datasets.prepared import PreparedSet, pairs, prepare_set
 from training.evaluation import benchmark, finetuned
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.run import Subject, Trial, carry_out, subject_of
+from training.evaluation.run import EvaluationRun, Subject, carry_out_run, subject_of
 from training.evaluation.sets import find_sources, prepare_all
 from training.segmentation.config import FinetuneConfig
 
@@ -45,7 +45,7 @@ def draw(folder: Path, seed: int = 0, counts: dict[str, int] | None = None) -> P
 
 def ready(run: RunDirectory, folder: Path, label: str = "squares", **changes: Any) -> PreparedSet:
     values = {"size": 40, "split_seed": 0} | changes
-    return prepare(run, label, folders.load("generic", str(folder)), values["size"], values["split_seed"])
+    return prepare_set(run, label, folders.find_dataset("generic", str(folder)), values["size"], values["split_seed"])
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trial(folder: Path, tmp_path: Path) -> Trial:
+def trial(folder: Path, tmp_path: Path) -> EvaluationRun:
     one = ready(RunDirectory(str(tmp_path)), folder)
-    return Trial(subject_of("random", "test_vit"), one, (one,), CONFIG, "finetune", 1)
+    return EvaluationRun(subject_of("random", "test_vit"), one, (one,), CONFIG, "finetune", 1)
 
 
 def test_a_set_is_split_and_decoded_once(folder: Path, tmp_path: Path) -> None:
@@ -90,13 +90,15 @@ def test_what_is_in_no_part_is_told(
     for number, part in enumerate(("test", "validation")):
         copy = here / "train" / "images" / f"train{number}.png"
         copy.write_bytes((here / part / "images" / f"{part}0.png").read_bytes())
-    monkeypatch.setattr("training.evaluation.sets.stream", lambda _, calls, **__: [prepare(*call) for call in calls])
+    monkeypatch.setattr(
+        "training.evaluation.sets.stream", lambda _, calls, **__: [prepare_set(*call) for call in calls]
+    )
     config = EvaluateConfig(
         output="unused", dataset=(f"here:generic={here}", f"other:generic={other}"), decoded_size=40
     )
     sets = prepare_all(RunDirectory(str(tmp_path / "run")), find_sources(config), config)
     assert [sets[0].names[row] for row in sets[0].left_out] == ["train/train0", "train/train1"]
-    rows = [benchmark.counted(one) for one in sets]
+    rows = [benchmark.dataset_row(one) for one in sets]
     assert [(row.train, row.validation, row.test, row.left_out) for row in rows] == [(6, 4, 6, 2), (8, 4, 6, 0)]
     assert all(row.train + row.validation + row.test + row.left_out == row.images for row in rows)
     told = capsys.readouterr().out
@@ -136,7 +138,7 @@ def test_copies_of_what_was_trained_on_are_not_tested_on(folder: Path, tmp_path:
     assert one.test_rows(one) == one.parts["test"]
 
 
-def test_a_file_is_named_by_all_that_shapes_it(trial: Trial, folder: Path, tmp_path: Path) -> None:
+def test_a_file_is_named_by_all_that_shapes_it(trial: EvaluationRun, folder: Path, tmp_path: Path) -> None:
     run, subject, one = RunDirectory(str(tmp_path)), trial.subject, trial.train
     again = draw(tmp_path / "again")
     (again / "test" / "masks" / "test0.png").write_bytes((again / "test" / "masks" / "test1.png").read_bytes())
@@ -165,22 +167,22 @@ def test_a_file_is_named_by_all_that_shapes_it(trial: Trial, folder: Path, tmp_p
 
 
 def test_a_set_named_later_is_tested_without_fine_tuning_again(
-    trial: Trial, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trial: EvaluationRun, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(str(tmp_path))
-    first = run.read_table(carry_out(run, trial, "cpu")).to_pylist()
+    first = run.read_table(carry_out_run(run, trial, "cpu")).to_pylist()
     assert 0 < run.read_json(trial.cost)["device_hours"] < 0.1
     more = replace(trial, tests=(trial.train, ready(run, draw(tmp_path / "other", seed=1), "later", split_seed=None)))
     with monkeypatch.context() as patch:
         patch.setattr(finetuned, "finetune", None)
-        both = run.read_table(carry_out(run, more, "cpu"))
+        both = run.read_table(carry_out_run(run, more, "cpu"))
     assert [row for row in both.to_pylist() if row["test_dataset"] == trial.train.name] == first
     shutil.rmtree(tmp_path / finetuned.FOLDER)
-    assert run.read_table(carry_out(run, replace(more, keep=False), "cpu")).equals(both)  # from the beginning
+    assert run.read_table(carry_out_run(run, replace(more, keep=False), "cpu")).equals(both)  # from the beginning
     assert not (tmp_path / finetuned.FOLDER).exists()
 
 
-def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:
+def test_names_that_are_no_file_names_make_pictures_too(trial: EvaluationRun) -> None:
     named = replace(trial, subject=replace(trial.subject, about=trial.subject.about | {"subset": "hub:a/b c"}))
     assert re.fullmatch(r"overlays/hub_a_b_c-squares-squares-seed0-[0-9a-f]{8}\.png", named.picture(trial.train))
     alike = [replace(trial.train, name=name) for name in ("a b", "a_b", "a/b", "../a_b", "x" * 300, "x" * 301)]
@@ -189,10 +191,10 @@ def test_names_that_are_no_file_names_make_pictures_too(trial: Trial) -> None:
     assert all(re.fullmatch(r"overlays/[A-Za-z0-9._-]{1,251}\.png", picture) for picture in pictures)
 
 
-def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: Trial, tmp_path: Path) -> None:
+def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: EvaluationRun, tmp_path: Path) -> None:
     run = RunDirectory(str(tmp_path))
     five = replace(trial, config=replace(CONFIG, epochs=5), test_every=2)
-    rows = run.read_table(carry_out(run, five, "cpu")).to_pylist()
+    rows = run.read_table(carry_out_run(run, five, "cpu")).to_pylist()
     final = [row["epoch"] for row in rows if row["final"]]
     assert len(final) == 1
     assert [row["epoch"] for row in rows] == sorted({2, 4, *final})
@@ -201,9 +203,9 @@ def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: Trial, tmp
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("way", ["finetune", "linear", "knn"])
-def test_a_gpu_as_the_cpu(trial: Trial, tmp_path: Path, way: Any) -> None:
+def test_a_gpu_as_the_cpu(trial: EvaluationRun, tmp_path: Path, way: Any) -> None:
     run, asked = RunDirectory(str(tmp_path)), replace(trial, way=way)
-    tables = [run.read_table(carry_out(run, asked, device)).to_pylist() for device in ("cpu", "cuda")]
+    tables = [run.read_table(carry_out_run(run, asked, device)).to_pylist() for device in ("cpu", "cuda")]
     assert torch.cuda.max_memory_allocated() > 0
     for here, there in zip(*tables, strict=True):
         assert there["miou"] == pytest.approx(here["miou"], abs=0.05)

@@ -26,9 +26,9 @@ def test_half_of_the_free_disk_and_of_what_is_there_is_room(run: RunDirectory) -
 
 
 def test_what_was_decided_stands_until_the_user_says_otherwise(run: RunDirectory) -> None:
-    run.write_json(cache.KEPT, {"decoded_bytes": 5000})
+    run.write_json(cache.DECISION, {"decoded_bytes": 5000})
     assert cache.fits(run, 5000, True, None)
     assert not cache.fits(run, 5000, True, 4e-6)
-    run.write_json(cache.KEPT, {"decoded_bytes": 0})
+    run.write_json(cache.DECISION, {"decoded_bytes": 0})
     assert not cache.fits(run, 5, True, None)
     assert cache.fits(run, 5000, True, 5e-6)

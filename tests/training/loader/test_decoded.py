@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.loader.decoded import Frames
-from training.loader.order import Draws, Rank
+from training.loader.decoded import DecodedFrames
+from training.loader.order import Batches, Rank
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3), dtype=np.uint8)
 IDS = [f"frame-{number}" for number in range(13)]
@@ -23,21 +23,21 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_frames_come_from_the_part_that_holds_them(files: list[str]) -> None:
-    for frames in (Frames([PIXELS[:5], PIXELS[5:]], IDS), Frames(files, IDS)):
+    for frames in (DecodedFrames([PIXELS[:5], PIXELS[5:]], IDS), DecodedFrames(files, IDS)):
         assert len(frames) == 13
         assert np.array_equal(frames.take(ROWS).numpy(), PIXELS[ROWS])
         assert frames.names(ROWS) == ["frame-12", "frame-0", "frame-5", "frame-4"]
 
 
 def test_mapped_frames_travel_as_paths(files: list[str]) -> None:
-    sent = pickle.dumps(Frames(files, IDS))
+    sent = pickle.dumps(DecodedFrames(files, IDS))
     assert len(sent) < PIXELS.nbytes / 2
     assert np.array_equal(pickle.loads(sent).take(ROWS).numpy(), PIXELS[ROWS])
 
 
 def test_processes_that_read_ahead_keep_the_order(files: list[str]) -> None:
-    order = Draws(13, 6, 3, 0)
-    taken = [list(Frames(files, IDS, n).images(order, order.places(Rank(), 2, 5))) for n in (0, 2)]
+    order = Batches(13, 6, 3, 0)
+    taken = [list(DecodedFrames(files, IDS, n).images(order, order.places(Rank(), 2, 5))) for n in (0, 2)]
     assert len(taken[0]) == 6
     assert all(torch.equal(plain, ahead) for plain, ahead in zip(*taken, strict=True))
     assert np.array_equal(taken[0][0].numpy(), PIXELS[order.rows(2, 0)])
@@ -45,6 +45,6 @@ def test_processes_that_read_ahead_keep_the_order(files: list[str]) -> None:
 
 def test_ids_and_pixels_must_agree() -> None:
     with pytest.raises(ValueError, match="12 ids for 13 frames"):
-        Frames([PIXELS], IDS[:12])
+        DecodedFrames([PIXELS], IDS[:12])
     with pytest.raises(ValueError, match="0 ids for 0 frames"):
-        Frames([], [])
+        DecodedFrames([], [])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.metrics import intervals
-from training.metrics.intervals import Bootstrap, compare, estimate_values
+from training.metrics.intervals import Bootstrap, estimate_values, paired_comparison
 
 FEW = Bootstrap(replicates=400)
 
@@ -53,7 +53,7 @@ def test_degenerate_values() -> None:
 
 def test_draws_hold_every_image_and_replicate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "BLOCK_VALUES", 30)  # blocks of 6 replicates
-    blocks = list(intervals.draws(Bootstrap(replicates=20), 5, (3, 1)))
+    blocks = list(intervals.bootstrap_draws(Bootstrap(replicates=20), 5, (3, 1)))
     assert [len(images) for images, _ in blocks] == [6, 6, 6, 2]
     weights_BN = np.concatenate([images for images, _ in blocks])
     assert (weights_BN.sum(axis=1) == 5).all()
@@ -65,18 +65,18 @@ def test_draws_hold_every_image_and_replicate(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_paired_test_by_hand() -> None:
     """Three equal differences: 2 of the 8 ways to sign them are as far from 0."""
-    found = compare([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])
+    found = paired_comparison([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])
     assert found.p_value == pytest.approx(0.25)
     assert found.difference == pytest.approx(0.1)
     assert (found.low, found.high) == pytest.approx((0.1, 0.1))
-    same = compare([0.5, 0.7, 0.9], [0.5, 0.7, 0.9])
+    same = paired_comparison([0.5, 0.7, 0.9], [0.5, 0.7, 0.9])
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    half = compare([0.5, np.nan, 0.9, 0.1], [0.25, 0.6, np.nan, 0.6])
+    half = paired_comparison([0.5, np.nan, 0.9, 0.1], [0.25, 0.6, np.nan, 0.6])
     assert (half.images, half.difference) == (2, pytest.approx(-0.125))
     with pytest.raises(ValueError, match="the first has 2 images, the second 3; test both on the same ones"):
-        compare([0.1, 0.2], [0.1, 0.2, 0.3])
+        paired_comparison([0.1, 0.2], [0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="no image has a value for both encoders"):
-        compare([0.1, np.nan], [np.nan, 0.2])
+        paired_comparison([0.1, np.nan], [np.nan, 0.2])
 
 
 def test_a_planted_difference_is_found_because_images_are_paired() -> None:
@@ -84,21 +84,21 @@ def test_a_planted_difference_is_found_because_images_are_paired() -> None:
     hard_N = generator.uniform(0.2, 0.9, 80)  # images differ far more than encoders do
     first = hard_N + 0.03 + generator.normal(0, 0.05, (3, 80))
     second = hard_N + generator.normal(0, 0.05, (2, 80))
-    found = compare(first, second)
+    found = paired_comparison(first, second)
     assert found.difference == pytest.approx(first.mean() - second.mean())
     assert 0 < found.low < found.difference < found.high < 0.06
     assert found.p_value < 0.001
-    assert found == compare(first, second)
-    turned = compare(second, first)
+    assert found == paired_comparison(first, second)
+    turned = paired_comparison(second, first)
     assert turned.difference == pytest.approx(-found.difference)
     assert turned.p_value < 0.001
-    apart = compare(first, generator.permutation(second, axis=1))
+    apart = paired_comparison(first, generator.permutation(second, axis=1))
     assert apart.high - apart.low > 3 * (found.high - found.low)
 
 
 def test_no_difference_is_seldom_found() -> None:
     generator = np.random.default_rng(3)
-    found = [compare(*generator.normal(0.6, 0.1, (2, 1, 30)), FEW) for _ in range(60)]
+    found = [paired_comparison(*generator.normal(0.6, 0.1, (2, 1, 30)), FEW) for _ in range(60)]
     assert np.mean([one.p_value < 0.05 for one in found]) <= 0.12
     assert 0.3 < np.mean([one.p_value for one in found]) < 0.7
     assert np.mean([one.low <= 0 <= one.high for one in found]) > 0.85

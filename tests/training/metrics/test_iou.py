@@ -69,7 +69,7 @@ def masks(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 @example((np.stack([PIXEL * 3, LEFT * 2]), np.stack([LEFT * 3, LEFT * 1]), 4), "skip")
 def test_metrics_are_the_references(given_masks: tuple[np.ndarray, np.ndarray, int], empty: Any) -> None:
     prediction, truth, classes = given_masks
-    counts = iou.count(prediction, truth, classes)
+    counts = iou.confusion_counts(prediction, truth, classes)
     assert counts.dtype == np.int64
     for image, (p, t) in enumerate(zip(prediction, truth, strict=True)):
         for number in range(classes):
@@ -82,7 +82,7 @@ def test_metrics_are_the_references(given_masks: tuple[np.ndarray, np.ndarray, i
 def test_degenerate_masks_by_hand() -> None:
     """Of 12 pixels: nothing and nothing, a miss, a false alarm, one pixel of six, all."""
     prediction, truth = np.stack([EMPTY, EMPTY, PIXEL, PIXEL, FULL]), np.stack([EMPTY, LEFT, EMPTY, LEFT, FULL])
-    counts = iou.count(prediction, truth)
+    counts = iou.confusion_counts(prediction, truth)
     assert counts[:, 1].tolist() == [[0, 0, 0, 12], [0, 0, 6, 6], [0, 1, 0, 11], [1, 0, 5, 6], [12, 0, 0, 0]]
     assert counts[:, 0].tolist() == [[12, 0, 0, 0], [6, 6, 0, 0], [11, 0, 1, 0], [6, 5, 0, 1], [0, 0, 0, 12]]
     found = iou.per_image(counts)
@@ -102,7 +102,7 @@ def test_degenerate_masks_by_hand() -> None:
 def test_torchmetrics_agrees_where_no_mask_is_empty() -> None:
     generator = np.random.default_rng(1)
     prediction, truth = generator.random((2, 6, 9, 7)) < 0.4
-    counts = iou.count(prediction, truth)
+    counts = iou.confusion_counts(prediction, truth)
     found = iou.per_image(counts)
     p, t = (torch.from_numpy(mask.astype(np.int64)) for mask in (prediction, truth))
     by_image = binary_stat_scores(p, t, multidim_average="samplewise").numpy()[:, [0, 1, 3, 2]]
@@ -115,36 +115,36 @@ def test_torchmetrics_agrees_where_no_mask_is_empty() -> None:
 def test_kinds_of_masks_count_alike() -> None:
     prediction, truth = np.stack([LEFT, PIXEL]), np.stack([PIXEL, FULL])
     prediction.flags.writeable = False
-    expected = iou.count(prediction, truth)
+    expected = iou.confusion_counts(prediction, truth)
     for kind in (np.uint8, np.uint16, np.int64):
-        np.testing.assert_array_equal(iou.count(prediction.astype(kind), truth), expected)
+        np.testing.assert_array_equal(iou.confusion_counts(prediction.astype(kind), truth), expected)
     tensors = torch.from_numpy(prediction.copy()), torch.from_numpy(truth)
-    np.testing.assert_array_equal(iou.count(*tensors), expected)
-    np.testing.assert_array_equal(iou.count(prediction[:1], truth[:1]), expected[:1])
+    np.testing.assert_array_equal(iou.confusion_counts(*tensors), expected)
+    np.testing.assert_array_equal(iou.confusion_counts(prediction[:1], truth[:1]), expected[:1])
 
 
 def test_wrong_masks_are_told() -> None:
     mask = np.stack([LEFT])
     with pytest.raises(ValueError, match=r"prediction is \[1, 3, 4\], truth \[1, 4, 3\]"):
-        iou.count(mask, mask.swapaxes(1, 2))
+        iou.confusion_counts(mask, mask.swapaxes(1, 2))
     with pytest.raises(ValueError, match=r"has shape \[3, 4\], expected \[images, height, width\]"):
-        iou.count(LEFT, LEFT)
+        iou.confusion_counts(LEFT, LEFT)
     with pytest.raises(ValueError, match=r"prediction holds torch\.float64, expected bool or whole numbers"):
-        iou.count(mask * 0.5, mask)
+        iou.confusion_counts(mask * 0.5, mask)
     with pytest.raises(ValueError, match="truth holds values 0 to 255, expected 0 to 1; threshold"):
-        iou.count(mask, mask.astype(np.uint8) * 255)
+        iou.confusion_counts(mask, mask.astype(np.uint8) * 255)
     with pytest.raises(ValueError, match="classes is 1; it must be at least 2"):
-        iou.count(mask & False, mask & False, 1)
+        iou.confusion_counts(mask & False, mask & False, 1)
     with pytest.raises(ValueError, match="with at least one image"):
-        iou.summarise(iou.count(mask[:0], mask[:0]))
+        iou.summarise(iou.confusion_counts(mask[:0], mask[:0]))
     with pytest.raises(ValueError, match="there is no metric 'iou'; expected one of miou, miou_dataset"):
-        iou.estimate(iou.count(mask, mask), "iou")
+        iou.estimate(iou.confusion_counts(mask, mask), "iou")
 
 
 def drawn_counts(seeds: int, images: int) -> np.ndarray:
     generator = np.random.default_rng(5)
     pairs = generator.integers(0, 3, (seeds, 2, images, 6, 6))
-    return np.stack([iou.count(prediction, truth, 3) for prediction, truth in pairs])
+    return np.stack([iou.confusion_counts(prediction, truth, 3) for prediction, truth in pairs])
 
 
 @pytest.mark.parametrize("metric", iou.METRICS)

@@ -30,13 +30,13 @@ def method(**changes: Any) -> MaeMethod:
 
 
 def test_checkpoints_come_back_and_the_last_stay(run: RunDirectory, tmp_path: Path) -> None:
-    assert checkpoint.kept(run) == []
+    assert checkpoint.whole_updates(run) == []
     for update in (5, 10, 100):
         checkpoint.save({"update": update, "model": {"w": torch.full((3,), float(update))}}, str(tmp_path))
         checkpoint.upload(str(tmp_path), run, checkpoint.name_of(update))
-    assert checkpoint.kept(run) == [5, 10, 100]
+    assert checkpoint.whole_updates(run) == [5, 10, 100]
     run.write_bytes("checkpoints/update-00000200/.tmp-1-checkpoint.pt", b"half of one, of a writer that was killed")
-    assert checkpoint.kept(run) == [5, 10, 100]
+    assert checkpoint.whole_updates(run) == [5, 10, 100]
     checkpoint.prune(run, 2)
     assert run.folders("checkpoints") == ["update-00000010", "update-00000100"]
     state = checkpoint.load(run, 10)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from curation.store.directory import RunDirectory
-from training.loader.decoded import Frames
+from training.loader.decoded import DecodedFrames
 from training.loader.order import Rank
 from training.methods.config import Augmentation, MaeConfig
 from training.methods.mae import MaeMethod
@@ -30,9 +30,9 @@ def _one_thread() -> Any:
 
 
 @pytest.fixture(scope="module")
-def frames() -> Frames:
+def frames() -> DecodedFrames:
     pixels = np.random.default_rng(0).integers(0, 256, (13, 40, 40, 3), dtype=np.uint8)
-    return Frames([pixels[:5], pixels[5:]], [f"frame-{number}" for number in range(13)])
+    return DecodedFrames([pixels[:5], pixels[5:]], [f"frame-{number}" for number in range(13)])
 
 
 def same(module: torch.nn.Module) -> torch.nn.Module:
@@ -40,13 +40,13 @@ def same(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def plan(optimiser: dict[str, Any] | None = None, **length: Any) -> loop.Plan:
-    sizes = {"steps": UPDATES, "batch_size": 8, "draw_rows": 2} | length
+    sizes = {"steps": UPDATES, "batch_size": 8, "slice_rows": 2} | length
     rates = {"learning_rate": 1e-2} | (optimiser or {})
     return loop.Plan(UPDATES, 3, LengthConfig(**sizes), OptimiserConfig(**rates), "float32")
 
 
 def trained(
-    frames: Frames, state: loop.State | None = None, stop: int = UPDATES, **settings: Any
+    frames: DecodedFrames, state: loop.State | None = None, stop: int = UPDATES, **settings: Any
 ) -> tuple[list[float], loop.State]:
     losses: list[float] = []
     kept: loop.State = {}
@@ -61,7 +61,7 @@ def trained(
 
 @pytest.mark.parametrize(("stop", "optimiser"), [(1, {}), (3, {"ema_decay": 0.9, "clip_norm": 0.1}), (4, {})])
 def test_a_run_continued_from_a_checkpoint_is_the_undisturbed_run(
-    frames: Frames, tmp_path: Path, stop: int, optimiser: dict[str, Any]
+    frames: DecodedFrames, tmp_path: Path, stop: int, optimiser: dict[str, Any]
 ) -> None:
     whole, expected = trained(frames, optimiser=optimiser)
     first, state = trained(frames, stop=stop, optimiser=optimiser)
@@ -74,7 +74,7 @@ def test_a_run_continued_from_a_checkpoint_is_the_undisturbed_run(
         assert all(torch.equal(expected[part][name], found[part][name]) for name in expected[part])
 
 
-def test_cutting_a_batch_into_passes_changes_rounding_only(frames: Frames) -> None:
+def test_cutting_a_batch_into_passes_changes_rounding_only(frames: DecodedFrames) -> None:
     whole, expected = trained(frames)
     cut, found = trained(frames, micro_batch=2)
     assert cut == pytest.approx(whole, abs=1e-5)
@@ -83,7 +83,7 @@ def test_cutting_a_batch_into_passes_changes_rounding_only(frames: Frames) -> No
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what tracing imports
-def test_a_compiled_module_computes_the_same_and_keeps_plain_names(frames: Frames) -> None:
+def test_a_compiled_module_computes_the_same_and_keeps_plain_names(frames: DecodedFrames) -> None:
     method = MaeMethod(SMALL, Augmentation())
     compiled: list[float] = []
 
@@ -97,7 +97,7 @@ def test_a_compiled_module_computes_the_same_and_keeps_plain_names(frames: Frame
     assert not any("_orig_mod" in name for name in method.module.state_dict())
 
 
-def test_the_average_follows_the_weights_as_its_decay_says(frames: Frames) -> None:
+def test_the_average_follows_the_weights_as_its_decay_says(frames: DecodedFrames) -> None:
     method = MaeMethod(SMALL, Augmentation())
     weight = method.encoder.blocks[0].attn.qkv.weight
     expected = None
@@ -111,7 +111,7 @@ def test_the_average_follows_the_weights_as_its_decay_says(frames: Frames) -> No
             break
 
 
-def test_gradients_are_clipped_to_the_norm(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_clipped_to_the_norm(frames: DecodedFrames, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -128,7 +128,7 @@ def test_gradients_are_clipped_to_the_norm(frames: Frames, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient"])
-def test_what_is_no_number_stops_before_it_changes_a_weight(frames: Frames, part: str) -> None:
+def test_what_is_no_number_stops_before_it_changes_a_weight(frames: DecodedFrames, part: str) -> None:
     method = MaeMethod(SMALL, Augmentation())
     if part == "loss":
         with torch.no_grad():

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curation.store.directory import RunDirectory
-from training.pretraining.trackers import GAP, Records, stacked
+from training.pretraining.trackers import GAP, Trackers, stacked
 
 
 def row(update: int, loss: float) -> dict[str, float]:
@@ -25,10 +25,10 @@ def scalars(folder: Path) -> list[tuple[int, float]]:
 
 def test_a_restart_goes_on_behind_its_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(str(tmp_path))
-    with Records(run, (), {}, 0) as records:
+    with Trackers(run, (), {}, 0) as records:
         for update, loss in ((1, 4.0), (2, 3.0), (3, 9.0)):
             records.row(row(update, loss))
-    with Records(run, (), {}, 2) as records:
+    with Trackers(run, (), {}, 2) as records:
         records.row(row(3, 2.0))
     assert scalars(tmp_path / "tensorboard") == [(1, 4.0), (2, 3.0), (3, 2.0)]
 
@@ -38,7 +38,7 @@ def test_pictures_stand_one_below_the_other(tmp_path: Path) -> None:
     sheet = stacked(panels)
     assert sheet.shape == (3, 5 + GAP + 5, 8)
     assert sheet[0, :, 0].tolist() == [10] * 5 + [255] * GAP + [20] * 5
-    with Records(RunDirectory(str(tmp_path)), (), {}, 0) as records:
+    with Trackers(RunDirectory(str(tmp_path)), (), {}, 0) as records:
         records.picture(panels, 7)
     shown = np.asarray(Image.open(tmp_path / "pictures" / "update-00000007.png"))
     assert np.array_equal(shown, sheet.permute(1, 2, 0).numpy())
@@ -46,7 +46,7 @@ def test_pictures_stand_one_below_the_other(tmp_path: Path) -> None:
 
 def test_an_output_in_object_storage_gets_its_files_when_published() -> None:
     run = RunDirectory("memory://records")
-    with Records(run, (), {}, 0) as records:
+    with Trackers(run, (), {}, 0) as records:
         records.row(row(1, 4.0))
     [name] = run.names("tensorboard")
     assert "tfevents" in name
@@ -65,7 +65,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_mlflow_has_one_run_an_output(store: Path) -> None:
     output = RunDirectory(str(store / "output"))
     for start in (0, 2):
-        with Records(output, ("mlflow",), {"steps": 4}, start) as records:
+        with Trackers(output, ("mlflow",), {"steps": 4}, start) as records:
             records.row(row(start + 1, 4.0 - start))
             records.row(row(start + 2, 3.0 - start))
     client = mlflow.MlflowClient()
@@ -82,7 +82,7 @@ def test_wandb_keeps_one_run_an_output(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_SILENT", "true")
     output = RunDirectory(str(tmp_path))
     for start in (0, 2):
-        with Records(output, ("wandb",), {"steps": 4}, start) as records:
+        with Trackers(output, ("wandb",), {"steps": 4}, start) as records:
             records.row(row(start + 1, 4.0))
     number = output.read_json("wandb.json")["id"]
     written = list((tmp_path / "wandb").rglob(f"run-{number}.wandb"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.metrics import iou as metrics
-from training.metrics.intervals import compare
+from training.metrics.intervals import paired_comparison
 from training.reporting import results
 from training.reporting.comparisons import comparison_table, comparisons, measures, p_text, summary
 
@@ -42,7 +42,7 @@ def row(subset: str, seed: int = 0, **values: Any) -> dict[str, Any]:
 
 
 def both(*subsets: str) -> Any:
-    return results.table([row(subset, seed) for subset in subsets for seed in (0, 1)])
+    return results.as_table([row(subset, seed) for subset in subsets for seed in (0, 1)])
 
 
 @pytest.mark.parametrize("reading", ["nominal", "actual"])
@@ -65,7 +65,7 @@ def test_normdel_is_of_the_ratio_as_read(reading: Any) -> None:
 
 
 def test_an_encoder_without_pretraining_data_has_no_normdel() -> None:
-    made = summary(results.table([row("m20", ratio_nominal=None, ratio_actual=None)]), "nominal")
+    made = summary(results.as_table([row("m20", ratio_nominal=None, ratio_actual=None)]), "nominal")
     [record] = csv.DictReader(io.StringIO(made.csv))
     assert record["normdel"] == record["normdel_low"] == ""
     assert "| none | 65.00 [" in made.markdown
@@ -81,7 +81,7 @@ def test_each_subset_meets_random_of_its_ratio_and_the_full_data() -> None:
             [[iou - 0.02 * seed for iou in IOUS[name]] for seed in (0, 1)]
             for name in (record["subset"], record["against"])
         )
-        found = compare(mine, theirs)
+        found = paired_comparison(mine, theirs)
         assert record["difference"] == pytest.approx(np.mean(mine) - np.mean(theirs))
         assert (record["low"], record["high"], record["p_value"]) == (found.low, found.high, found.p_value)
         assert record["images"] == 4
@@ -101,7 +101,7 @@ def test_the_longest_pretraining_counts_and_sets_stay_apart() -> None:
         row("r20", test_dataset="b"),
         row("m20", test_dataset="b", **longer),
     ]
-    made = comparisons(results.table(rows))
+    made = comparisons(results.as_table(rows))
     assert [(record["test_dataset"], record["subset"]) for record in made] == [("a", "m20"), ("b", "m20")]
     assert made[0]["difference"] == pytest.approx(0.1 - np.mean(IOUS["r20"]))
 
@@ -109,9 +109,9 @@ def test_the_longest_pretraining_counts_and_sets_stay_apart() -> None:
 def test_every_measure_has_its_deviation_and_interval() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((6, 8, 8)) < 0.4
-    counts = [metrics.count(truth ^ (rng.random(truth.shape) < 0.2), truth) for _ in range(3)]
-    rows = [row("m20", seed, **results.measured(each)) for seed, each in enumerate(counts)]
-    made = measures(results.table([*rows, row("r20")]))  # the last kept no counts
+    counts = [metrics.confusion_counts(truth ^ (rng.random(truth.shape) < 0.2), truth) for _ in range(3)]
+    rows = [row("m20", seed, **results.measured_columns(each)) for seed, each in enumerate(counts)]
+    made = measures(results.as_table([*rows, row("r20")]))  # the last kept no counts
     records = {record["measure"]: record for record in csv.DictReader(io.StringIO(made.csv))}
     assert set(records) == {"miou", "miou_dataset", "miou_background", "dice", "precision", "recall"}
     for name, record in records.items():
@@ -128,7 +128,7 @@ def test_every_measure_has_its_deviation_and_interval() -> None:
 
 def test_nothing_to_compare() -> None:
     assert comparisons(both("all")) == []
-    assert comparisons(results.table([row("m20", image_iou=None), row("r20", image_iou=None)])) == []
+    assert comparisons(results.as_table([row("m20", image_iou=None), row("r20", image_iou=None)])) == []
 
 
 def test_a_table_of_comparisons() -> None:

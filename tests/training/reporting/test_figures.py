@@ -38,12 +38,12 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-TABLE = results.table(rows())
+TABLE = results.as_table(rows())
 
 
 def texts(figure: Figure) -> set[str]:
     """All text of the SVG."""
-    root = ET.fromstring(style.render(figure, "svg"))
+    root = ET.fromstring(style.render_figure(figure, "svg"))
     return {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
@@ -72,14 +72,14 @@ def test_curves_hold_mean_and_range_of_seeds() -> None:
 
 def test_an_epoch_that_a_seed_lacks_is_left_out() -> None:
     kept = [row for row in rows() if not (row["seed"] == 1 and row["epoch"] == 2)]
-    lines = figures.curves(results.table(kept)).axes[0].lines
+    lines = figures.curves(results.as_table(kept)).axes[0].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 3]] * 4
 
 
 def test_lengths_of_one_subset_are_told_apart() -> None:
     longer = [row | {"pretrain_epochs": 80.0} for row in rows() if row["subset"] == "meddel-5"]
     shorter = [row | {"pretrain_epochs": 2.5, "miou": row["miou"] / 2} for row in longer]
-    table = results.table([*longer, *shorter])
+    table = results.as_table([*longer, *shorter])
     assert legend_of(figures.curves(table)) == ["meddel-5, 2.5 epochs", "meddel-5, 80 epochs"]
     box = figures.boxes(table, last_epochs=1).axes[0].lines  # the longest alone
     assert max(line.get_ydata().max() for line in box) == pytest.approx(100 * longer[5]["miou"])
@@ -112,14 +112,14 @@ def test_boxes_hold_the_last_epochs_of_every_seed() -> None:
 @pytest.mark.parametrize("draw", [figures.curves, figures.boxes, matrix])
 def test_files_have_the_size_and_are_equal_twice(draw: Any, tmp_path: Path) -> None:
     folder = RunDirectory(str(tmp_path))
-    style.write(draw(TABLE), folder, "once")
-    style.write(draw(results.table(rows()[::-1])), folder, "again")  # whatever the rows' order
+    style.write_figure(draw(TABLE), folder, "once")
+    style.write_figure(draw(results.as_table(rows()[::-1])), folder, "again")  # whatever the rows' order
     for kind in ("png", "svg"):
         content = (tmp_path / f"once.{kind}").read_bytes()
         assert content == (tmp_path / f"again.{kind}").read_bytes()
     figure = draw(TABLE)
     for dpi in (style.DPI, 40):
-        with Image.open(io.BytesIO(style.render(figure, "png", dpi))) as image:
+        with Image.open(io.BytesIO(style.render_figure(figure, "png", dpi))) as image:
             image.load()
             assert image.format == "PNG"
             assert image.size == tuple(int(dpi * inches) for inches in figure.get_size_inches())
@@ -127,22 +127,22 @@ def test_files_have_the_size_and_are_equal_twice(draw: Any, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_drawn_is_told() -> None:
-    abroad = results.table([row for row in rows() if row["train_dataset"] != row["test_dataset"]])
+    abroad = results.as_table([row for row in rows() if row["train_dataset"] != row["test_dataset"]])
     for draw in (figures.curves, figures.boxes):
         with pytest.raises(ValueError, match="no row is tested on the data set it was trained on"):
             draw(abroad)
     matrix(abroad)
     with pytest.raises(ValueError, match="no row is tested"):
-        figures.curves(results.table([]))
+        figures.curves(results.as_table([]))
     with pytest.raises(ValueError, match="no subset was tested after several epochs"):
-        figures.curves(results.table([row for row in rows() if row["final"]]))
+        figures.curves(results.as_table([row for row in rows() if row["final"]]))
 
 
 def test_subsets_of_one_method_and_ratio_have_boxes_and_panels_of_their_own() -> None:
     other = [
         row | {"subset": "meddel-20-k50", "miou": row["miou"] / 2} for row in rows() if row["subset"] == "meddel-20"
     ]
-    table = results.table([*rows(), *other])
+    table = results.as_table([*rows(), *other])
     called = ["meddel", "meddel (meddel-20)", "meddel (meddel-20-k50)", "random", "full"]
     assert legend_of(figures.boxes(table)) == called
     assert {f"{name}, 20 %" for name in called[1:4]} <= {axis.get_title() for axis in matrix(table).axes}
@@ -173,7 +173,7 @@ def test_the_matrix_holds_means_of_final_rows() -> None:
 
 
 def test_panels_fill_even_rows() -> None:
-    assert [axis.get_subplotspec().get_gridspec().get_geometry() for axis in style.grid(4, 3)[1]] == [(2, 2)] * 4
-    figure, axes = style.grid(8, 3)
+    assert [axis.get_subplotspec().get_gridspec().get_geometry() for axis in style.panel_grid(4, 3)[1]] == [(2, 2)] * 4
+    figure, axes = style.panel_grid(8, 3)
     assert axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 3)
     assert len(figure.axes) == len(axes) == 8

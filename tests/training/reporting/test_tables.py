@@ -54,16 +54,16 @@ TABLE_3 = """\
 
 
 def test_table_3_word_for_word() -> None:
-    report = tables.ratio_table(results.table(RUNS), beside_paper=True)
+    report = tables.ratio_table(results.as_table(RUNS), beside_paper=True)
     assert report.markdown == TABLE_3
-    assert report == tables.ratio_table(results.table(RUNS[::-1]), beside_paper=True)  # whatever the rows' order
-    without = tables.ratio_table(results.table(RUNS), external=False).markdown
+    assert report == tables.ratio_table(results.as_table(RUNS[::-1]), beside_paper=True)  # whatever the rows' order
+    without = tables.ratio_table(results.as_table(RUNS), external=False).markdown
     assert "→" not in without
     assert "published" not in without
 
 
 def test_table_3_as_csv() -> None:
-    lines = list(csv.DictReader(io.StringIO(tables.ratio_table(results.table(RUNS)).csv)))
+    lines = list(csv.DictReader(io.StringIO(tables.ratio_table(results.as_table(RUNS)).csv)))
     assert [(line["subset"], line["test_dataset"]) for line in lines] == [
         ("meddel-5", "kvasir-seg"),
         ("meddel-20", "kvasir-seg"),
@@ -99,10 +99,10 @@ def test_table_4_by_length() -> None:
 | kvasir-seg | random | 20 % |  |  | 70.00 [65.00, 74.00] | 100 | 1 |
 | kvasir-seg | full | 100 % | 71.00 ± 1.41 [58.29, 83.71] |  |  | 100 | 2 |
 """
-    assert tables.length_table(results.table(runs)).markdown == expected
-    assert tables.ratio_table(results.table(runs), beside_paper=True).markdown == TABLE_3  # the longest
+    assert tables.length_table(results.as_table(runs)).markdown == expected
+    assert tables.ratio_table(results.as_table(runs), beside_paper=True).markdown == TABLE_3  # the longest
     with pytest.raises(ValueError, match=r"no final row has one of the ratios 0\.33"):
-        tables.length_table(results.table(runs), [0.33])
+        tables.length_table(results.as_table(runs), [0.33])
 
 
 def test_table_2() -> None:
@@ -127,7 +127,7 @@ def test_table_2() -> None:
 
 def test_subsets_of_one_method_and_ratio_are_told_apart() -> None:
     runs = [run("meddel-20", 0, 0.7), run("meddel-20k50", 0, 0.6), run("random-20", 0, 0.5)]
-    lines = tables.ratio_table(results.table(runs)).markdown.splitlines()[2:]
+    lines = tables.ratio_table(results.as_table(runs)).markdown.splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == ["meddel (meddel-20)", "meddel (meddel-20k50)", "random"]
     assert [line.split(" | ")[2] for line in lines] == ["70.00 / 63.95", "60.00 / 62.04", "50.00 / 60.09"]
 
@@ -150,8 +150,8 @@ def test_intervals_over_images_and_seeds_where_images_are_kept() -> None:
 
 def test_a_row_from_counts() -> None:
     prediction, truth = np.random.default_rng(0).random((2, 8, 5, 5)) < 0.5
-    counts = iou.count(prediction, truth)
-    measured = results.measured(counts, seed=3)
+    counts = iou.confusion_counts(prediction, truth)
+    measured = results.measured_columns(counts, seed=3)
     summary = iou.summarise(counts)
     assert {name: measured[name] for name in summary if name in measured} == {
         name: value for name, value in summary.items() if name in results.MEASURES
@@ -161,16 +161,16 @@ def test_a_row_from_counts() -> None:
     assert np.mean(measured["image_iou"]) == pytest.approx(measured["miou"])
     assert set(measured) == {*results.MEASURES, "images", "image_iou", "image_counts"}
     np.testing.assert_array_equal(results.counts_of([measured, measured]), [counts, counts])
-    assert results.table([run("full", 0, 0.0) | measured])["dice"].to_pylist() == [summary["dice"]]
+    assert results.as_table([run("full", 0, 0.0) | measured])["dice"].to_pylist() == [summary["dice"]]
 
 
 def test_tables_and_results_survive_the_disk(tmp_path: Path) -> None:
     folder = RunDirectory(str(tmp_path))
-    table = results.table([*RUNS, run("semdedup", 7, 0.5, images=2, image_iou=[0.25, 0.75])])
+    table = results.as_table([*RUNS, run("semdedup", 7, 0.5, images=2, image_iou=[0.25, 0.75])])
     folder.write_table("results.parquet", table)
     assert results.checked(folder.read_table("results.parquet")).equals(table)
     report = tables.length_table(table)
-    markdown.write(report, folder, "table_4")
+    markdown.write_table(report, folder, "table_4")
     assert (tmp_path / "table_4.md").read_text(encoding="utf-8") == report.markdown
     assert (tmp_path / "table_4.csv").read_text(encoding="utf-8") == report.csv
 
@@ -188,15 +188,15 @@ def test_tables_and_results_survive_the_disk(tmp_path: Path) -> None:
 )
 def test_wrong_results_are_told(rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        results.table(rows)
+        results.as_table(rows)
 
 
 def test_results_without_a_column_or_a_final_row_are_told() -> None:
-    table = results.table(RUNS)
+    table = results.as_table(RUNS)
     with pytest.raises(ValueError, match="lack the columns method, dice"):
         results.checked(table.drop_columns(["method", "dice"]))
     seeds = pa.array([str(seed) for seed in table["seed"].to_pylist()])
     with pytest.raises(ValueError, match="columns seed have another type"):
         results.checked(table.set_column(table.column_names.index("seed"), "seed", seeds))
     with pytest.raises(ValueError, match="none of 1 rows of results is final"):
-        tables.ratio_table(results.table([run("full", 0, 0.7, final=False)]))
+        tables.ratio_table(results.as_table([run("full", 0, 0.7, final=False)]))

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.datasets.prepared import Pairs
-from training.loader.order import draw_generator
+from training.loader.order import slice_generator
 from training.methods.config import Augmentation
 from training.segmentation import finetune
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.model import SegmentationModel, predict, segmentation_loss
-from training.segmentation.tokens import load_encoder, whole
+from training.segmentation.tokens import load_encoder, whole_images
 
 SIZE = 32
 FAST: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 1.0, "head_cells": 8}
@@ -117,7 +117,7 @@ def test_unscaled_flips_keep_every_pixel_with_its_class(seed: int, vertical: flo
     chosen = Augmentation(
         scale=(1, 1), ratio=(1, 1), vertical_flip=vertical, horizontal_flip=horizontal, interpolation="bilinear"
     )
-    pixels, cut = finetune.paired_crops(images, masks, 12, chosen, draw_generator(seed, 0, 0))
+    pixels, cut = finetune.paired_crops(images, masks, 12, chosen, slice_generator(seed, 0, 0))
     label, pure = shown(pixels)
     assert pure.all()
     assert (label == cut.numpy()).all()
@@ -128,7 +128,7 @@ def test_unscaled_flips_keep_every_pixel_with_its_class(seed: int, vertical: flo
 def test_crops_keep_every_pure_pixel_with_its_class(seed: int, size: int) -> None:
     images, masks = painted(4, 60, 15, seed)
     chosen = Augmentation(scale=(0.1, 1), vertical_flip=0.5, interpolation="bilinear")
-    pixels, cut = finetune.paired_crops(images, masks, size, chosen, draw_generator(seed, 0, 0))
+    pixels, cut = finetune.paired_crops(images, masks, size, chosen, slice_generator(seed, 0, 0))
     label, pure = shown(pixels)
     assert cut.dtype == torch.uint8
     assert pure.mean() > 0.3
@@ -138,8 +138,8 @@ def test_crops_keep_every_pure_pixel_with_its_class(seed: int, size: int) -> Non
 
 def test_crops_differ_and_a_seed_repeats_them() -> None:
     images, masks = painted(8, 60, 15, 0)
-    cuts = [finetune.paired_crops(images, masks, 32, finetune.PAIRED, draw_generator(*key)) for key in [(0, 1, 0)] * 2]
-    other = finetune.paired_crops(images, masks, 32, finetune.PAIRED, draw_generator(0, 2, 0))
+    cuts = [finetune.paired_crops(images, masks, 32, finetune.PAIRED, slice_generator(*key)) for key in [(0, 1, 0)] * 2]
+    other = finetune.paired_crops(images, masks, 32, finetune.PAIRED, slice_generator(0, 2, 0))
     assert torch.equal(cuts[0][0], cuts[1][0])
     assert torch.equal(cuts[0][1], cuts[1][1])
     assert not torch.equal(cuts[0][1], other[1])
@@ -222,10 +222,10 @@ def test_cached_tokens_are_those_computed_anew(encoder: Any, vertical: float, ho
     draw = finetune.cached(model, train, chosen)
     for update in range(5):
         rows = np.array([5, 2, 2, 0])
-        tokens, masks = draw(rows, draw_generator(0, update, 0))
-        flips = torch.rand(2, 4, generator=draw_generator(0, update, 0)) < torch.tensor([[vertical], [horizontal]])
+        tokens, masks = draw(rows, slice_generator(0, update, 0))
+        flips = torch.rand(2, 4, generator=slice_generator(0, update, 0)) < torch.tensor([[vertical], [horizontal]])
         for place, row in enumerate(rows):
-            view = whole(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
+            view = whole_images(vertical=bool(flips[0, place]), horizontal=bool(flips[1, place]))
             [token], [mask] = finetune.cropped(model, train, view)(np.array([row]), torch.Generator())
             torch.testing.assert_close(tokens[place], token.detach(), rtol=1e-4, atol=1e-4)
             assert torch.equal(masks[place], mask)

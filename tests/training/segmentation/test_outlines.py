@@ -50,7 +50,7 @@ def test_an_overlay_draws_truth_left_and_prediction_right() -> None:
     image = np.full((40, 40, 3), 7, np.uint8)
     truth, found = np.zeros((2, 40, 40), np.uint8)
     truth[5:15, 5:15], found[20:30, 20:30] = 1, 1
-    sheet = outlines.overlay(image, truth, found, "IoU 0.000")
+    sheet = outlines.outlined(image, truth, found, "IoU 0.000")
     left, right = sheet[outlines.BAR :, :40], sheet[outlines.BAR :, 40 + outlines.GAP :]
     for panel, mask, colour in ((left, truth, outlines.TRUTH), (right, found, outlines.PREDICTION)):
         drawn = (panel == colour).all(axis=2)
@@ -59,7 +59,7 @@ def test_an_overlay_draws_truth_left_and_prediction_right() -> None:
     assert sheet[: outlines.BAR].any()
     assert (image == 7).all()
     with pytest.raises(ValueError, match="differ in size"):
-        outlines.overlay(image, truth[:20], found, "")
+        outlines.outlined(image, truth[:20], found, "")
 
 
 def test_best_and_worst_are_in_order_and_share_none() -> None:
@@ -78,8 +78,8 @@ def test_best_and_worst_are_in_order_and_share_none() -> None:
 def test_the_sheet_is_a_png_of_the_right_images(count: int) -> None:
     images = np.stack([np.full((30, 30, 3), 10 * place, np.uint8) for place in range(1, 4)])
     masks = np.zeros((3, 30, 30), np.uint8)
-    png = outlines.overlay_sheet(images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"])
-    assert png == outlines.overlay_sheet(
+    png = outlines.outline_sheet(images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"])
+    assert png == outlines.outline_sheet(
         images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"]
     )
     sheet = np.array(Image.open(io.BytesIO(png)))
@@ -90,4 +90,4 @@ def test_the_sheet_is_a_png_of_the_right_images(count: int) -> None:
         assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, 15] == 30).all()
         assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, right] == 0).all()
     with pytest.raises(ValueError, match="give one of each an image"):
-        outlines.overlay_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)
+        outlines.outline_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)

@@ -132,7 +132,7 @@ def drawn(images: int, seed: int, classes: int = 2) -> tuple[torch.Tensor, npt.N
 def unlevelled(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What a probe gives `levelled`, which then changes nothing: predictions, those of the training, its shares."""
     kept: list[torch.Tensor] = []
-    monkeypatch.setattr(probes, "levelled", lambda *given: kept.extend(given) or given[0])
+    monkeypatch.setattr(probes, "calibrated", lambda *given: kept.extend(given) or given[0])
     return kept
 
 
@@ -183,7 +183,7 @@ def test_levelled_shares_by_hand() -> None:
     truth = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     known = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.95, 0.05], [0.7, 0.3]])  # the lesion's never passes a half
     found = torch.tensor([[[0.76, 0.24], [0.75, 0.25], [0.6, 0.4]]])
-    levelled = probes.levelled(found, known, truth)
+    levelled = probes.calibrated(found, known, truth)
     torch.testing.assert_close(levelled[..., 0], torch.zeros(1, 3))
     torch.testing.assert_close(levelled[..., 1], torch.tensor([[-0.02, 0.0, 0.3]]))  # the lead of -0.5 parts them
 

@@ -17,7 +17,7 @@ from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.run import Subject, Trial, carry_out
+from training.evaluation.run import EvaluationRun, Subject, carry_out_run
 from training.reporting import markdown, results
 from training.reporting.comparisons import comparison_table, measures, summary
 from training.reporting.results import Row
@@ -30,7 +30,7 @@ ARITHMETIC = "arithmetic.json"
 IDENTITY = ("subset", "method", "pretrain_epochs")
 
 
-def check(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
+def check_subjects(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
     """ValueError where an encoder cannot be loaded, or two would stand for one in the results."""
     seen: dict[tuple[Any, ...], str] = {}
     for subject in subjects:
@@ -59,14 +59,14 @@ def record_precision(run: RunDirectory, precision: str) -> None:
         run.write_json(ARITHMETIC, {"precision": precision, "device": resources.device_names()})
 
 
-def trials(
+def evaluation_runs(
     subjects: Iterable[Subject], sets: Sequence[PreparedSet], config: EvaluateConfig, finetune: FinetuneConfig
-) -> list[Trial]:
+) -> list[EvaluationRun]:
     """Every trial of some encoders: each on each set to train on, with each seed; `finetune` names its arithmetic."""
     assert finetune.precision != "auto"
     seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
     return [
-        Trial(
+        EvaluationRun(
             subject, one, tuple(sets), replace(finetune, seed=seed), config.probe, config.test_every, config.keep_models
         )
         for subject in subjects
@@ -76,7 +76,7 @@ def trials(
     ]
 
 
-def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
+def run_all(run: RunDirectory, wanted: Sequence[EvaluationRun]) -> pa.Table:
     """Carry out the trials that have no file yet, each in a task, and return the rows of all in the trials' order."""
     there = set(run.names("results"))
     missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
@@ -87,21 +87,21 @@ def try_all(run: RunDirectory, wanted: Sequence[Trial]) -> pa.Table:
     return results.checked(pa.concat_tables(run.read_table(trial.path) for trial in wanted))
 
 
-def carry_out_here(run: RunDirectory, trial: Trial) -> str:
+def carry_out_here(run: RunDirectory, trial: EvaluationRun) -> str:
     """Carry out a trial on the device this task was granted."""
     limit_threads(resources.granted_cpus())
-    return carry_out(run, trial, resources.device())
+    return carry_out_run(run, trial, resources.device())
 
 
-def report(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
+def report_results(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
     """Write results.parquet, the summary, all measures, and comparisons where there are any; print the short ones."""
     run.write_table("results.parquet", table)
     short = summary(table, config.reading)
-    markdown.write(short, run, "summary")
-    markdown.write(measures(table), run, "measures")
+    markdown.write_table(short, run, "summary")
+    markdown.write_table(measures(table), run, "measures")
     print(short.markdown)
     if compared:
         against = comparison_table(compared)
-        markdown.write(against, run, "comparisons")
+        markdown.write_table(against, run, "comparisons")
         print(against.markdown)
     print(f"results: {run.uri}")
