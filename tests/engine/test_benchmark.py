@@ -18,7 +18,6 @@ from PIL import Image
 
 from curation.store.directory import RunDirectory
 from training.__main__ import main
-from training.evaluation import benchmark as module
 from training.evaluation.benchmark import benchmark
 from training.evaluation.config import BenchmarkConfig, EvaluateConfig, FinetuneFlags, finetune_of
 from training.methods.config import Augmentation, MaeConfig

@@ -167,7 +167,7 @@ def test_no_more_parts_are_under_way_than_workers(
     begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedding = importlib.import_module("curation.embeddings.embed")  # curation.embed may be the function
-    chunks, write_part = embedding.chunks, embedding.write_part
+    chunks, write_part = embedding.encoded_chunks, embedding.write_part
     begun_parts: set[int] = set()
     written_parts: set[int] = set()
     under_way: list[int] = []
@@ -182,7 +182,7 @@ def test_no_more_parts_are_under_way_than_workers(
         written_parts.add(part)
         return write_part(run, part, *tables)
 
-    monkeypatch.setattr(embedding, "chunks", watched_chunks)
+    monkeypatch.setattr(embedding, "encoded_chunks", watched_chunks)
     monkeypatch.setattr(embedding, "write_part", watched_write_part)
     embedding.embed(settings(begun("frames"), embed={"chunk_rows": 2}).embed)
     assert written_parts == set(range(8))
