@@ -5,6 +5,7 @@ store, which spills to disk what does not fit.
 """
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,11 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     parts = [file for file in before["files"] if file["path"].startswith("embeddings/")]
     shards, mean, spread = load_shards(run, parts, config)
     centroids = lloyd(run, shards, frames, clusters, config)
-    files = write_assignments(run, parts, mean, centroids)
-    history = [json.loads(run.read_schema(path).metadata[HISTORY]) for _, path in iterations(run)][1:]
+    files, inertia = write_assignments(run, parts, mean, centroids)
+    history = history_of(run, inertia)
     files.append(run.write_table("clusters/history.parquet", pa.Table.from_pylist(history, schema.HISTORY)))
     if mean is not None:
         files.append(run.write_table("clusters/mean.parquet", vectors_table([-1], mean[None])))
-    inertia = history[-1]["inertia"]
     note = f"k = {clusters}, {len(history)} iterations, inertia {inertia:.6g}"
     for caution in kmeans.centering_warnings(spread, 1 - inertia / (2 * frames), clusters):
         warn(caution)
@@ -119,24 +119,25 @@ def shard_sum(shard: Shard) -> tuple[npt.NDArray[np.float64], float]:
 
 
 def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, config: ClusterConfig) -> Float32:
-    """Iterate from the last kept centroids, or from new seeds, until nothing moves; return centroids [K, D]."""
+    """Iterate from the last kept centroids, or from new seeds, until they hardly move; return centroids [K, D]."""
     kept = iterations(run)
     if kept:
         number, path = kept[-1]
         centroids, last = read_vectors(run, path), json.loads(run.read_schema(path).metadata[HISTORY])
     else:
         number, centroids = 0, seed_from(shards, frames, clusters, config.seed)
-        last = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 1.0}
+        last = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 0.0, "converged": False}
         keep_iteration(run, centroids, last)
     partial = ray.remote(shard_sums).options(**resources.arithmetic_options())
     with progress("cluster", config.iterations, "iteration", done=number) as bar:
-        while number < config.iterations and last["shift"] > 0:
+        while number < config.iterations and not last["converged"]:
             number += 1
             reference = ray.put(centroids)
             total = ray.get(reduce_tree([partial.remote(shard, reference) for shard in shards]))
             inertia = total.inertia(centroids)
             centroids, empty, shift = kmeans.update(total, centroids)
             last = {"iteration": number, "inertia": inertia, "empty": empty, "shift": shift}
+            last["converged"] = shift <= config.tolerance * kmeans.mean_variance(total)
             keep_iteration(run, centroids, last)
             bar.set_postfix_str(f"inertia {inertia:.6g}", refresh=False)
             bar.update()
@@ -184,6 +185,16 @@ def iterations(run: RunDirectory) -> list[tuple[int, str]]:
     return [(number, path) for number, path in run.parts("clusters/iterations").items()]
 
 
+def history_of(run: RunDirectory, inertia: float) -> list[dict[str, Any]]:
+    """Return the rows of schema.HISTORY; `inertia` is of the final centroids.
+
+    What was measured during an iteration is of the centroids before it, and so belongs to the row above.
+    """
+    rows = [json.loads(run.read_schema(path).metadata[HISTORY]) for _, path in iterations(run)][1:]
+    later = [row["inertia"] for row in rows[1:]] + [inertia]
+    return [row | {"inertia": value} for row, value in zip(rows, later, strict=True)]
+
+
 def keep_iteration(run: RunDirectory, centroids: Float32, row: dict[str, Any]) -> None:
     """Write the centroids after an iteration, its row of the history beside them."""
     table = vectors_table(range(len(centroids)), centroids).replace_schema_metadata({HISTORY: json.dumps(row)})
@@ -195,14 +206,14 @@ def write_assignments(
     parts: list[dict[str, Any]],
     mean: Float32 | None,
     centroids: Float32,
-) -> list[File]:
-    """Write the assignments of each part that has none yet, and the centroids; return all their entries."""
+) -> tuple[list[File], float]:
+    """Write the assignments of each part that has none yet, and the centroids; return all files, and the inertia."""
     existing = set(run.parts("clusters/assignments").values())
     reference = ray.put(centroids)
     calls = [(run, part["path"], mean, reference, assignments_path(part["path"]) in existing) for part in parts]
-    files = list(stream(ray.remote(assign_part), calls))
+    files, distances = map(list, zip(*stream(ray.remote(assign_part), calls), strict=True))
     files.append(run.write_table("clusters/centroids.parquet", vectors_table(range(len(centroids)), centroids)))
-    return files
+    return files, 2 * math.fsum(distances)
 
 
 def assign_part(
@@ -211,14 +222,16 @@ def assign_part(
     mean: Float32 | None,
     centroids: Float32,
     exists: bool,
-) -> File:
-    """Write cluster and centroid distance of each frame of a part; only describe them where they exist."""
+) -> tuple[File, float]:
+    """Write cluster and centroid distance of each frame of a part, unless they exist; return the file and their sum."""
     if exists:
-        return run.describe(assignments_path(path))
+        written = run.read_table(assignments_path(path), ["centroid_distance"])["centroid_distance"].to_numpy()
+        return run.describe(assignments_path(path)), math.fsum(written.tolist())
     limit_threads(resources.granted_cpus())
     ids, vectors = load_vectors(run, path, mean)
     units = to_unit(vectors)
     assignment, similarity = kmeans.assign(units, centroids)
     distance = np.maximum(1 - similarity, 0).astype(np.float32)
     columns = [pa.array(ids, pa.string()), pa.array(assignment), pa.array(distance)]
-    return run.write_table(assignments_path(path), pa.Table.from_arrays(columns, schema=schema.ASSIGNMENTS))
+    table = pa.Table.from_arrays(columns, schema=schema.ASSIGNMENTS)
+    return run.write_table(assignments_path(path), table), math.fsum(distance.tolist())

@@ -17,7 +17,12 @@ class ClusterConfig:
         "epsilon, want more.",
         "auto",
     )
-    iterations: int = option("Lloyd iterations at most; it stops earlier where nothing moves.", 20)
+    iterations: int = option("Lloyd iterations at most.", 20)
+    tolerance: float = option(
+        "Stop once the squared distances that centroids move add up to less than this times the mean variance of a "
+        "dimension (as in scikit-learn); 0: only where nothing moves.",
+        1e-4,
+    )
     center: bool = option("Subtract the mean vector and make unit length again before clustering.", False)
     shard_rows: int = option("Frames in one shard of k-means (whole parts, so at least one part).", 65_536)
     seed: int = option("Seed of every random choice.", 0)
@@ -28,5 +33,6 @@ class ClusterConfig:
             self.clusters == "auto" or self.clusters >= 1,
             f"clusters is {self.clusters}; it must be at least 1, or auto",
         )
+        require(self.tolerance >= 0, f"tolerance is {self.tolerance}; it must be 0 or more")
         require(self.iterations >= 1, f"iterations is {self.iterations}; it must be at least 1")
         require(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")

@@ -8,6 +8,7 @@ whatever order they come.
 Legend: N vectors of D dimensions, K clusters.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +138,9 @@ def merge(*parts: Sums) -> Sums:
 
 
 def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
-    """Return the next centroids (unit length), how many clusters were empty, and the largest move of a centroid.
+    """Return the next centroids (unit length), how many clusters were empty, and how far centroids moved.
+
+    That is the sum of squared distances over all centroids, rounded once, so the same on every chip.
 
     An empty cluster is seeded anew with the vector farthest from its own centroid, then the next farthest; where
     there are more empty clusters than such vectors, the rest keep their centroid for another iteration. So does a
@@ -150,4 +153,11 @@ def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
     empty = np.flatnonzero(total.counts_K == 0)
     offered = to_unit(total.far_vectors[: len(empty)])
     moved[empty[: len(offered)]] = offered
-    return moved, len(empty), float(np.linalg.norm(moved - centroids_KD, axis=1).max())
+    shift = math.fsum(np.square(moved - centroids_KD, dtype=np.float64).ravel().tolist())
+    return moved, len(empty), shift
+
+
+def mean_variance(total: Sums) -> float:
+    """Return the variance of all vectors, which have unit length, as its mean over dimensions."""
+    mean_D = total.sums_KD.sum(axis=0) / total.counts_K.sum()
+    return max(0.0, 1 - math.fsum((mean_D * mean_D).tolist())) / len(mean_D)

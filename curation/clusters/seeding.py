@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation import seeds
-from curation.embeddings.vectors import Float32, Keys, Vectors, scramble, to_unit
+from curation.embeddings.vectors import GRID, Float32, Keys, Vectors, scramble, to_unit
 
 MEAN_CLUSTER, FEWEST_CENTERED = 20_000, 8
 
@@ -36,24 +36,36 @@ def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
 
 
 def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Float32:
-    """Return k-means++ centroids, float32 [K, D] (Arthur and Vassilvitskii 2007), whatever the rows' order.
+    """Return greedy k-means++ centroids, float32 [K, D], whatever the rows' order.
 
-    Each next centroid is a vector drawn with probability proportional to its squared distance from the nearest
-    so far; uniformly where all distances are zero. Costs 2 N K D operations. ValueError for more clusters than rows.
+    The first is any vector. For each next one, 2 + ln K vectors are drawn with probability proportional to their
+    squared distance from the nearest centroid so far (uniformly where all distances are zero), and the one that lowers
+    the sum of these distances most is taken (Arthur and Vassilvitskii 2007, section 5). Distances are rounded to a grid
+    on which sums are exact, so every chip draws alike. Costs 2 N K D (2 + ln K) operations. ValueError for more
+    clusters than rows.
     """
     if clusters > len(x_ND):
         raise ValueError(f"{clusters} clusters were asked for, but there are {len(x_ND)} vectors to seed them from")
-    order = np.argsort(keys_N)
-    x = to_unit(x_ND[order])
+    x_ND = to_unit(x_ND[np.argsort(keys_N)]).astype(np.float64)
     generator = seeds.generator(seed, "k-means++", clusters)
-    centroids = np.empty((clusters, x.shape[1]), np.float32)
-    squared = np.full(len(x), 4.0, np.float32)
-    for cluster in range(clusters):
-        cumulative = np.cumsum(squared, dtype=np.float64)
+    trials = 2 + int(math.log(clusters))
+    chosen = [int(generator.integers(len(x_ND)))]
+    distance_N = grid_distances(x_ND[chosen], x_ND)[0]  # squared, to the nearest centroid so far
+    while len(chosen) < clusters:
+        cumulative = np.cumsum(distance_N)
         if cumulative[-1] > 0:
-            chosen = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
+            drawn = np.searchsorted(cumulative, generator.random(trials) * cumulative[-1], side="right")
+            drawn = np.minimum(drawn, len(x_ND) - 1)
         else:
-            chosen = generator.integers(len(x))
-        centroids[cluster] = x[min(int(chosen), len(x) - 1)]
-        np.minimum(squared, np.maximum(2 - 2 * (x @ centroids[cluster]), 0), out=squared)
-    return centroids
+            drawn = generator.integers(len(x_ND), size=1)
+        distance_TN = np.minimum(grid_distances(x_ND[drawn], x_ND), distance_N)
+        best = int(distance_TN.sum(axis=1).argmin())
+        distance_N = distance_TN[best]
+        chosen.append(int(drawn[best]))
+    return x_ND[chosen].astype(np.float32)
+
+
+def grid_distances(x_TD: npt.NDArray[np.float64], y_ND: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return squared distances of unit vectors, float64 [T, N], as multiples of 2^-24."""
+    distances: npt.NDArray[np.float64] = np.rint(np.maximum(2 - 2 * (x_TD @ y_ND.T), 0) * GRID) / GRID
+    return distances

@@ -75,9 +75,9 @@ ASSIGNMENTS = pa.schema(
 HISTORY = pa.schema(
     [
         pa.field("iteration", pa.int32(), nullable=False),
-        pa.field("inertia", pa.float64(), nullable=False),  # sum of 2 - 2 cosine under the centroids before it
+        pa.field("inertia", pa.float64(), nullable=False),  # sum of squared distances to its centroids: 2 - 2 cosine
         pa.field("empty", pa.int32(), nullable=False),  # clusters without a frame, seeded anew
-        pa.field("shift", pa.float64(), nullable=False),  # largest distance a centroid moved
+        pa.field("shift", pa.float64(), nullable=False),  # sum of squared distances that centroids moved
     ]
 )
 

@@ -1,7 +1,7 @@
 """How each segmentation set is laid out on disk, coded, split, licensed and cited. It reads no file.
 
-How patterns are read is told in training/trees.py. Every mask is read in the same way (training/masks.py), so no set
-states a threshold.
+training/datasets/patterns.py describes how patterns are read. Every mask is read in the same way
+(training/datasets/masks.py), so no set states a threshold.
 """
 
 import re
@@ -33,8 +33,8 @@ CLINICDB_STARTS = (
 )
 CLINICDB_SEQUENCES = tuple((first, after - 1) for first, after in pairwise(CLINICDB_STARTS))
 ASK = "see the publisher"
-STRETCHES = "a stretch of consecutive numbers for each part, from a place on their circle that the seed draws"
-CUT = "Its sequences are listed nowhere that could be confirmed: each border of two parts, three at most, may cut one."
+STRETCHES = "one stretch of consecutive numbers per part, starting at a number that the seed draws"
+CUT = "No confirmed list of its sequences was found: each border of two parts, three at most, may cut one."
 
 
 def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
 
 
 def polypgen_groups(fields: Fields) -> tuple[str, ...]:
-    """Centre or sequence of a frame, and the series and centre that its name tells: what shares one stays together."""
+    """Centre or sequence of a frame, and the series and centre in its name: frames that share one stay together."""
     sequence = f"sequence {fields.get('sequence', '').lower()}"
     place = f"centre {fields['center'].upper()}" if "center" in fields else sequence
     series = re.match(r"(\d+)_endocv2021_", fields["key"], re.IGNORECASE)
@@ -72,8 +72,8 @@ LAYOUTS: dict[str, Layout] = {
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence="research and education free, else ask (its page); CC BY 4.0 as part of HyperKvasir",
         citation="Jha et al., Kvasir-SEG, MMM 2020",
-        masks="white on black; JPEGs have gray seams",
-        note="Patients are not told.",
+        masks="white on black; JPEGs have gray edges",
+        note="Patients are not published.",
     ),
     "kvasir-instrument": Layout(
         trees=(folder_trees(),),
@@ -134,7 +134,7 @@ LAYOUTS: dict[str, Layout] = {
         count=3762,
         split="by centre (single frames) and sequence, seeded",
         groups=polypgen_groups,
-        licence=f"CC BY 4.0 as reported of its license.txt; {ASK}",
+        licence=f"CC BY 4.0 as its license.txt is reported to say; {ASK}",
         citation="Ali et al., PolypGen, Scientific Data 2023",
         note="1,537 single frames of six centres and 2,225 frames of 23 sequences; negative frames are not read. "
         "Which centre a sequence is from is not confirmed: names N_endocv2021_... are taken as one series N, and "
@@ -175,7 +175,7 @@ LAYOUTS: dict[str, Layout] = {
         ordered=True,
         licence=ASK,
         citation="Bernal et al., Pattern Recognition 2012",
-        note=f"15 sequences; published with 300 frames, passed on with 380. {CUT}",
+        note=f"15 sequences; published with 300 frames, redistributed with 380. {CUT}",
     ),
     "ead2019": Layout(
         trees=(
@@ -190,7 +190,7 @@ LAYOUTS: dict[str, Layout] = {
         split="seeded",
         licence=ASK,
         citation="Ali et al., EAD2019, Scientific Reports 2020",
-        masks="a plane for each of five artefact classes; they are joined",
+        masks="one plane per artefact class, five in all; they are joined",
         note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed.",
     ),
     "edd2020": Layout(
@@ -206,18 +206,18 @@ LAYOUTS: dict[str, Layout] = {
         split="seeded",
         licence=f"CC BY-NC 4.0 as its download script says; {ASK}",
         citation="Ali et al., EDD2020, IEEE DataPort 2020; Medical Image Analysis 2021",
-        masks="a file for each class; they are joined",
-        note="386 images in the release that could be looked up, 380 in others.",
+        masks="one file per class; they are joined",
+        note="386 images in the release that could be checked, 380 in others.",
     ),
     "kvasir-sessile": Layout(
         trees=(folder_trees(),),
         count=196,
-        split="train.txt and val.txt (val is the test) where they are there, else seeded",
+        split="train.txt and val.txt (val is the test) where they exist, else seeded",
         lists=(("train.txt", "train"), ("val.txt", "test")),
         licence=ASK,
         citation="Jha et al., IEEE JBHI 2021",
-        masks="white on black; JPEGs have gray seams",
-        note="A part of Kvasir-SEG: never test on one what was trained on the other.",
+        masks="white on black; JPEGs have gray edges",
+        note="A part of Kvasir-SEG: never test on one a model trained on the other.",
     ),
     "endotect": Layout(
         trees=(folder_trees(),),
@@ -240,7 +240,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         count=None,
         split="folders train, validation and test, else seeded",
-        licence="yours to say",
+        licence="your own",
         citation="-",
         masks="white or coloured on black, or classes numbered from 0",
         note="Any folder of images and masks with equal names; a mask may also be called NAME_mask.",

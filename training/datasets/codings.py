@@ -2,20 +2,20 @@
 
 Legend: H, W height and width; C channels. A mask becomes uint8 [H, W]: 0 background, 1 foreground, IGNORED.
 
-By `auto` the values of all masks of a set are looked at together, since one file alone often fits several codings:
+With `auto` the values of all masks of a set are considered together, since one file alone often fits several codings:
 - Alpha: where the colours of every file are constant and transparency varies, transparency is the mask, read as gray.
   Else what is transparent is black, and colours are read.
 - Colours: where the lossless files use MAX_COLOURS colours or fewer, black among them, all but black is foreground;
   PASCAL VOC's border (224, 224, 192) is ignored. More colours are read by brightness (the brightest channel).
 - Lossy files (JPEG, WebP) are read by brightness.
 - Gray of lossless files: 0 and one other value are background and foreground, whatever that value. 0 and class numbers
-  up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535), beside numbers in some file: that
+  up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535), next to numbers in some file: 255
   is IGNORED, neither learned from nor counted.
-- Gray that has black, white (WHITE and up) and seams between them: brightness. Seams are values of more than FEW kinds,
-  or ones found between black and white only.
+- Gray that has black, white (WHITE and up) and blurred edges between them: brightness. Edges have more than FEW
+  different values, or values found between black and white only.
 Brightness means that what is above 127 of 255 is foreground. All else is refused, with the values found: no background
-(0), nothing bright, a few grays that are no seam, numbers above MAX_CODE. MAX_CODE, MAX_COLOURS, FEW and WHITE are
-OURS. That a mask is inverted cannot be known. A set known by name has its own statement (training/masks.py).
+(0), nothing bright, a few grays that are not an edge, numbers above MAX_CODE. MAX_CODE, MAX_COLOURS, FEW and WHITE are
+OURS. That a mask is inverted cannot be known. Sets known by name have their own rule (training/datasets/masks.py).
 """
 
 from collections.abc import Iterable
@@ -38,11 +38,11 @@ THRESHOLD = 127
 MAX_CODE = 50
 MAX_COLOURS = 20
 FEW = 20
-BLACK, WHITE = 10, 245  # what counts as black and white beside seams
+BLACK, WHITE = 10, 245  # what counts as black and white next to edges
 BORDER = (224, 224, 192)  # PASCAL VOC's "void"
-KEPT = 300  # distinct values that are kept of a file; more are many
-SEAM_SHARE = 0.9  # share of gray pixels that lie between black and white where they are seams
-RARE = 1e-3  # classes that cover less than this share of what 255 covers are no classes
+KEPT = 300  # distinct values that are kept per file; more count as many
+EDGE_SHARE = 0.9  # share of gray pixels between black and white from which they count as edges
+RARE = 1e-3  # classes that cover less than this share of what 255 covers are not classes
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Samples:
         return self.values.shape[2] == 3 and bool((self.values != self.values[:, :, :1]).any())
 
     def seen(self) -> npt.NDArray[Any]:
-        """Return the values with what is transparent black."""
+        """Return the values, transparent pixels as black."""
         if self.alpha is None or self.values.dtype != np.uint8:
             return self.values
         return (self.values * (self.alpha[:, :, None] / 255)).round().astype(np.uint8)
@@ -80,15 +80,15 @@ class Coding:
     kind: Literal["known", "binary", "classes", "alpha"]
     ignore: Code | None = None
     brightness_of_alpha: bool = True  # whether transparency is read as binary, else as classes
-    told: str = ""
+    description: str = ""  # in words
 
 
-KNOWN = Coding("known", told="as the set states")
+KNOWN = Coding("known", description="as the set states")
 
 
 @dataclass
 class Survey:
-    """What the masks of a set hold together; filled by `add`."""
+    """The values of all masks of a set together; filled by `add`."""
 
     gray: dict[float, int] = field(default_factory=dict)  # pixels by value, of lossless files
     alpha: dict[float, int] = field(default_factory=dict)
@@ -98,8 +98,8 @@ class Survey:
     brightest_lossy: float = 0.0
     varied: bool = False  # a file's colours vary
     transparent: bool = False  # a file's transparency varies
-    seams: list[int] = field(default_factory=lambda: [0, 0])  # gray pixels, and those between black and white
-    beside: bool = False  # a file holds 255 (65535) beside class numbers
+    edges: list[int] = field(default_factory=lambda: [0, 0])  # gray pixels, and those between black and white
+    void_with_classes: bool = False  # a file holds both 255 (65535) and class numbers
     depth: float = 255.0  # white of the samples
 
     def add(self, samples: Samples) -> None:
@@ -121,11 +121,11 @@ class Survey:
             self.colours |= {(int(value),) * 3 for value in np.unique(brightest)[: KEPT + 1]}
         tally(self.gray, brightest)
         numbers = (brightest > 0) & (brightest <= MAX_CODE)
-        self.beside |= bool(numbers.any() and np.isin(brightest, (255, 65535)).any())
+        self.void_with_classes |= bool(numbers.any() and np.isin(brightest, (255, 65535)).any())
         self.depth = max(self.depth, white_of(values))
         if values.dtype == np.uint8:
-            gray, between = seams(brightest)
-            self.seams = [self.seams[0] + gray, self.seams[1] + between]
+            gray, between = edge_pixels(brightest)
+            self.edges = [self.edges[0] + gray, self.edges[1] + between]
 
 
 def tally(counts: dict[float, int], values: npt.NDArray[Any]) -> None:
@@ -136,7 +136,7 @@ def tally(counts: dict[float, int], values: npt.NDArray[Any]) -> None:
 
 
 def white_of(values: npt.NDArray[Any]) -> float:
-    """Return what white is among samples of a type: its highest value, of floats 1 or 255."""
+    """Return the value of white for samples of a type: its highest value, for floats 1 or 255."""
     if values.dtype.kind == "f":
         return 1.0 if values.max(initial=0) <= 1 else 255.0
     if values.dtype.itemsize == 1 or values.max(initial=0) <= 255:
@@ -144,8 +144,8 @@ def white_of(values: npt.NDArray[Any]) -> float:
     return 65535.0
 
 
-def seams(brightest_HW: Pixels) -> tuple[int, int]:
-    """Count pixels that are neither black nor white, and those of them with both within two pixels."""
+def edge_pixels(brightest_HW: Pixels) -> tuple[int, int]:
+    """Count pixels that are neither black nor white, and those with both within two pixels."""
     gray = (brightest_HW > BLACK) & (brightest_HW < WHITE)
     if not gray.any():
         return 0, 0
@@ -155,83 +155,86 @@ def seams(brightest_HW: Pixels) -> tuple[int, int]:
 
 
 def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
-    """Return how the masks of the set `name` are read. ValueError, with the values found, where auto cannot tell."""
+    """Return how the masks of the set `name` are read. ValueError, with the values found, if ambiguous."""
     if kind == "known":
         return KNOWN
     if kind != "auto":
-        return Coding(kind, ignore, told=f"{kind}, as asked for")
+        return Coding(kind, ignore, description=f"{kind}, as asked for")
     if survey.transparent and not survey.varied:
-        read = of_gray(Survey(gray=survey.alpha, beside=True), ignore, name)
-        return Coding("alpha", read.ignore, read.kind == "binary", f"transparency, {read.told}")
+        read = gray_coding(Survey(gray=survey.alpha, void_with_classes=True), ignore, name)
+        return Coding("alpha", read.ignore, read.kind == "binary", f"transparency, {read.description}")
     if survey.coloured and survey.colours and not len(survey.colours) > MAX_COLOURS:
         require(
             (0, 0, 0) in survey.colours,
-            ambiguous(name, f"the colours {value_list(survey.colours)}, none of them black"),
+            ambiguous(name, f"the colours {value_list(survey.colours)}, none of which is black"),
         )
         border = BORDER if BORDER in survey.colours and len(survey.colours) > 2 else None
-        return Coding("classes", border if ignore is None else ignore, told="all but black is foreground")
-    lossless = Coding("binary", ignore, told="bright is foreground")
+        return Coding("classes", border if ignore is None else ignore, description="all but black is foreground")
+    lossless = Coding("binary", ignore, description="bright is foreground")
     if survey.coloured:
         bright = {value for value in survey.gray if value > THRESHOLD}
         require(
             bool(bright) and 0 in survey.gray and not survey.transparent,
-            ambiguous(name, f"{len(survey.colours)} colours or more, which do not set black against bright ones"),
+            ambiguous(name, f"{len(survey.colours)} colours or more, without black and bright ones"),
         )
     elif survey.gray:
-        lossless = of_gray(survey, ignore, name)
+        lossless = gray_coding(survey, ignore, name)
     if survey.lossy:
         empty = survey.brightest_lossy == 0
         require(
             empty or survey.brightest_lossy > THRESHOLD or bool(survey.gray),
             ambiguous(
-                name, f"lossy files with no value above {survey.brightest_lossy:g}, where classes cannot be told"
+                name, f"lossy files with no value above {survey.brightest_lossy:g}, where class numbers are unreliable"
             ),
         )
         if not survey.gray:
-            return Coding("binary", ignore, told="bright is foreground")
+            return Coding("binary", ignore, description="bright is foreground")
     return lossless
 
 
-def of_gray(survey: Survey, ignore: int | None, name: str) -> Coding:
+def gray_coding(survey: Survey, ignore: int | None, name: str) -> Coding:
     """Return how the gray values of a survey are read; see the module's rules."""
-    counts, seam, white = survey.gray, survey.seams, survey.depth
+    counts, edges, white = survey.gray, survey.edges, survey.depth
     values = sorted(value for value in counts if value != ignore)
     others = [value for value in values if value != 0]
     if not others:
-        return Coding("classes", ignore, told="all of it is background")
+        return Coding("classes", ignore, description="all of it is background")
     found = f"the values {value_list(values)}"
     soft = white == 1.0 and any(value != round(value) for value in values)
     dark, bright = values[0] <= BLACK * white / 255, values[-1] >= WHITE * white / 255
     if soft:
         require(dark and bright, ambiguous(name, found))
-        return Coding("binary", ignore, told="0.5 and up is foreground")
+        return Coding("binary", ignore, description="0.5 and up is foreground")
     if values[0] == 0 and len(others) == 1:
-        return Coding("classes", ignore, told=f"0 is background, {others[0]:g} foreground")
+        return Coding("classes", ignore, description=f"0 is background, {others[0]:g} foreground")
     numbers = [value for value in others if value <= MAX_CODE]
     beyond = others[len(numbers) :]
     if values[0] == 0 and not beyond:
-        return Coding("classes", ignore, told=f"classes {value_list(numbers)} are foreground")
+        return Coding("classes", ignore, description=f"classes {value_list(numbers)} are foreground")
     if values[0] == 0 and numbers and ignore is None and len(beyond) == 1 and beyond[0] in (255.0, 65535.0):
         covered = sum(counts[value] for value in numbers)
-        require(survey.beside, ambiguous(name, f"{found}, of which no file holds {beyond[0]:g} beside another"))
+        require(
+            survey.void_with_classes,
+            ambiguous(name, f"{found}, but no file holds {beyond[0]:g} together with another class"),
+        )
         if covered >= RARE * counts[beyond[0]]:
-            told = f"classes {value_list(numbers)} are foreground, {beyond[0]:g} is ignored"
-            return Coding("classes", beyond[0], told=told)
-        raise ValueError(ambiguous(name, f"{found}, of which 1 to {MAX_CODE} are on {covered} pixels only"))
+            description = f"classes {value_list(numbers)} are foreground, {beyond[0]:g} is ignored"
+            return Coding("classes", beyond[0], description=description)
+        raise ValueError(ambiguous(name, f"{found}, of which 1 to {MAX_CODE} cover only {covered} pixels"))
     many = len([value for value in values if BLACK * white / 255 < value < WHITE * white / 255]) > FEW
-    between = seam[0] == 0 or seam[1] >= SEAM_SHARE * seam[0]
+    between = edges[0] == 0 or edges[1] >= EDGE_SHARE * edges[0]
     span = any(THRESHOLD * white / 255 < value < WHITE * white / 255 for value in values) or between
     require(dark and bright and span and (many or (between and white == 255.0)), ambiguous(name, found))
-    return Coding("binary", ignore, told="bright is foreground")
+    return Coding("binary", ignore, description="bright is foreground")
 
 
 def ambiguous(name: str, found: str) -> str:
-    """Return why a set's masks cannot be read, and what decides."""
+    """Return why a set's masks cannot be read, and which flags decide."""
     return (
-        f"the masks of {name} hold {found}: what is foreground cannot be told. Expected 0 and one other value, classes "
-        f"from 0 to {MAX_CODE} (255: ignored), black and white with seams, or colours on black. Decide with "
+        f"the masks of {name} hold {found}, so the foreground is ambiguous. Expected 0 and one other value, classes "
+        f"from 0 to {MAX_CODE} (255: ignored), black and white with gray edges, or colours on black. Decide with "
         "--mask-coding: binary (above half of white), classes (all but 0 and black) or alpha (transparency), and with "
-        "--ignore-value for a value that is neither"
+        "--ignore-value for a value that is not counted"
     )
 
 
@@ -248,7 +251,7 @@ def decode_mask(samples: Samples, coding: Coding) -> Pixels:
     if coding.kind == "alpha":
         alpha: Pixels = samples.values.max(axis=2).astype(np.uint8) if samples.alpha is None else samples.alpha
         inside = alpha > (THRESHOLD if coding.brightness_of_alpha else 0)
-        return marked(inside, alpha == coding.ignore)
+        return mask_of(inside, alpha == coding.ignore)
     values = samples.seen()
     brightest = values.max(axis=2)
     if coding.kind == "classes" and not samples.lossy:
@@ -256,17 +259,17 @@ def decode_mask(samples: Samples, coding: Coding) -> Pixels:
     else:
         inside = brightest >= 0.5 if white_of(values) == 1.0 else brightest > THRESHOLD * white_of(values) / 255
     if isinstance(coding.ignore, tuple):
-        left = (values == np.array(coding.ignore)).all(axis=2)
+        ignored = (values == np.array(coding.ignore)).all(axis=2)
     else:
-        left = np.zeros_like(inside) if coding.ignore is None else (values == coding.ignore).all(axis=2)
-    return marked(inside, left)
+        ignored = np.zeros_like(inside) if coding.ignore is None else (values == coding.ignore).all(axis=2)
+    return mask_of(inside, ignored)
 
 
-def marked(inside: npt.NDArray[np.bool_], left: npt.NDArray[np.bool_]) -> Pixels:
-    """Return 1 inside, IGNORED where left out, else 0."""
-    return np.where(left, np.uint8(IGNORED), inside.astype(np.uint8))
+def mask_of(inside: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_]) -> Pixels:
+    """Return 1 inside, IGNORED where ignored, else 0."""
+    return np.where(ignored, np.uint8(IGNORED), inside.astype(np.uint8))
 
 
 def highest_class(masks: UInt8) -> int:
-    """Return the highest class of masks; IGNORED is none."""
+    """Return the highest class of masks; IGNORED is not a class."""
     return int(masks.max(initial=0, where=masks != IGNORED))

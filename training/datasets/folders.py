@@ -19,9 +19,9 @@ MAX_MASKLESS = 0.1  # share of a generic set's images that may lack a mask
 GENERIC = "generic"
 READ = """\
 Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. Masks of sets known by name are
-read alike: what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value
-above 9, or a palette of which ten colours at most are used) all but 0, or black, is. Masks of generic sets are read by
-what all of them hold together, as --mask-coding and --ignore-value of evaluate and benchmark say.
+read in the same way: what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value
+above 9, or a palette of which at most ten colours are used) all but 0, or black, is foreground. Masks of generic sets are read by
+the values of all of them together, as --mask-coding and --ignore-value of evaluate and benchmark say.
 """
 
 
@@ -29,7 +29,7 @@ what all of them hold together, as --mask-coding and --ignore-value of evaluate 
 class Example:
     """One image and its masks. Examples that share a group (a sequence, patient or centre) stay in one part."""
 
-    name: str  # the same wherever the set lies and, splits aside, however it is packed
+    name: str  # the same wherever the set is stored and, splits aside, however it is packed
     image: str
     masks: tuple[str, ...]
     groups: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set as found on disk: examples sorted by name, and the names of images left out for want of a mask."""
+    """A set as found on disk: examples sorted by name, and the names of images left out because they have no mask."""
 
     name: str
     examples: tuple[Example, ...]
@@ -48,21 +48,21 @@ class Dataset:
     orphans: tuple[str, ...] = ()  # masks without an image
 
     def notes(self) -> list[str]:
-        """Which images and masks are passed over, a sentence each."""
+        """Which images and masks are skipped, one sentence each."""
         kinds = {"images without a mask": self.skipped, "masks without an image": self.orphans}
-        return [f"{self.name}: {kind} are passed over: {first_names(names)}" for kind, names in kinds.items() if names]
+        return [f"{self.name}: {kind} are skipped: {first_names(names)}" for kind, names in kinds.items() if names]
 
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What one tree makes of a folder: examples, images without a mask, masks without an image, doubled images."""
+    """What one tree makes of a folder: examples, images without a mask, masks without an image, duplicates."""
 
     tree: Tree
     base: str
     examples: tuple[Example, ...]
     maskless: tuple[str, ...]
     orphans: tuple[str, ...]
-    twins: tuple[str, ...]
+    duplicates: tuple[str, ...]
 
 
 def parse_dataset(text: str) -> tuple[str, str]:
@@ -88,22 +88,22 @@ def layout_of(name: str) -> tuple[str, Layout]:
 def find_dataset(name: str, folder: str, partial: bool = False) -> Dataset:
     """Find the images and masks of the set `name` in `folder`, which holds it or holds one folder that does.
 
-    Reads names only. `partial` takes what is there of an incomplete set. ValueError, with the expected tree, where
-    the folder is missing or packed in no known way, two images share a name, or (unless partial) masks, images or
-    frames are missing, or there are more than the set has.
+    Reads names only. `partial` accepts an incomplete set. ValueError, with the expected tree, where the folder is
+    missing or packed in no known way, two images share a name, or (unless partial) masks, images or frames are
+    missing, or there are more than the set has.
     """
     name, layout = layout_of(name)
     require(os.path.isdir(folder), f"{name}: {folder} is not a folder; give the one that holds\n{expected(layout)}")
     files = list_images(folder)
-    tries = [match(layout, tree, folder, base, files) for base in bases(files) for tree in layout.trees]
-    found = max(tries, key=lambda one: (len(one.examples), len(one.maskless)))  # the first of equals
+    candidates = [match(layout, tree, folder, base, files) for base in bases(files) for tree in layout.trees]
+    found = max(candidates, key=lambda one: (len(one.examples), len(one.maskless)))  # the first of equals
     check_dataset(name, folder, layout, found, partial)
     examples = official(layout, found.examples, os.path.join(folder, found.base), partial)
     return Dataset(name, examples, layout, found.maskless, found.orphans)
 
 
 def expected(layout: Layout) -> str:
-    """The trees of a layout, a line each."""
+    """The trees of a layout, one line each."""
     return "\n".join("  " + ", ".join(pair.shown for pair in tree.pairs) for tree in layout.trees)
 
 
@@ -113,12 +113,12 @@ def first_names(names: Sequence[str]) -> str:
 
 
 def check_dataset(name: str, folder: str, layout: Layout, found: FoundFiles, partial: bool) -> None:
-    """Raise ValueError, with what is amiss and the expected tree, unless what was found is the whole set, no more."""
+    """Raise ValueError, with what is wrong and the expected tree, unless exactly the whole set was found."""
     faults = []
     if not found.examples:
         faults.append("no image with its mask where one is expected")
-    if found.twins:
-        faults.append(f"images that another file of the same name doubles: {first_names(found.twins)}")
+    if found.duplicates:
+        faults.append(f"images with the same name as another file: {first_names(found.duplicates)}")
     if not partial or not found.examples:
         allowed = MAX_MASKLESS * (len(found.examples) + len(found.maskless)) if name == GENERIC else 0
         if len(found.maskless) > allowed and not layout.maskless:
@@ -133,13 +133,13 @@ def check_dataset(name: str, folder: str, layout: Layout, found: FoundFiles, par
             faults.append(f"{amount} images with masks")
     require(
         not faults,
-        f"{name} in {folder} is not whole, is another set, or is packed in another way: {'; '.join(faults)}. "
-        f"Expected one of\n{expected(layout)}\nPut back what is missing, or take what is there as generic=DIR",
+        f"{name} in {folder} is incomplete, is another set, or is packed in another way: {'; '.join(faults)}. "
+        f"Expected one of\n{expected(layout)}\nAdd what is missing, or use what is there as generic=DIR",
     )
 
 
 def list_images(folder: str) -> list[str]:
-    """Image files below `folder`, as sorted relative paths with `/`; hidden files and __MACOSX are passed over."""
+    """Image files below `folder`, as sorted relative paths with `/`; hidden files and __MACOSX are skipped."""
     paths = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -153,7 +153,7 @@ def list_images(folder: str) -> list[str]:
 
 
 def bases(files: Sequence[str]) -> list[str]:
-    """The folder itself, then each folder that all files are below: where a set's own folder may be."""
+    """The folder itself, then each folder that holds all files: where a set's own folder may be."""
     common = os.path.commonpath(files).split("/")[:3] if len(files) > 1 else []
     return ["", *("/".join(common[: depth + 1]) for depth in range(len(common)) if common[depth])]
 
@@ -163,19 +163,19 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
     names = [file.removeprefix(base).lstrip("/") for file in files]
     root = os.path.join(folder, base)
     examples: dict[str, Example] = {}
-    maskless, orphans, twins = [], [], []
+    maskless, orphans, duplicates = [], [], []
     for pair in tree.pairs:
         images, masks = keyed(pair.images, pair, names), keyed(pair.masks, pair, names)
         orphans += [place for key, places in masks.items() if key not in images for place, _ in places]
         for key, [(path, fields), *copies] in images.items():
-            twins += [copy for copy, _ in copies]
+            duplicates += [copy for copy, _ in copies]
             if key not in masks:
                 maskless.append(path)
                 continue
             part = fields.get("split", "").lower().removesuffix("dataset")
             name = "/".join(fields[group] for group in shared_groups(pair))
             if name in examples:
-                twins.append(path)  # in another pair of folders
+                duplicates.append(path)  # in another pair of folders
                 continue
             examples[name] = Example(
                 name=name,
@@ -186,11 +186,11 @@ def match(layout: Layout, tree: Tree, folder: str, base: str, files: Sequence[st
                 order=int(fields["key"]) if layout.ordered else 0,
             )
     listed = tuple(examples[name] for name in sorted(examples))
-    return FoundFiles(tree, base, listed, tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(twins)))
+    return FoundFiles(tree, base, listed, tuple(sorted(maskless)), tuple(sorted(orphans)), tuple(sorted(duplicates)))
 
 
 def shared_groups(pair: Pair) -> list[str]:
-    """The groups that both patterns name, which tell one image from another; `key` last."""
+    """The groups that both patterns name, which identify an image; `key` last."""
     shared = set(re.compile(pair.images).groupindex) & set(re.compile(pair.masks).groupindex)
     return sorted(shared, key=lambda group: (group == "key", group))
 
@@ -211,9 +211,9 @@ def keyed(pattern: str, pair: Pair, names: Sequence[str]) -> Keyed:
 
 
 def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: bool) -> tuple[Example, ...]:
-    """The examples with the part that the set's lists give, where all the lists are there.
+    """The examples with the part that the set's lists give, where all the lists exist.
 
-    ValueError (unless partial) where a list names what is not there, or no list names an image.
+    ValueError (unless partial) where a list names a missing image, or an image is in no list.
     """
     paths = [(os.path.join(root, file), part) for file, part in layout.lists]
     if not paths or not all(os.path.isfile(path) for path, _ in paths):
@@ -223,16 +223,16 @@ def official(layout: Layout, examples: tuple[Example, ...], root: str, partial: 
         lines = Path(path).read_text(encoding="utf-8").split()
         names = [os.path.splitext(line)[0] if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines]
         twice = sorted(name for name in names if parts.setdefault(name, part) != part)
-        require(not twice, f"{path} names what another list names too: {first_names(twice)}")
+        require(not twice, f"{path} names images that another list names too: {first_names(twice)}")
     known = {os.path.basename(example.name) for example in examples}
     missing, unlisted = sorted(set(parts) - known), sorted(known - set(parts))
-    require(partial or not missing, f"the lists in {root} name images that are not there: {first_names(missing)}")
+    require(partial or not missing, f"the lists in {root} name images that do not exist: {first_names(missing)}")
     require(partial or not unlisted, f"no list in {root} names these images: {first_names(unlisted)}")
     return tuple(replace(example, split=parts.get(os.path.basename(example.name), "")) for example in examples)
 
 
 def catalogue_table() -> str:
-    """How masks are read, and the known sets, a paragraph each: all that their layouts tell."""
+    """How masks are read, and all that is known of the known sets, one paragraph each."""
     texts = [READ]
     for name, layout in LAYOUTS.items():
         count = "count unknown" if layout.count is None else f"{layout.count:,} images"
@@ -241,7 +241,7 @@ def catalogue_table() -> str:
             "layout, one of:" if layout.trees[1:] else "layout:",
             *expected(layout).splitlines(),
         ]
-        told = {"masks": layout.masks, "split": layout.split, "licence": layout.licence, "cite": layout.citation}
-        lines += [f"{key}: {text}" for key, text in {**told, "note": layout.note}.items() if text]
+        facts = {"masks": layout.masks, "split": layout.split, "licence": layout.licence, "cite": layout.citation}
+        lines += [f"{key}: {text}" for key, text in {**facts, "note": layout.note}.items() if text]
         texts.append("\n  ".join(lines))
     return "\n".join(texts)

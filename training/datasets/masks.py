@@ -1,10 +1,10 @@
-"""Image and mask files to arrays, through the one reader (curation/images.py): masks of any coding. No set is known.
+"""Image and mask files to arrays, decoded by curation/frames/decoding.py: masks of any coding. It knows no set.
 
 A mask of a set that is known by name is read file by file: foreground is where its brightest channel (or plane) is
-above 127, so the seams of anti-aliased and JPEG masks go and colours are joined; a lossless file may number classes
+above 127, so the gray edges of anti-aliased and JPEG masks go and colours are joined; a lossless file may number classes
 instead, and then all but 0, or black, is foreground: where no value is above 9, or where it has a palette and uses ten
-colours at most, black and one that is not gray among them. Masks of any other folder are read by what all of them hold
-together (training/codings.py); pixels that they leave open are IGNORED.
+colours at most, black and one that is not gray among them. Masks of any other folder are read by the values
+of all of them together (training/datasets/codings.py); pixels of no known class are IGNORED.
 
 Masks are resized by area: a pixel is IGNORED where half or more of what it covers is, else foreground where half or
 more of the rest is.
@@ -26,7 +26,7 @@ from curation.options import require
 from training.datasets.codings import IGNORED, KNOWN, THRESHOLD, Coding, Kind, Samples, Survey, decide, decode_mask
 from training.datasets.folders import Example
 
-READING = 3  # raised whenever the same files would give other arrays
+READING = 3  # increase whenever the same files would give other arrays
 CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
 T = TypeVar("T")
@@ -34,7 +34,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 def arrays(examples: Sequence[Example], size: int, coding: Coding | None = None) -> tuple[Pixels, Pixels]:
-    """Images, uint8 [N, S, S, 3], bicubic, and masks, uint8 [N, S, S] of 0, 1 and IGNORED, by area, in their order.
+    """Images, uint8 [N, S, S, 3], bicubic, and masks, uint8 [N, S, S] of 0, 1 and IGNORED, by area, in order.
 
     Without a coding it is decided from these examples. ValueError, naming the file, for one that cannot be read or a
     mask of another shape than its image.
@@ -61,14 +61,14 @@ def square_image(path: str, size: int) -> Pixels:
 def read_mask(example: Example, size: int | None = None, coding: Coding | None = None) -> Pixels:
     """The masks of an example joined, uint8 of 0, 1 and IGNORED, [S, S] or by default [H, W] of the image.
 
-    Foreground of one mask wins over what another leaves open. Without a coding it is decided from this example.
+    Foreground of one mask wins over ignored pixels of another. Without a coding it is decided from this example.
     ValueError, naming the file: no mask, one that cannot be read, or one of another shape than the image.
     """
-    require(len(example.masks) > 0, f"{example.image} has no mask; leave it out or draw one")
+    require(len(example.masks) > 0, f"{example.image} has no mask; leave it out or annotate it")
     coding = coding or coding_of([example], "auto", None, example.image)
     width, height = image_size(example.image)
     target = (width, height) if size is None else (size, size)
-    inside, left = (np.zeros(target[::-1], np.bool_) for _ in range(2))
+    inside, ignored = (np.zeros(target[::-1], np.bool_) for _ in range(2))
     for path in example.masks:
         mask_HW = foreground(path) if coding.kind == "known" else decode_mask(samples(path), coding)
         rows, columns = mask_HW.shape
@@ -76,32 +76,32 @@ def read_mask(example: Example, size: int | None = None, coding: Coding | None =
         require(
             max(stretch, 1 / stretch) <= 1 + MAX_STRETCH,
             f"mask {path} is {columns} x {rows}, of another shape than its image {example.image}, {width} x {height}; "
-            "a mask may have another size, not another shape: is it turned, cropped, or another image's?",
+            "a mask may have another size, not another shape: is it rotated, cropped, or of another image?",
         )
         mask_HW = resize_mask(mask_HW, target)
         inside |= mask_HW == 1
-        left |= mask_HW == IGNORED
-    return np.where(inside, np.uint8(1), np.where(left, np.uint8(IGNORED), np.uint8(0)))
+        ignored |= mask_HW == IGNORED
+    return np.where(inside, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
 
 
 def coding_of(examples: Sequence[Example], kind: Kind, ignore: int | None, name: str) -> Coding:
-    """How the masks of a set are read, from what all that can be read hold. ValueError where that cannot be told."""
+    """How the masks of a set are read, by the values of all readable ones. ValueError where they are ambiguous."""
     if kind == "known":
         return KNOWN
     survey = Survey()
     for path in (path for example in examples for path in example.masks):
         try:
             found = samples(path)
-        except ValueError:  # told where it is decoded
+        except ValueError:  # reported when it is decoded
             continue
         survey.add(found)
     return decide(survey, kind, ignore, name)
 
 
 def samples(path: str) -> Samples:
-    """What a mask file holds, as stored, upright. ValueError, naming it, where it cannot be read."""
+    """The values of a mask file, as stored, upright. ValueError, naming it, where it cannot be read."""
     values_HWC, alpha_HW = read_with(decoding.stored, path)
-    require(bool(np.isfinite(values_HWC).all()), f"{path} holds values that are not finite numbers; draw it again")
+    require(bool(np.isfinite(values_HWC).all()), f"{path} holds values that are not finite numbers; annotate it again")
     return Samples(values_HWC, alpha_HW, path.lower().endswith(LOSSY) or is_jpeg(path))
 
 
@@ -112,7 +112,7 @@ def is_jpeg(path: str) -> bool:
 
 
 def foreground(path: str) -> Pixels:
-    """The mask that a file of a known set holds, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
+    """The mask in a file of a known set, uint8 [H, W] of 0 and 1. ValueError as `read_planes`."""
     planes_HWC = read_planes(path)
     brightest_HW: Pixels = planes_HWC.max(axis=2)
     lossless = not path.lower().endswith(LOSSY)
@@ -143,12 +143,12 @@ def resize_mask(mask_HW: Pixels, target: tuple[int, int]) -> Pixels:
     if not (mask_HW == IGNORED).any():
         scaled = Image.fromarray(mask_HW * np.uint8(255)).resize(target, Image.Resampling.BOX)
         return (np.asarray(scaled) > THRESHOLD).astype(np.uint8)
-    inside, left = (
+    inside, ignored = (
         np.asarray(Image.fromarray((mask_HW == value).astype(np.float32)).resize(target, Image.Resampling.BOX))
         for value in (1, IGNORED)
     )
-    half = 0.5 - 1e-6  # of float32 sums
-    return np.where(left >= half, np.uint8(IGNORED), (inside >= half * (1 - left)).astype(np.uint8))
+    half = 0.5 - 1e-6  # with room for rounding of float32 sums
+    return np.where(ignored >= half, np.uint8(IGNORED), (inside >= half * (1 - ignored)).astype(np.uint8))
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -158,12 +158,12 @@ def image_size(path: str) -> tuple[int, int]:
 
 
 def read_planes(path: str) -> Pixels:
-    """What a file holds, uint8 [H, W, C], as `images.planes`. ValueError, naming it, where it cannot be read."""
+    """The planes of a file, uint8 [H, W, C], as `decoding.planes`. ValueError, naming it, where it cannot be read."""
     return read_with(decoding.planes, path)
 
 
 def read_with(reader: Callable[[bytes], T], path: str) -> T:
-    """What a reader of curation.images makes of a file. ValueError, naming it, where it cannot be read."""
+    """Apply a reader of curation/frames/decoding.py to a file. ValueError, naming it, where it cannot be read."""
     try:
         decoding.check_bytes(Path(path).stat().st_size)
         return reader(Path(path).read_bytes())
@@ -171,5 +171,5 @@ def read_with(reader: Callable[[bytes], T], path: str) -> T:
         raise ValueError(f"{path} cannot be read: {error}") from error
     except decoding.FrameError as error:
         raise ValueError(
-            f"{path} cannot be read as an image: {error.reason}, {error.message}; fetch it again, or leave it out"
+            f"{path} cannot be read as an image: {error.reason}, {error.message}; download it again, or leave it out"
         ) from error

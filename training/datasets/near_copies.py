@@ -1,11 +1,11 @@
-"""Pictures that are one another at another size: found by correlation of small gray copies. It knows no split.
+"""Images that are the same picture at another size, found by correlating small gray copies. It knows no split.
 
-Exact copies have equal bytes; the same picture scaled, or compressed again, has not. Two images are near copies where
+Exact copies have equal bytes; the same picture scaled, or recompressed, does not. Two images are near copies where
 their gray copies of SIDE x SIDE, each less its own copy of COARSE x COARSE (so that lighting is not compared),
 correlate by LEAST or more (OURS). On 1,000 polyp frames and their originals in full size all 30 originals reach 0.9998;
-of the frames only three pairs that are one picture pass 0.995, the next pair, a moment apart, has 0.982 and different
+among the frames only three pairs, which are the same picture, pass 0.995, the next pair, a moment apart, has 0.982 and different
 scenes stay below 0.91. Three in four successive frames of a slow video pass it too, and count as near copies. A copy
-that is cropped, turned or mirrored is not found.
+that is cropped, rotated or mirrored is not found.
 
 Legend: N images, P pixels of a small copy.
 """
@@ -45,8 +45,8 @@ def small_copies(images: npt.NDArray[np.uint8]) -> Float32:
     return torch.cat(rows).numpy() if rows else np.zeros((0, SIDE * SIDE), np.float32)
 
 
-def near_pairs(asked_NP: Float32, known_NP: Float32) -> Iterator[tuple[int, int]]:
-    """Yield (row asked, row known) of every pair of near copies, in order; memory is BLOCK rows of similarities."""
-    for start in range(0, len(asked_NP), BLOCK):
-        found = np.argwhere(asked_NP[start : start + BLOCK] @ known_NP.T >= LEAST)
+def near_pairs(queries_NP: Float32, known_NP: Float32) -> Iterator[tuple[int, int]]:
+    """Yield (query row, known row) of every pair of near copies, in order; memory is BLOCK rows of similarities."""
+    for start in range(0, len(queries_NP), BLOCK):
+        found = np.argwhere(queries_NP[start : start + BLOCK] @ known_NP.T >= LEAST)
         yield from ((start + int(row), int(other)) for row, other in found)

@@ -1,7 +1,7 @@
-"""Ways in which segmentation sets are packed: patterns of paths, and what a set's layout tells. It knows no set.
+"""How segmentation sets are packed: patterns of paths, and what a set's layout describes. It knows no set.
 
 A pattern is matched, whole and without regard to case, against an image file's path below the set's folder, without
-its suffix. A mask belongs to an image where the groups that both patterns name are equal. The group `split` says
+its suffix. A mask belongs to an image where the groups that both patterns name are equal. The group `split` is
 train, validation or test.
 """
 
@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Tree:
-    """One way in which a set is packed: pairs that together are the set, and its counts where not the set's alone."""
+    """One way a set is packed: pairs that together are the set, and its image counts where they differ from the set's."""
 
     pairs: tuple[Pair, ...]
     counts: tuple[int, ...] = ()
@@ -37,7 +37,7 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is known of a set. `count` is None where it cannot be told; `lists` are files of names by part."""
+    """What is known of a set. `count` is None where it is not known; `lists` are files of names by part."""
 
     trees: tuple[Tree, ...]
     count: int | None
@@ -48,8 +48,8 @@ class Layout:
     groups: Callable[[Fields], tuple[str, ...]] = lambda _: ()
     lists: tuple[tuple[str, str], ...] = ()
     part: str = ""  # the part that all of it belongs to
-    ordered: bool = False  # keys are numbers in the order of sequences that nobody lists
-    maskless: bool = False  # images without a mask are left out, not missed
+    ordered: bool = False  # keys are frame numbers; the sequences are not listed anywhere
+    maskless: bool = False  # images without a mask are left out, not reported as missing
     note: str = ""
 
 
@@ -66,7 +66,7 @@ def folder_trees(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
 def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
     """PraNet's TestDataset/NAME and, where the set is in it, TrainDataset; `split` takes them as the split.
 
-    A set that is not in TrainDataset is found in TestDataset itself, too.
+    A set that is not in TrainDataset is also found by its own folder alone.
     """
     test, rest = ("(?P<split>Test)", "(?P<split>Train)") if split else ("Test", "Train")
     start = f"{test}Dataset/{name}/" if train else f"(?:{test}Dataset/)?{name}/"

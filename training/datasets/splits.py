@@ -1,4 +1,4 @@
-"""Train, validation and test parts of a set of examples that share no group and no exact copy. It reads bytes only."""
+"""Train, validation and test parts of a set of examples with no group or exact copy in common. It reads bytes only."""
 
 import hashlib
 import os
@@ -20,12 +20,12 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
     """Examples by part: train, validation, test, and left_out, each sorted by name.
 
     Examples that share a group (sequence, patient, centre) or all bytes of their image are one block, which is never
-    cut. Where the set has an official test part, it is kept as it is, validation is carved from the rest by `shares`
+    cut. Where the set has an official test part, it is kept as it is, validation is taken from the rest by `shares`
     unless it is official too, and examples outside the test part whose block reaches into it are left_out; so are
     those of train whose block reaches into an official validation part. An external set is all test. In a set whose
     frames are only known to be in order, the parts are stretches of them and count as official ones. Else blocks are
-    dealt by seed: in random order, those larger than the smallest part first, each to the part that lacks most.
-    Depends on names, contents and seed only, not on order or place. ValueError where shares are no shares, or there
+    assigned by seed: in random order, blocks larger than the smallest part first, each to the part that lacks most.
+    Depends on names, contents and seed only, not on order or location. ValueError where shares are invalid, or there
     are fewer blocks than parts to fill.
     """
     check_shares(shares)
@@ -36,8 +36,8 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
         part_of = stretches(dataset, by_part, seed)
     given = set(part_of.values()) - {""}
     if not given:
-        dealt = deal_groups(dataset.name, found, by_part, seed)
-        return {part: official_split(dealt[part]) for part in PARTS} | {LEFT_OUT: []}
+        assigned = assign_blocks(dataset.name, found, by_part, seed)
+        return {part: by_name(assigned[part]) for part in PARTS} | {LEFT_OUT: []}
     result: Split = {part: [] for part in (*PARTS, LEFT_OUT)}
     free: list[list[Example]] = []
     for block in found:
@@ -51,92 +51,92 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
     if "validation" in given or not free:
         result["train"] = [example for block in free for example in block]
     else:
-        result |= deal_groups(dataset.name, free, {"train": shares[0], "validation": shares[1]}, seed)
-    return {part: official_split(examples) for part, examples in result.items()}
+        result |= assign_blocks(dataset.name, free, {"train": shares[0], "validation": shares[1]}, seed)
+    return {part: by_name(examples) for part, examples in result.items()}
 
 
 def check_shares(shares: Sequence[float]) -> None:
     """Raise ValueError unless three shares, none negative, the first above 0, sum to 1."""
     fits = len(shares) == len(PARTS) and min(shares) >= 0 and shares[0] > 0 and abs(sum(shares) - 1) < 1e-6
-    require(fits, f"shares are {tuple(shares)}; give those of train, validation and test, which sum to 1")
+    require(fits, f"shares are {tuple(shares)}; give one for train, validation and test each, with the sum 1")
 
 
-def official_split(examples: Iterable[Example]) -> list[Example]:
+def by_name(examples: Iterable[Example]) -> list[Example]:
     """The examples sorted by name."""
     return sorted(examples, key=lambda example: example.name)
 
 
 def blocks(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples connected by a shared group or by equal image bytes, each block and the list of them by name."""
-    marks = copies(examples)
+    """Examples connected by a shared group or by equal image bytes, each block and their list sorted by name."""
+    keys = copy_keys(examples)
     root: dict[str, str] = {}
 
-    def find(mark: str) -> str:
-        while root.setdefault(mark, mark) != mark:
-            root[mark] = root[root[mark]]
-            mark = root[mark]
-        return mark
+    def find(key: str) -> str:
+        while root.setdefault(key, key) != key:
+            root[key] = root[root[key]]
+            key = root[key]
+        return key
 
     for example in examples:
         own = find(f"name {example.name}")
-        for mark in (*(f"group {group}" for group in example.groups), *marks.get(example.image, ())):
-            root[find(mark)] = own
+        for key in (*(f"group {group}" for group in example.groups), *keys.get(example.image, ())):
+            root[find(key)] = own
     result: dict[str, list[Example]] = defaultdict(list)
-    for example in official_split(examples):
+    for example in by_name(examples):
         result[find(f"name {example.name}")].append(example)
     return list(result.values())
 
 
-def copies(examples: Sequence[Example]) -> dict[str, tuple[str]]:
-    """The hash of the bytes of those images that share their size with another; no other can have an exact copy."""
+def copy_keys(examples: Sequence[Example]) -> dict[str, tuple[str]]:
+    """The hash of each image whose file size another image has too; no other image can have an exact copy."""
     sizes = {example.image: os.path.getsize(example.image) for example in examples}
-    often = Counter(sizes.values())
-    shared = (image for image, size in sizes.items() if often[size] > 1)
+    counts = Counter(sizes.values())
+    shared = (image for image, size in sizes.items() if counts[size] > 1)
     return {image: (f"content {content_hash(Path(image).read_bytes())}",) for image in shared}
 
 
 def stretches(dataset: Dataset, shares: dict[str, float], seed: int) -> dict[str, str]:
-    """The part of each example, by name: one stretch of consecutive examples for each part with a share above 0.
+    """The part of each example, by name: one stretch of consecutive examples per part with a share above 0.
 
-    They lie behind each other on the circle that the examples' order closes, in sizes that are the shares' to within
-    one, from a place that the seed draws. So at most as many sequences are cut as there are parts. ValueError where
-    there are fewer examples than such parts.
+    The stretches follow each other on the circle of the examples in order, starting where the seed says; their sizes
+    match the shares to within one. So at most as many sequences are cut as there are parts. ValueError where there
+    are fewer examples than such parts.
     """
-    wanted = [part for part, share in shares.items() if share > 0]
+    filled = [part for part, share in shares.items() if share > 0]
     ordered = sorted(dataset.examples, key=lambda example: (example.order, example.name))
     total = len(ordered)
     require(
-        total >= len(wanted),
-        f"{dataset.name} is too small for {' + '.join(wanted)}: {total} images; give it more, or a share of 0",
+        total >= len(filled),
+        f"{dataset.name} is too small for {' + '.join(filled)}: {total} images; add images, or set a share to 0",
     )
-    sizes = dict.fromkeys(wanted, 1)
-    for _ in range(total - len(wanted)):
-        sizes[max(wanted, key=lambda part: total * shares[part] - sizes[part])] += 1
+    sizes = dict.fromkeys(filled, 1)
+    for _ in range(total - len(filled)):
+        sizes[max(filled, key=lambda part: total * shares[part] - sizes[part])] += 1
     key = hashlib.blake2b(f"{seed}\0{dataset.name}".encode(), digest_size=8).digest()
     start = int.from_bytes(key, "big") % total
-    parts = (part for part in wanted for _ in range(sizes[part]))
+    parts = (part for part in filled for _ in range(sizes[part]))
     return {example.name: part for example, part in zip(ordered[start:] + ordered[:start], parts, strict=True)}
 
 
-def deal_groups(name: str, found: list[list[Example]], shares: dict[str, float], seed: int) -> Split:
-    """Blocks to the parts with a share above 0. ValueError where there are fewer blocks than such parts."""
-    wanted = [part for part, share in shares.items() if share > 0]
+def assign_blocks(name: str, found: list[list[Example]], shares: dict[str, float], seed: int) -> Split:
+    """Assign blocks to the parts with a share above 0. ValueError where there are fewer blocks than such parts."""
+    filled = [part for part, share in shares.items() if share > 0]
     total = sum(map(len, found))
     require(
-        len(found) >= len(wanted),
-        f"{name} is too small for {' + '.join(wanted)}: {total} images in {len(found)} blocks that must stay together "
-        "(sequence, patient, centre or exact copies); give it more images, or a share of 0",
+        len(found) >= len(filled),
+        f"{name} is too small for {' + '.join(filled)}: {total} images in {len(found)} blocks that must stay together "
+        "(sequence, patient, centre or exact copies); add images, or set a share to 0",
     )
-    goal = {part: total * shares[part] / sum(shares.values()) for part in wanted}
+    goal = {part: total * shares[part] / sum(shares.values()) for part in filled}
     least = min(goal.values())
 
-    def turn(block: list[Example]) -> tuple[bool, bytes]:
+    def visit_order(block: list[Example]) -> tuple[bool, bytes]:
         return len(block) <= least, hashlib.blake2b(f"{seed}\0{block[0].name}".encode()).digest()
 
     result: Split = {part: [] for part in shares}
-    for left, block in zip(range(len(found), 0, -1), sorted(found, key=turn), strict=True):
-        empty = [part for part in wanted if not result[part]]
-        open_parts = empty if left <= len(empty) else wanted
+    for left, block in zip(range(len(found), 0, -1), sorted(found, key=visit_order), strict=True):
+        empty = [part for part in filled if not result[part]]
+        open_parts = empty if left <= len(empty) else filled
         chosen = max(open_parts, key=lambda part: goal[part] - len(result[part]))
         result[chosen] += block
     return result

@@ -58,7 +58,7 @@ def test_one_step_equals_scikit_learns(vectors: Make, keys_for: Make, seed: int)
     ours, empty, shift = kmeans.update(kmeans.partial_sums(keys_for(300), x, start), start)
     np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-5)
     assert empty == 0
-    assert shift == pytest.approx(np.linalg.norm(ours - start, axis=1).max(), rel=1e-6)
+    assert shift == pytest.approx(np.square(ours - start).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -192,7 +192,7 @@ def test_more_empty_clusters_than_vectors_keep_their_centroid(at_degrees: Make) 
     )
     assert empty == 3
     np.testing.assert_allclose(moved, at_degrees(10, 10, 180, 270), atol=1e-6)
-    assert shift == pytest.approx(2 * math.sin(math.radians(40)), abs=1e-6)
+    assert shift == pytest.approx(4 * math.sin(math.radians(5)) ** 2 + 4 * math.sin(math.radians(40)) ** 2, abs=1e-6)
 
 
 def test_a_cluster_whose_vectors_cancel_out_keeps_its_centroid(at_degrees: Make) -> None:
@@ -218,3 +218,9 @@ def test_fewer_distinct_vectors_than_clusters_ends_well(keys_for: Make, at_degre
     assert total.inertia(centroids) == pytest.approx(0, abs=1e-5)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
     assert sorted(total.counts_K.tolist()) == [0] * 5 + [7] * 3
+
+
+def test_the_mean_variance_is_that_of_numpy(vectors: Make, keys_for: Make) -> None:
+    x, centroids = vectors(2, 500, 24), vectors(3, 7, 24)
+    total = kmeans.partial_sums(keys_for(500), x, centroids)
+    assert kmeans.mean_variance(total) == pytest.approx(np.var(x, axis=0).mean(), rel=1e-4)
