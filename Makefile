@@ -1,31 +1,36 @@
-# make demo: a small curation from nothing; make test: lint, types and tests. Both make .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench slow clean
+.PHONY: help demo test lint slow gpu bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)
+demo: $(READY)  ## curate an artificial colonoscopy and compare with what is known of it (2 to 3 minutes)
 	$(BIN)/python -m curation demo
 
-test: lint
+test: lint  ## lint, types and all tests but the slow ones (about 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m 'not slow'
 
-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
-
-lint: $(READY)
+lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+slow: $(READY)  ## the long tests: kills at every step, whole sweeps, the demonstration
+	$(BIN)/python -m pytest -m slow
+
+gpu: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(READY)  ## all benchmarks (hours)
 	for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-clean:
+clean:  ## delete .venv and runs/
 	rm -rf .venv runs

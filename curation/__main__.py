@@ -43,7 +43,7 @@ def with_summary(work: Callable[..., Any]) -> Callable[[Any], None]:
 
 
 def select(config: SelectConfig) -> None:
-    """Select, or print the grid of sizes where that is asked for."""
+    """Select, or print the grid of sizes if --grid is given."""
     if config.grid:
         print(step("pipeline.grid")(config))
     else:
@@ -59,7 +59,7 @@ def run(*configs: Any) -> None:
     if not any(marker["step"] == "select" for marker in markers):
         print(
             f"\n{step('pipeline.grid')(config.select)}\n\nNo --d and no --budget was given, so nothing was selected. "
-            "Choose one from the grid and give the same command again with it; what is done is kept."
+            "Choose one from the grid and rerun the same command with it; finished steps are kept."
         )
 
 
@@ -91,7 +91,7 @@ COMMANDS = {
         "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
     ),
     "export": command(
-        "Hand a subset on: a Parquet table or a folder of files.",
+        "Export a subset as a Parquet table or a folder of files.",
         (ExportConfig,),
         with_summary(step("exports.export.export")),
     ),
@@ -99,7 +99,7 @@ COMMANDS = {
         "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
     ),
     "demo": command(
-        "Draw an artificial colonoscopy, curate it, and compare with what is known of it.",
+        "Draw an artificial colonoscopy, curate it, and compare the result with the known truth.",
         (DemoConfig,),
         step("demo.demo"),
     ),
@@ -107,7 +107,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can put right."""
+    """Run one command and return the exit code: 0, or 2 for an error that the user can fix."""
     return cli.dispatch("curation", COMMANDS, arguments)
 
 

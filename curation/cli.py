@@ -1,6 +1,6 @@
 """Command lines made from config dataclasses: flags, --config FILE.yaml with the same names, help and errors.
 
-It knows no step. tyro parses; what is ours is that several configs can share one flat command line, and the YAML.
+It depends on no step. tyro parses; ours are the flat command line that several configs share, and the YAML.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from curation.store.filesystems import without_credentials
 Config = TypeVar("Config")
 Configs = tuple[type[Any], ...]
 Fields = Mapping[str, tuple[type[Any], dataclasses.Field[Any]]]  # by name, each with its config
-MISSPELT_CUTOFF = 0.5
+SIMILARITY_CUTOFF = 0.5  # of suggested names
 INTERRUPTED, TERMINATED = 130, 143  # exit codes, as shells have them
 STOPPED = "stopped; rerun the same command, and it resumes"
 
@@ -38,7 +38,7 @@ class Command:
 
 
 def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run one command and return the exit code: 0, 2 for an error of the user, 130 for Ctrl-C, 143 for SIGTERM."""
     name = command_named(package, commands, arguments)
     if isinstance(name, int):
         return name
@@ -50,7 +50,7 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
         print(STOPPED, file=sys.stderr)
         return INTERRUPTED
     except SystemExit as end:
-        if end.code != signal.SIGTERM:  # see engine.leave
+        if end.code != signal.SIGTERM:  # see curation/engine/connect.py
             raise
         print(STOPPED, file=sys.stderr)
         return TERMINATED
@@ -63,33 +63,36 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
 
 
 def interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: Python 3.11 wraps it where it meets the body of a class, as in an import."""
+    """Whether Ctrl-C caused an error: Python 3.11 wraps it when it interrupts the body of a class, as in an import."""
     return error is not None and (isinstance(error, KeyboardInterrupt) or interrupted(error.__cause__))
 
 
 def parse_flags(name: str, about: str, configs: Sequence[type[Any]], arguments: Sequence[str]) -> list[Any]:
     """Return one instance of each of `configs`, all filled from one flat set of flags (and a YAML file).
 
-    Fields of the same name in several configs are one flag. A flag that can be repeated also takes several values, and
-    has its plural: --seeds 1, --dataset A --dataset B, --datasets A B. Exits with code 2 on a wrong command line;
-    ValueError for a value that a config refuses.
+    Fields of the same name in several configs are one flag. A repeatable flag also takes several values, and has a
+    plural: --seeds 1, --dataset A --dataset B, --datasets A B. Exits with code 2 on a wrong command line; ValueError
+    for a value that a config refuses.
     """
-    arguments = cleaned(arguments)
+    arguments = without_secrets(arguments)
     fields = {field.name: (config, field) for config in reversed(configs) for field in dataclasses.fields(config)}
     repeated = {name for name, (_, field) in fields.items() if is_repeated(field)}
     arguments = spread(arguments, fields, repeated)
     check_flags(arguments, sorted(fields))
-    known, flags = defaults(arguments, fields, repeated)
-    made = [flag_of(*fields[key], known.get(key, dataclasses.MISSING)) for key in field_names(configs)]
+    from_file, flags = defaults(arguments, fields, repeated)
+    made = [flag_of(*fields[key], from_file.get(key, dataclasses.MISSING)) for key in field_names(configs)]
     flat = dataclasses.make_dataclass(name.replace(" ", "_"), made, kw_only=True)
     values = vars(tyro.cli(flat, prog=f"python -m {name}", description=about, args=flags))
-    return [config(**{f.name: cleaned(values[f.name]) for f in dataclasses.fields(config)}) for config in configs]
+    return [
+        config(**{field.name: without_secrets(values[field.name]) for field in dataclasses.fields(config)})
+        for config in configs
+    ]
 
 
-def cleaned(value: Any) -> Any:
-    """A value, or each of several, without the credentials of an address in it; ValueError as `without_credentials`."""
+def without_secrets(value: Any) -> Any:
+    """A value, or each of several, without credentials in addresses. ValueError as `without_credentials`."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map(cleaned, value))
+        return type(value)(map(without_secrets, value))
     if not isinstance(value, str):
         return value
     clean = without_credentials(value)
@@ -97,8 +100,8 @@ def cleaned(value: Any) -> Any:
         "RAY_ADDRESS" in os.environ or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
     ):
         warn(
-            f"the credentials in the address of {clean} are now in the environment of this process; Ray's workers were "
-            "started before, so AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be in their environment too"
+            f"the credentials in the address {clean} were moved to the environment of this process; Ray's workers were "
+            "started before, so AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be in their environment too"
         )
     return clean
 
@@ -108,36 +111,36 @@ def field_names(configs: Sequence[type[Any]]) -> list[str]:
     return list(dict.fromkeys(field.name for config in configs for field in dataclasses.fields(config)))
 
 
-def flag_of(config: type[Any], field: dataclasses.Field[Any], known: Any = dataclasses.MISSING) -> settings.Field:
+def flag_of(config: type[Any], field: dataclasses.Field[Any], override: Any = dataclasses.MISSING) -> settings.Field:
     """Name, annotated type and default of a field as tyro reads them; a tuple becomes a repeatable flag.
 
-    What is `known` of it takes the default's place.
+    `override`, where given, replaces the default.
     """
     hint = get_type_hints(config)[field.name]
     repeated = (tyro.conf.UseAppendAction,) if is_repeated(field) else ()
     notes = (tyro.conf.arg(help=field.metadata["help"]), *repeated)
     annotated: Any = Annotated.__class_getitem__((hint, *notes))  # type: ignore[attr-defined]
-    default = field.default if known is dataclasses.MISSING else known
+    default = field.default if override is dataclasses.MISSING else override
     made: Any = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
     return field.name, annotated, made
 
 
 def is_repeated(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field's flag can be given several times: such a field is empty by default, or has no default."""
+    """Whether a field's flag is repeatable: such a field is empty by default, or has no default."""
     return field.default == () or field.name == "source"
 
 
 def spread(arguments: Sequence[str], fields: Collection[str], repeated: Collection[str]) -> list[str]:
-    """Write each value of the `repeated` flags, or of their plurals, behind a flag of its own."""
+    """Put a flag of its own before each value of the `repeated` flags or their plurals."""
     made: list[str] = []
-    flag, bare = "", False  # the repeated one whose values follow, and whether it still waits for its first
+    flag, bare = "", False  # the repeated flag whose values follow, and whether its first value is still to come
     for argument in arguments:
         if argument.startswith("--"):
-            spelt, equals, value = argument.partition("=")
-            name = singular(spelt.removeprefix("--").replace("-", "_"), fields, repeated)
+            given, equals, value = argument.partition("=")
+            name = singular(given.removeprefix("--").replace("-", "_"), fields, repeated)
             flag = f"--{name.replace('_', '-')}" if name is not None and name in repeated else ""
             bare = not equals
-            made.append(f"{flag or spelt}{equals}{value}")
+            made.append(f"{flag or given}{equals}{value}")
         else:
             made.append(f"{flag}={argument}" if flag and not bare else argument)
             bare = False
@@ -145,10 +148,10 @@ def spread(arguments: Sequence[str], fields: Collection[str], repeated: Collecti
 
 
 def defaults(arguments: Sequence[str], fields: Fields, repeated: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a `--config` file puts in the place of defaults, for flags overrule it; and the arguments without it.
+    """Defaults from a `--config` file, for fields whose flags are not given; and the arguments without `--config`.
 
-    ValueError: no such file, no mapping in it, a name that no flag has (with the nearest one that has) or that stands
-    there twice, or a value of another type.
+    ValueError: no such file, not a mapping, a name that no flag has (with the nearest that exists) or that is there
+    twice, or a value of another type.
     """
     path, rest = settings.config_path(arguments)
     if path is None:
@@ -158,8 +161,8 @@ def defaults(arguments: Sequence[str], fields: Fields, repeated: Collection[str]
         if name not in fields:
             raise ValueError(f"--config {path} has an unknown name {name!r}; {nearest_name(name, sorted(fields))}")
     given = {field_named(flag) for flag in rest if flag.startswith("--")}
-    wanted = {name: node for name, node in found.items() if name not in given}
-    return settings.values(wanted, {name: flag_of(*fields[name]) for name in wanted}, repeated, path), rest
+    unset = {name: node for name, node in found.items() if name not in given}
+    return settings.values(unset, {name: flag_of(*fields[name]) for name in unset}, repeated, path), rest
 
 
 def field_named(flag: str) -> str:
@@ -168,14 +171,14 @@ def field_named(flag: str) -> str:
 
 
 def singular(name: str, fields: Collection[str], repeated: Collection[str]) -> str | None:
-    """The field of a name, or of the plural of one that can be given several times; None where there is none."""
+    """The field of a name, or of the plural of a repeatable one; None where there is none."""
     if name in fields:
         return name
     return name.removesuffix("s") if name.removesuffix("s") in repeated else None
 
 
 def check_flags(arguments: Sequence[str], names: list[str]) -> None:
-    """ValueError, with the nearest flag there is, where one is given that no config has."""
+    """ValueError, with the nearest flag that exists, for a flag that no config has."""
     for flag in arguments:
         key = field_named(flag)
         if flag.startswith("--") and key not in (*names, "config", "help"):
@@ -183,16 +186,16 @@ def check_flags(arguments: Sequence[str], names: list[str]) -> None:
 
 
 def nearest_name(key: str, names: list[str], prefix: str = "") -> str:
-    """A hint at the name that was probably meant, or at all there are."""
-    near = difflib.get_close_matches(key, names, 1, MISSPELT_CUTOFF)
-    spelt = [prefix + (name.replace("_", "-") if prefix else name) for name in near or names]
-    return f"did you mean {spelt[0]}?" if near else f"expected one of {', '.join(spelt)}"
+    """A hint: the name that was probably meant, or all that exist."""
+    near = difflib.get_close_matches(key, names, 1, SIMILARITY_CUTOFF)
+    shown = [prefix + (name.replace("_", "-") if prefix else name) for name in near or names]
+    return f"did you mean {shown[0]}?" if near else f"expected one of {', '.join(shown)}"
 
 
 def command_named(package: str, commands: Mapping[str, Any], arguments: Sequence[str]) -> str | int:
-    """The command that comes first in `arguments`, or the exit code where that is help or no command: both are told.
+    """The command that comes first in `arguments`; for help or an unknown one the exit code, after printing the list.
 
-    `commands` have a line `about` each.
+    Each of `commands` has a line `about`.
     """
     name = arguments[0] if arguments else "--help"
     if name in commands:
@@ -216,19 +219,19 @@ def overview(package: str, commands: Mapping[str, Any]) -> str:
             *lines,
             "",
             "Each command takes its flags from the command line, or by the same names from a YAML file; flags win.",
-            "What can be given several times: --dataset A --dataset B, or --datasets A B.",
+            "Repeatable flags take several values: --dataset A --dataset B, or --datasets A B.",
         ]
     )
 
 
 def complain(error: BaseException) -> int:
-    """Print what a user can put right and return exit code 2; for a Ray that died 1; raise anything else again."""
+    """Print an error that the user can fix and return 2, or 1 where Ray failed; raise anything else again."""
     errors = import_module("curation.engine.errors") if "ray" in sys.modules else None  # Ray takes seconds
     cause = errors.cause_of(error) if errors else error
     if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
         print(f"error: {cause}", file=sys.stderr)
         return 2
     if errors and errors.is_of_ray(error):
-        print(f"error: Ray failed ({error}). Give the same command again: what is done is kept.", file=sys.stderr)
+        print(f"error: Ray failed ({error}). Rerun the same command: it resumes.", file=sys.stderr)
         return 1
     raise error

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one progress line a step and a summary at the end. It knows no step."""
+"""What a run prints: one progress line per step and a summary at the end. It depends on no step."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ class _Lines:
 
 @contextmanager
 def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -> Iterator[Any]:
-    """A tqdm bar with rate and time left; a line every 10 s where stderr is no terminal.
+    """A tqdm bar with rate and time left; a line every 10 s where stderr is not a terminal.
 
     `done` of the `total` were finished by an earlier call and do not count in the rate.
     """
@@ -34,7 +34,7 @@ def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -
 
 
 def warn(text: str) -> None:
-    """Tell what may be wrong, on stderr."""
+    """Print a warning on stderr."""
     print(f"warning: {text}", file=sys.stderr)
 
 
@@ -67,5 +67,5 @@ def summary(markers: list[dict[str, Any]], where: str) -> str:
 
 
 def rate(marker: dict[str, Any]) -> str:
-    """Rows in a second of a marker, as text."""
+    """A marker's rows per second, as text."""
     return f"{marker['rows_in'] / marker['seconds']:.0f}" if marker["seconds"] > 0 else "-"

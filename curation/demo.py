@@ -1,6 +1,6 @@
 """The demonstration: draw a phantom, curate it untrained, train an encoder on it, and curate it again with that.
 
-Training is a command of its own (`python -m training pretrain`): this package knows the other's folder only.
+Training is another command (`python -m training pretrain`): this package uses only the folder that it writes.
 """
 
 import math
@@ -46,7 +46,7 @@ CHANCE = math.log(2 * 64 - 1)  # loss of a guess among the other views of a batc
 
 
 def settings(config: DemoConfig, run: str, embed: dict[str, Any], select: dict[str, Any]) -> pipeline.RunConfig:
-    """The demonstration's runs: small frames, centred vectors, and what differs between them."""
+    """The config of a demonstration run: small frames, centred vectors, and what differs between the runs."""
     run_dir = f"{config.output}/{run}"
     return pipeline.RunConfig(
         ingest=IngestConfig(
@@ -63,7 +63,7 @@ def settings(config: DemoConfig, run: str, embed: dict[str, Any], select: dict[s
 
 
 def demo(config: DemoConfig) -> None:
-    """Draw, curate, train, curate again, and print what came out each time."""
+    """Draw, curate, train, curate again, and print the result of both curations."""
     print(f"drawing a phantom colonoscopy in {config.output}/phantom")
     truth = colonoscopy.draw(colonoscopy.PhantomConfig(output=f"{config.output}/phantom", seed=config.seed))
     polyps.lay_out(truth, f"{config.output}/phantom", f"{config.output}/polyps")
@@ -90,7 +90,7 @@ def curate(chosen: pipeline.RunConfig, truth: pa.Table) -> dict[str, float]:
 
 
 def pretrain_encoder(subset: str, output: str, seed: int) -> None:
-    """Train in a process of its own. ValueError where it fails; it has said why."""
+    """Train in another process, which prints why if it fails. ValueError where it fails."""
     given = TRAINING | {"subset": subset, "output": output, "seed": seed}
     flags = [*(f"--{name}={value}" for name, value in given.items()), "--scale", *SCALE]
     done = subprocess.run([sys.executable, "-m", "training", "pretrain", *flags], check=False)

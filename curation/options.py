@@ -1,4 +1,4 @@
-"""What a config is made of: fields with their help, checks that several share, and the digest of what shapes a result.
+"""Building blocks of configs: fields with their help, shared checks, and the digest of what shapes a result.
 
 A field's `hashed` says whether it shapes the result. Fields that only say where and how fast (run directory,
 workers, limits) are not hashed, so they may differ between two calls on one run directory.
@@ -19,12 +19,12 @@ def option(text: str, default: Any = MISSING, *, hashed: bool = True) -> Any:
 
 
 def flags_of(name: str, config: Any, naming: Callable[[str], str | None]) -> type[Any]:
-    """Return a class with the fields of a config under other names, without those that `naming` has None for."""
+    """Return a class with the fields of a config under other names, without those for which `naming` returns None."""
     hints = get_type_hints(config)
     made = [
-        (called, hints[field.name], option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]))
+        (renamed, hints[field.name], option(field.metadata["help"], field.default, hashed=field.metadata["hashed"]))
         for field in dataclasses.fields(config)
-        if (called := naming(field.name)) is not None
+        if (renamed := naming(field.name)) is not None
     ]
     return dataclasses.make_dataclass(name, made, frozen=True, kw_only=True)
 
@@ -50,7 +50,7 @@ def check_common(config: Any) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError where a subset's name could not be a folder's."""
+    """Raise ValueError where a subset's name cannot be the name of a folder."""
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
     require(fits, f"name is {name!r}; it names a folder: letters, digits, '.', '_' and '-' only")
 
@@ -58,7 +58,7 @@ def check_name(name: str) -> None:
 def hashed_fields(config: Any) -> dict[str, Any]:
     """The fields of `config` that shape the result, as JSON values.
 
-    A config may say by `stands_for` what fields left open come to, so that giving a default changes nothing.
+    A config's `stands_for` resolves fields that were left open, so that giving a default explicitly changes nothing.
     """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata["hashed"]}
     values |= getattr(config, "stands_for", {})

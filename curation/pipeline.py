@@ -57,7 +57,7 @@ def run(config: RunConfig) -> list[dict[str, Any]]:
 
 @holding
 def select(config: SelectConfig) -> dict[str, Any]:
-    """Select a subset, after the scoring pass it reads where that was not run yet; return its marker."""
+    """Select a subset, after running the scoring pass it reads if that is missing; return its marker."""
     rules.check_request(config)
     ensure_scored(rules.pass_of(config))
     return selection.select(config)
@@ -65,7 +65,7 @@ def select(config: SelectConfig) -> dict[str, Any]:
 
 @holding
 def grid(config: SelectConfig) -> str:
-    """Return the grid of sizes, after the scoring passes it reads where they were not run yet."""
+    """Return the grid of sizes, after running the scoring passes it reads if they are missing."""
     for scoring in grids.passes(config):
         ensure_scored(scoring)
     return grids.size_table(config)
@@ -73,9 +73,9 @@ def grid(config: SelectConfig) -> str:
 
 @holding
 def ensure_scored(config: ScoreConfig) -> dict[str, Any]:
-    """Return the marker of a scoring pass, run now if it was not; one that is done may have other group_rows.
+    """Return the marker of a scoring pass, run now if it is missing; a finished one may have other group_rows.
 
-    IntegrityError where that one was made from other clusters than are there now.
+    IntegrityError where a finished one was made from other clusters than the present ones.
     """
     run = RunDirectory(config.run_dir)
     if run.exists(f"{config.folder}/{SUCCESS}"):

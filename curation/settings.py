@@ -1,7 +1,7 @@
-"""The settings of a `--config` file, as the flags of the same names would have them. It knows no step.
+"""The settings of a `--config` file, as the flags of the same names would have them. It depends on no step.
 
-A value reaches the parser of the flags as it is written, so that 1e-3, 0123, no or a date mean what they mean there;
-only true and false, null and lists are YAML's.
+A value reaches the parser of the flags as it is written, so that 1e-3, 0123, no or a date mean the same in both; only
+true and false, null and lists are YAML's.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ def config_path(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     paths, rest = list[str](), list[str]()
     left = iter(arguments)
     for argument in left:
-        spelt, equals, value = argument.partition("=")
-        if spelt != "--config":
+        flag, equals, value = argument.partition("=")
+        if flag != "--config":
             rest.append(argument)
             continue
         paths.append(value if equals else next(left, ""))
@@ -37,9 +37,9 @@ def config_path(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def read_yaml(path: str) -> Settings:
-    """The settings of a YAML file, by name as it is written there but for dashes, which become underscores.
+    """The settings of a YAML file by name, with dashes turned into underscores.
 
-    ValueError: a file that cannot be read, no mapping in it, or a name that stands there twice.
+    ValueError: a file that cannot be read or is not a mapping, or a name that is there twice.
     """
     try:
         with open(path, "rb") as file:
@@ -55,20 +55,20 @@ def read_yaml(path: str) -> Settings:
     if not isinstance(node, yaml.MappingNode):
         kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
         raise ValueError(f"--config {path} holds a {kind}, expected names with values")
-    names = [spelt(key) for key in own]
+    names = [field_name(key) for key in own]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"--config {path} has {', '.join(twice)} more than once; leave one of them")
-    return {spelt(key): value for key, value in node.value}
+    return {field_name(key): value for key, value in node.value}
 
 
-def spelt(key: yaml.Node) -> str:
-    """A name as fields have it."""
+def field_name(key: yaml.Node) -> str:
+    """A key as the name of a field."""
     return str(key.value).replace("-", "_")
 
 
 def flag_value(arguments: Sequence[str], name: str) -> str | None:
-    """What the flags, else the `--config` file, say of a setting of one value; None where neither names it."""
+    """The value of a setting in the flags, else in the `--config` file; None where neither has it."""
     path, rest = config_path(arguments)
     found = None
     for place, argument in enumerate(rest):
@@ -82,7 +82,7 @@ def flag_value(arguments: Sequence[str], name: str) -> str | None:
 
 
 def by_field(settings: Settings, path: str, single: Callable[[str], str | None]) -> Settings:
-    """Settings by the fields' own names; `single` turns a name or its plural into it. ValueError where both stand."""
+    """Settings by field; `single` turns a name or its plural into the field's. ValueError where both are given."""
     named: Settings = {}
     for name, node in settings.items():
         field = single(name) or name

@@ -12,7 +12,7 @@ from training.methods.config import METHODS
 
 
 def lazily(*paths: str) -> Callable[[Sequence[str]], Configs]:
-    """Configs by MODULE.NAME in this package, imported when asked for: PyTorch and Ray take seconds."""
+    """Configs by MODULE.NAME in this package, imported when needed: PyTorch and Ray take seconds."""
 
     def load(_: Sequence[str]) -> Configs:
         return tuple(part(path) for path in paths)
@@ -21,14 +21,14 @@ def lazily(*paths: str) -> Callable[[Sequence[str]], Configs]:
 
 
 def part(path: str) -> Any:
-    """What MODULE.NAME in this package is."""
+    """The object MODULE.NAME in this package."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(f"training.{module}"), name)
 
 
 def recipe_configs(arguments: Sequence[str]) -> Configs:
-    """The configs of pre-training, with those of the method that the flags, or the YAML file, name."""
-    method = METHODS.get(flag_value(arguments, "method") or "mae", METHODS["mae"])  # PretrainConfig refuses others
+    """The configs of pre-training and of the method that the flags or the YAML file name."""
+    method = METHODS.get(flag_value(arguments, "method") or "mae", METHODS["mae"])  # PretrainConfig rejects others
     general = ("PretrainConfig", "ComputeConfig", "RecordConfig", "LengthConfig", "OptimiserConfig")
     return (
         *(part(f"pretraining.config.{name}") for name in general),
@@ -38,32 +38,32 @@ def recipe_configs(arguments: Sequence[str]) -> Configs:
 
 
 def benchmark_configs(arguments: Sequence[str]) -> Configs:
-    """What is compared and how it is tested, the configs of pre-training, and those of fine-tuning."""
+    """The configs of the benchmark, of evaluation, pre-training and fine-tuning."""
     own = lazily("evaluation.config.BenchmarkConfig", "evaluation.config.EvaluateConfig")(arguments)
     return (*own, *recipe_configs(arguments), part("evaluation.config.FinetuneFlags"))
 
 
 def pretrain(*configs: Any) -> None:
-    """Pre-train, and tell the loss."""
-    card = part("pretraining.pretrain.pretrain")(part("pretraining.recipe.Settings")(*configs))
+    """Pre-train, and print the loss."""
+    card = part("pretraining.pretrain.pretrain")(part("pretraining.recipe.Recipe")(*configs))
     print(f"loss {card['loss']:.4f} after {card['cost']['images_seen']} images")
 
 
 def evaluate(*configs: Any) -> None:
-    """Fine-tune and test; it tells its results itself."""
+    """Fine-tune and test; results are printed there."""
     part("evaluation.evaluate.evaluate")(*configs)
 
 
 def benchmark(config: Any, evaluation: Any, *others: Any) -> None:
-    """Run the benchmark; it tells its results itself."""
+    """Run the benchmark; results are printed there."""
     *recipe, flags = others
-    settings, finetune = part("pretraining.recipe.Settings")(*recipe), part("evaluation.config.finetune_of")(flags)
+    settings, finetune = part("pretraining.recipe.Recipe")(*recipe), part("evaluation.config.finetune_of")(flags)
     part("evaluation.benchmark.benchmark")(config, evaluation, settings, finetune)
 
 
 def datasets() -> None:
-    """Print what is known of sets and pools."""
-    print(part("datasets.folders.table")(), pools.pools_table(), sep="\n\n")
+    """Print the known sets and pools."""
+    print(part("datasets.folders.catalogue_table")(), pools.pools_table(), sep="\n\n")
 
 
 COMMANDS = {
@@ -71,7 +71,7 @@ COMMANDS = {
         "Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR).", recipe_configs, pretrain
     ),
     "evaluate": Command(
-        "Say what encoders are worth: fine-tune and test them for segmentation.",
+        "Fine-tune encoders for segmentation, test and compare them.",
         lazily(
             *(f"evaluation.config.{name}" for name in ("EncoderConfig", "EvaluateConfig")),
             "segmentation.config.FinetuneConfig",
@@ -95,7 +95,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    """Run one command; returns the exit code: 0, or 2 for what the user can correct."""
     return dispatch("training", COMMANDS, arguments)
 
 

@@ -15,15 +15,15 @@ def sweep_configs(arguments: Sequence[str]) -> Configs:
     own, space = import_module("tune.config"), import_module("tune.space")
     evaluation = import_module("training.evaluation.config")
     _, *recipe = recipe_configs(arguments)
-    asked = (own.SweepConfig, space.SpaceConfig, own.Question, own.HalvingConfig)
-    return (*asked, evaluation.EvaluateConfig, own.RecipeFlags, *recipe, evaluation.FinetuneFlags)
+    of_sweep = (own.SweepConfig, space.SpaceConfig, own.Question, own.HalvingConfig)
+    return (*of_sweep, evaluation.EvaluateConfig, own.RecipeFlags, *recipe, evaluation.FinetuneFlags)
 
 
 def sweep(*configs: Any) -> None:
-    """Sweep; it tells its results itself."""
+    """Run a sweep, which prints its results."""
     own, module = import_module("tune.config"), import_module("tune.sweep")
     config, space, question, halving, evaluation, what, *recipe, flags = configs
-    settings = import_module("training.pretraining.recipe").Settings(own.pretrain_config(what), *recipe)
+    settings = import_module("training.pretraining.recipe").Recipe(own.pretrain_config(what), *recipe)
     finetune = import_module("training.evaluation.config").finetune_of(flags)
     module.sweep(
         import_module("tune.settings").SweepSettings(config, space, question, halving, evaluation, settings, finetune)
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0, or 2 for what the user can mend."""
+    """Run one command and return the exit code: 0, or 2 for an error that the user can fix."""
     return dispatch("tune", COMMANDS, arguments)
 
 

@@ -1,4 +1,4 @@
-"""The configs of a sweep beside its space (space.py), from which its command line is made. They know no step's code."""
+"""The configs of a sweep except its space (space.py), from which its command line is made. They import no step."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,12 +16,12 @@ class SweepConfig:
     run_dir: str = option("The run whose frames are the pool: embedded and clustered by `python -m curation`.")
     max_trials: int | None = option("Train no more than this many subsets in all.", None, hashed=False)
     max_gpu_hours: float | None = option(
-        "Stop once trials have held devices for this long (without GPUs: the CPUs of a trial count as one device). The "
-        "same command with more goes on.",
+        "Stop once trials have held devices for this long (without GPUs: the CPUs of a trial count as one device). "
+        "Rerunning with more resumes the sweep.",
         None,
         hashed=False,
     )
-    gpus_per_trial: int = option("GPUs of a trial, a rank each, where there are any.", 1, hashed=False)
+    gpus_per_trial: int = option("GPUs of a trial, one per rank, where there are any.", 1, hashed=False)
     cpus_per_trial: float = option(
         "CPUs of a trial, decoding included; 0: all without GPUs, an equal share with them.", 0, hashed=False
     )
@@ -67,7 +67,7 @@ class Question:
 class HalvingConfig:
     """Successive halving (ASHA) over the length of pre-training, with a cheap probe as the early signal."""
 
-    halving: int = option("Go on with the best 1 in so many at each rung; 0: train every configuration to its end.", 0)
+    halving: int = option("Continue the best 1 in this many at each rung; 0: train every configuration to its end.", 0)
     rung_count: int = option("Rungs, the full length included; each is --halving times as long as the last.", 3)
     rung_probe: Literal["linear", "knn"] = option("The probe on frozen tokens that rungs are judged by.", "linear")
 
@@ -88,7 +88,7 @@ class HalvingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Whose report is written again."""
+    """The sweep whose report is written again."""
 
     output: str = option("The --output of a sweep.")
 
@@ -97,5 +97,5 @@ RecipeFlags: type[Any] = flags_of("RecipeFlags", PretrainConfig, lambda name: No
 
 
 def pretrain_config(flags: Any) -> PretrainConfig:
-    """What RecipeFlags stand for; subset and output come with each trial."""
+    """The config from RecipeFlags; each trial sets its own subset and output."""
     return PretrainConfig(**vars(flags) | dict.fromkeys(PER_TRIAL, ""))

@@ -1,4 +1,4 @@
-"""What a sweep will cost, from a timed step of pre-training and of fine-tuning on the machine that will do them."""
+"""What a sweep will cost, from a timed step of pre-training and of fine-tuning on the machine that will run them."""
 
 import time
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ def speed(job: SweepJob, candidate: Candidate) -> Speed:
     return found
 
 
-def time_steps(settings: Recipe, plan: Plan, run: RunDirectory, one: PreparedSet, tuned: FinetuneConfig) -> Speed:
+def time_steps(settings: Recipe, plan: Plan, run: RunDirectory, one: PreparedSet, finetuning: FinetuneConfig) -> Speed:
     """Time updates and fine-tuning on the device that this task was granted: of one rank's share, on one rank."""
     limit_threads(resources.granted_cpus())
     length, device = plan.length, resources.device()
@@ -59,19 +59,19 @@ def time_steps(settings: Recipe, plan: Plan, run: RunDirectory, one: PreparedSet
     update = float(np.median(spent[1:] or spent)) * length.batch_size / settings.compute.workers / share
     rows = np.asarray(one.parts["train"])
     shown = load_array(run, f"{one.stem}.masks.npy")[rows].any(axis=(1, 2))
-    few = pairs(run, one, rows[shown][: 2 * tuned.batch_size].tolist())
-    encoder = load_encoder("random", tuned.image_size, settings.model.encoder)
+    few = pairs(run, one, rows[shown][: 2 * finetuning.batch_size].tolist())
+    encoder = load_encoder("random", finetuning.image_size, settings.model.encoder)
     start = time.perf_counter()
-    list(finetune(encoder, few, few, replace(tuned, epochs=1), device))
+    list(finetune(encoder, few, few, replace(finetuning, epochs=1), device))
     return Speed(update, (time.perf_counter() - start) / len(few.images))
 
 
 def hours(job: SweepJob, candidate: Candidate, found: Speed) -> float:
     """Predicted device-hours of one trial, evaluation included."""
     passes = job.finetune.passes if job.evaluation.probe == "finetune" else 1
-    learnt = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)
-    tested = sum(len(one.parts["test"]) for one in job.sets)
+    train_images = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)
+    test_images = sum(len(one.parts["test"]) for one in job.sets)
     planned = job.planned(candidate)
     updates = sum(plan_of(settings, read_subset(settings.what.subset)).total for settings in planned)
-    seconds = updates * found.update + len(planned) * (passes * learnt + tested) * found.image
+    seconds = updates * found.update + len(planned) * (passes * train_images + test_images) * found.image
     return seconds * job.devices / 3600

@@ -1,6 +1,7 @@
 """The pictures of a sweep: Pareto fronts, the map of NormDEL, parallel coordinates, importance. It trains nothing.
 
-Drawn as training.figures does: no pyplot, equal tables give equal SVG bytes. mIoU and NormDEL are shown in percent.
+Drawn in the style of training/reporting/style.py: no pyplot, equal tables give equal SVG bytes. mIoU and NormDEL are
+in percent.
 """
 
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ def normdel_map(rows: Sequence[Row]) -> Figure:
 
 
 def points(rows: Sequence[Row]) -> Figure:
-    """Return NormDEL as the colour of points at d and epsilon; those without epsilon are triangles along the foot."""
+    """Return NormDEL as the colour of points at d and epsilon; those without epsilon are triangles at the bottom."""
     figure, [axis] = panel_grid(1, 1)
     worth = [100 * row["normdel"] for row in rows]
     scale: dict[str, Any] = {"vmin": min(worth), "vmax": max(worth), "cmap": "viridis"}
@@ -114,7 +115,7 @@ def cells(rows: Sequence[Row]) -> Figure:
 
 
 def coordinates(rows: Sequence[Row]) -> Figure:
-    """Return parallel coordinates: a line a configuration over the axes that vary, ratio, mIoU and NormDEL."""
+    """Return parallel coordinates: a line per configuration over the axes that vary, ratio, mIoU and NormDEL."""
     varying = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     columns = [*varying, "ratio", "miou", "normdel"]
     heights = {column: height(column, rows) for column in columns}
@@ -137,7 +138,7 @@ def coordinates(rows: Sequence[Row]) -> Figure:
 
 
 def height(column: str, rows: Sequence[Row]) -> list[float]:
-    """Where each row lies on an axis, 0 to 1: numbers by value, others by their place among those there are."""
+    """Where each row lies on an axis, 0 to 1: numbers by value, others by their rank among those that occur."""
     values = [row[column] for row in rows]
     order = sorted(set(values), key=sort_key)
     numbers = [value for value in values if isinstance(value, float | int)]

@@ -1,8 +1,8 @@
-"""What became of the trials of a sweep: finished, failed or halted. Written as trials end, so a killed sweep keeps it.
+"""How the trials of a sweep ended: finished, failed or halted. Written as trials end, so that a killed sweep keeps it.
 
 A finished trial has a record below trials/. Others have an entry in ended.json, by the path that their record would
 have: the `reason` of a failure; or, where halving ended it, `halts` (what was measured at each rung), and `halving` and
-`read`: what it was judged by.
+`read`: how it was judged.
 """
 
 import sys
@@ -19,16 +19,16 @@ FILE = "ended.json"
 
 
 class Ledger:
-    """The trials of a sweep by their candidates, in one output."""
+    """The trials of a sweep by candidate, in one output."""
 
     def __init__(self, what: SweepSettings, job: SweepJob) -> None:
         self.what, self.job, self.output = what, job, RunDirectory(job.output)
         self.ended: dict[str, dict[str, Any]] = self.output.read_json(FILE) if self.output.exists(FILE) else {}
         self.paths: dict[str, str] = {}
 
-    def due(self, wanted: Sequence[Candidate]) -> list[Candidate]:
+    def due(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that neither finished nor were halted: any that failed, and new ones as far as max_trials allows."""
-        missing, begun = [one for one in wanted if self.record(one) is None and not self.halts(one)], self.begun()
+        missing, begun = [one for one in candidates if self.record(one) is None and not self.halts(one)], self.begun()
         new = [one for one in missing if self.path(one) not in begun]
         late = new[self.allowed() :]
         return [one for one in missing if one not in late]
@@ -57,7 +57,7 @@ class Ledger:
         return str(self.ended.get(self.path(one), {}).get("reason", ""))
 
     def halts(self, one: Candidate) -> list[Reported]:
-        """What a halted candidate reported at its rungs; none where another halving or reading of NormDEL ended it."""
+        """What a halted candidate reported at its rungs; none where another halving or NormDEL stopped it."""
         entry = self.ended.get(self.path(one), {})
         return self.job.rungs(one, entry) if entry.get("read") == self.read else []
 
@@ -68,20 +68,20 @@ class Ledger:
 
     @property
     def read(self) -> list[Any]:
-        """What NormDEL is read with."""
+        """The settings of NormDEL."""
         return [self.what.question.alpha, self.what.question.reading]
 
-    def note(self, one: Candidate, told: Sequence[Reported], reason: str) -> None:
-        """Keep what became of a trial that ended: it finished, it failed for a reason, or halving ended it."""
+    def note(self, one: Candidate, reports: Sequence[Reported], reason: str) -> None:
+        """Record how a trial ended: it finished, it failed for a reason, or halving stopped it."""
         path = self.path(one)
         if self.record(one) is not None:
             if self.ended.pop(path, None) is None:
                 return
         elif reason:
             self.ended[path] = {"reason": reason}
-        elif told:
+        elif reports:
             self.ended[path] = {
-                "halts": list(told),
+                "halts": list(reports),
                 "halving": hashed_fields(self.what.halving),
                 "read": self.read,
             }

@@ -1,4 +1,4 @@
-"""Optuna as the search of a sweep: its space from the axes, its study kept in the output. It knows no engine's tasks.
+"""Optuna as the search of a sweep: its space from the axes, its study kept in the output. It starts no Ray task.
 
 The study is a journal file: a rerun sees all finished trials, and begins with those that were under way.
 """
@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune.space import Point, SpaceConfig, applied, axes, continuous, is_whole
 
-GOALS = {  # what is reported of a trial, and whether less or more of it is better
+GOALS = {  # what is reported of a trial, and whether it is minimised or maximised
     "normdel": (["normdel"], ["max"]),
     "pareto": (["ratio", "miou"], ["min", "max"]),
     "non-inferior": (["ratio", "miou"], ["min", "max"]),
@@ -49,11 +49,11 @@ def open_study(question: str, storage: str, name: str) -> optuna.Study:
 
 
 def study(config: SpaceConfig, question: str, storage: str, name: str, seed: int) -> OptunaSearch:
-    """Return the search that goes on with a study (see `open_study`).
+    """Return the search that continues a study (see `open_study`).
 
     `name` stands for all that a trial's worth depends on. A trial that was under way when an earlier call ended is
-    drawn first, and goes on from its checkpoints. The sampler's seed counts on from the trials that there are, so that
-    a rerun does not repeat its first draws.
+    drawn first, and resumes from its checkpoints. The sampler's seed is offset by the number of trials, so that a rerun
+    does not repeat its first draws.
     """
     metric, mode = GOALS[question]
     known = open_study(question, storage, name)

@@ -1,4 +1,4 @@
-"""Placement groups that a killed training leaves behind, removed."""
+"""Removes placement groups that a killed training leaves behind."""
 
 import time
 
@@ -17,10 +17,10 @@ def placement_groups() -> set[str]:
 
 
 def free_placement_groups(known: set[str]) -> None:
-    """Remove this driver's placement groups but the `known` ones (IDs), until none came up for QUIET_S seconds.
+    """Remove this driver's placement groups but the `known` ones (IDs), until none appears for QUIET_S seconds.
 
-    Ray keeps those of a killed actor until its job is over. Ray Train's own cleaner needs Ray's dashboard, and knows of
-    no training that still starts. Controllers of killed trainings live on for seconds, and ask for new ones.
+    Ray keeps those of a killed actor until its job is over. Ray Train's own cleaner needs Ray's dashboard, and misses
+    trainings that are still starting. Controllers of killed trainings live on for seconds, and request new ones.
     """
     last = time.monotonic()
     while time.monotonic() - last < QUIET_S:

@@ -35,7 +35,7 @@ STYLE = (
 
 
 def listing(candidates: Sequence[Candidate]) -> str:
-    """The configurations with their sizes, and what is not trained of its own, as text."""
+    """The configurations with their sizes, and which are not trained by themselves, as text."""
     lines = [f"{'configuration':40}{'frames':>9}{'ratio':>9}"]
     for one in candidates:
         notes = [f"not trained: {one.reason}"] if one.reason else []
@@ -48,7 +48,7 @@ def listing(candidates: Sequence[Candidate]) -> str:
 
 
 def conclude(folder: RunDirectory) -> Answer:
-    """Answer the question of a sweep from its results.parquet, write the report, and print it in short.
+    """Answer the question of a sweep from its results.parquet, write the report, and print its Markdown.
 
     ValueError where the folder holds no sweep.
     """
@@ -116,7 +116,7 @@ def alphas(rows: Sequence[Row], question: Question) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What failed and why, which configurations were trained as another, and how far intervals go with few seeds."""
+    """What failed and why, which configurations were trained as another, and a warning where seeds are few."""
     failed = [f"{row['name']}: {row['reason']}" for row in rows if row["state"] == "failed"]
     twins = [f"{row['name']} as {row['trained']}" for row in rows if row["trained"] not in (None, row["name"])]
     said = []
@@ -127,8 +127,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     seeds = min((row["seeds"] for row in rows if row["state"] == "finished"), default=FEW_SEEDS)
     if seeds < FEW_SEEDS:
         said.append(
-            f"Seeds: {seeds}. The intervals are of these few trainings and too narrow for what another training would "
-            f"give; --seeds {FEW_SEEDS} or more widens them."
+            f"Seeds: {seeds}. The intervals come from these few trainings and are too narrow for what another training "
+            f"would give; use --seeds {FEW_SEEDS} or more."
         )
     return said
 
@@ -154,5 +154,5 @@ def page(rows: Sequence[Row], found: Answer, said: Sequence[str], figures: Seque
 
 
 def svg(text: str) -> str:
-    """An SVG file's element, without what stands before it."""
+    """An SVG file's element, without what precedes it."""
     return text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""How many trials run at once, and what each may take, so that none waits for what another holds. It knows no engine.
+"""How many trials run at once, and what each may take, so that none waits for what another holds. It imports no Ray.
 
 A trial's driver takes no CPU. Its ranks hold a GPU and a CPU each (without GPUs: CPUs) for as long as they train, and
 wait for frames that Ray Data decodes; so decoding must always find CPUs that no rank can take. Hence trials run at once
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from curation.options import require
 
-DECODING_CPUS = 1.0  # of a trial on GPUs, beside the CPU of each rank
+DECODING_CPUS = 1.0  # of a trial on GPUs, besides the CPU of each rank
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def shares(cpus: int, gpus: int, gpus_per_trial: int, cpus_per_trial: float, mos
         least = gpus_per_trial + DECODING_CPUS
         require(
             cpus >= least,
-            f"a trial on {gpus_per_trial} GPUs needs {least:g} CPUs, one a rank and {DECODING_CPUS:g} for decoding; "
+            f"a trial on {gpus_per_trial} GPUs needs {least:g} CPUs, one per rank and {DECODING_CPUS:g} for decoding; "
             f"the cluster has {cpus}",
         )
         fitting = min(gpus // gpus_per_trial, int(cpus / max(least, cpus_per_trial)))
         trials = min(fitting, most) if most else fitting
         require(trials >= 1, f"cpus_per_trial is {cpus_per_trial:g}; the cluster has {cpus}")
         return Shares(trials, cpus_per_trial or cpus / trials, gpus_per_trial, gpus_per_trial)
-    wanted = cpus_per_trial or float(cpus)
-    require(1 <= wanted <= cpus, f"cpus_per_trial is {wanted:g}; the cluster has {cpus}, so give 1 to {cpus}")
-    fitting = int(cpus / wanted)
-    return Shares(min(fitting, most) if most else fitting, wanted, 0, 1)
+    each = cpus_per_trial or float(cpus)
+    require(1 <= each <= cpus, f"cpus_per_trial is {each:g}; the cluster has {cpus}, so give 1 to {cpus}")
+    fitting = int(cpus / each)
+    return Shares(min(fitting, most) if most else fitting, each, 0, 1)

@@ -1,7 +1,7 @@
-"""What a sweep found: a row a configuration, the Pareto fronts, the answer to its question. It trains nothing.
+"""What a sweep found: a row per configuration, the Pareto fronts, the answer to its question. It trains nothing.
 
 mIoU is the mean over all test images of all sets, each image alike, and over seeds. Its interval (bootstrap) is over
-images and seeds; `standard_error` is over seeds alone. NormDEL's interval is that of mIoU put through its formula.
+images and seeds; `standard_error` is over seeds alone. NormDEL's interval is its formula applied to that of mIoU.
 """
 
 import math
@@ -57,7 +57,7 @@ assert set(AXES) <= set(SCHEMA.names)
 
 @dataclass(frozen=True)
 class Answer:
-    """The configuration that the question asks for, in words, and against whom it was compared."""
+    """The configuration that the question asks for, in words, and what it was compared with."""
 
     best: Row | None
     words: str
@@ -65,7 +65,7 @@ class Answer:
 
 
 def ious_of(table: pa.Table) -> list[list[float]]:
-    """IoU of every test image [seeds][images] from rows of training.results; sets one after another, by name."""
+    """IoU of every test image [seeds][images] from rows of training/reporting/results.py; sets in order of name."""
     final = sorted(
         results.final_rows(table).to_pylist(), key=lambda row: (row["seed"], row["train_dataset"], row["test_dataset"])
     )
@@ -105,9 +105,9 @@ def ratio_read(candidate: Candidate, question: Question) -> float:
     return nominal_ratio(candidate.ratio) if question.reading == "nominal" else candidate.ratio
 
 
-def halted_row(row: Row, told: Mapping[str, Any]) -> Row:
-    """The row of a configuration that halving stopped, with what its last probe told."""
-    known = {name: told[name] for name in ("miou", "normdel", "updates")}
+def halted_row(row: Row, reported: Mapping[str, Any]) -> Row:
+    """The row of a configuration that halving stopped, with what its last probe reported."""
+    known = {name: reported[name] for name in ("miou", "normdel", "updates")}
     return row | known | {"state": "halted"}
 
 
@@ -137,7 +137,7 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
     """Answer the question from finished rows and the IoU of their images by the name that was trained.
 
     Comparisons are paired, of mIoU, on the same images: with the full pool and with the baselines of the best one's
-    size. The random subset of its size is what says whether selecting was worth it.
+    size. The random subset of its size shows whether selecting was worth it.
     """
     finished = [row for row in rows if row["state"] == "finished"]
     if not finished:
@@ -145,7 +145,7 @@ def answer(rows: Sequence[Row], ious: Mapping[str, list[list[float]]], question:
     full = next((row for row in finished if row["baseline"] == "full"), None)
     if question.question == "non-inferior":
         if full is None:
-            return Answer(None, "The full pool is not finished, so nothing can be set against it yet.", [])
+            return Answer(None, "The full pool is not finished, so nothing can be compared with it yet.", [])
         best, words = smallest(finished, full, ious, question)
     elif question.question == "pareto":
         front = sorted((row for row in finished if row["on_ratio_front"]), key=lambda row: row["ratio"])

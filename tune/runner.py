@@ -1,4 +1,4 @@
-"""Trials handed to Ray Tune: what one is to it, what it may take, when all end. It knows no configurations.
+"""Trials run by Ray Tune: their resources, their records, and when all end. It is independent of configurations.
 
 A trial is a driver function that starts Ray Train runs and evaluation tasks of its own, so it takes no CPU itself.
 """
@@ -22,7 +22,7 @@ from tune import placement
 from tune.config import HalvingConfig
 from tune.results import REPORTED
 
-HEAD = {"node:__internal_head__": 0.001}  # the driver's place: beside the sweep, on no CPU
+HEAD = {"node:__internal_head__": 0.001}  # the driver runs on the sweep's node and takes no CPU
 COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}
 COLUMNS |= {"unit": "rung", "updates": "updates"}
 REPORT_S = 30
@@ -47,19 +47,19 @@ class Budget(ray_tune.Stopper):
         self.since = self.kept = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped."""
+        """Stop no single trial."""
         del trial_id, result
         return False
 
     def stop_all(self) -> bool:
-        """Whether all are; Ray Tune asks several times a second."""
+        """Whether to stop all trials; Ray Tune calls this several times a second."""
         if time.monotonic() - self.kept >= KEPT_S:
             self.keep()
         return self.spent
 
     @property
     def spent(self) -> bool:
-        """Whether the budget is."""
+        """Whether the budget is spent."""
         return self.hours is not None and self.held >= self.hours
 
     @property
@@ -68,24 +68,24 @@ class Budget(ray_tune.Stopper):
         return self.before + self.running * self.devices * (time.monotonic() - self.since) / 3600
 
     def change(self, running: int) -> None:
-        """Count so many trials from now on."""
+        """Count this many running trials from now on."""
         self.before, self.since, self.running = self.held, time.monotonic(), running
 
     def keep(self) -> None:
-        """Write that to the output."""
+        """Write the device-hours to the output."""
         self.kept = time.monotonic()
         self.output.write_json(HELD, {"device_hours": self.held})
 
 
 class TrialEnds(ray_tune.Callback):
-    """Hands on each trial that ends: its config, what it told, and why it failed, or "". Not those the budget ends.
+    """Passes each trial that ends to `note`: its config, reports, and why it failed, or "". Not those the budget ends.
 
-    `limit` is told how many trials run, `loggers` of those that the budget ends.
+    `limit` gets the number of running trials, `loggers` the end of those that the budget ends.
     """
 
     def __init__(self, note: Note | None, limit: Budget | None, loggers: Sequence[LoggerCallback] = ()) -> None:
         self.note, self.limit, self.loggers = note, limit, loggers
-        self.told: dict[str, list[dict[str, Any]]] = {}
+        self.reported: dict[str, list[dict[str, Any]]] = {}
         self.running: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["TrialEnds"], tuple[None, None]]:
@@ -98,39 +98,39 @@ class TrialEnds(ray_tune.Callback):
         self.count()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Collect what was told."""
+        """Collect what was reported."""
         del iteration, trials, info
-        self.told.setdefault(trial.trial_id, []).append({name: result[name] for name in REPORTED if name in result})
+        self.reported.setdefault(trial.trial_id, []).append({name: result[name] for name in REPORTED if name in result})
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial returned, or its scheduler stopped it."""
         del iteration, trials, info
-        self.hand_on(trial, "")
+        self.trial_ended(trial, "")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called when a trial failed."""
         del iteration, trials, info
-        self.hand_on(trial, failure_in(trial.pickled_error_file, trial.error_file))
+        self.trial_ended(trial, failure_in(trial.pickled_error_file, trial.error_file))
 
-    def hand_on(self, trial: Any, reason: str) -> None:
-        """Hand on a trial, which holds nothing any more."""
+    def trial_ended(self, trial: Any, reason: str) -> None:
+        """Pass on a trial that ended and no longer holds devices."""
         assert self.note is not None
         self.running.pop(trial.trial_id, None)
         self.count()
-        self.note(trial.config, self.told.pop(trial.trial_id, []), reason)
+        self.note(trial.config, self.reported.pop(trial.trial_id, []), reason)
 
     def count(self) -> None:
-        """Tell the budget how many trials run."""
+        """Pass the number of running trials to the budget."""
         assert self.limit is not None
         self.limit.change(len(self.running))
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
-        """Called before the loggers are; that of W&B would wait half an hour for a trial it was not told the end of."""
+        """Called before the loggers; W&B's would wait half an hour for a trial whose end was not reported to it."""
         del trials, info
         self.stop()
 
     def stop(self) -> None:
-        """Close what loggers hold open for trials that the budget ended: Ray Tune tells nobody of their end."""
+        """Close what loggers hold open for trials that the budget ended: Ray Tune does not report their end."""
         for trial in self.running.values():
             for logger in self.loggers:
                 logger.on_trial_error(0, [], trial)
@@ -153,14 +153,14 @@ class Tuning:
 
 
 def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: Any) -> None:
-    """Run Ray Tune over `space` to the end, or to that of the budget.
+    """Run Ray Tune over `space` to the end, or until the budget is spent.
 
     `work` is a trial's driver function, which takes no CPU itself; `searching` are TuneConfig's scheduler, search_alg
     and num_samples.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(STATE_S))
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else an interrupted search goes on to the baselines
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else an interrupted search continues with the baselines
     reporter = ray_tune.CLIReporter(
         metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
@@ -183,22 +183,22 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     try:
         tuner.fit()
     finally:
-        ends.stop()  # where fit() raised, nobody was told of the end
+        ends.stop()  # where fit() raised, the end was not reported
         tuning.limit.keep()
     if tuning.limit.spent:  # Ray Tune killed the trials, not what their trainings hold
         placement.free_placement_groups(groups)
 
 
-def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:
-    """Return ASHA (arXiv 1810.05934), which has seen what trials of earlier calls told at their rungs, by name.
+def halving_scheduler(config: HalvingConfig, reported: Mapping[str, Sequence[Mapping[str, Any]]]) -> ASHAScheduler:
+    """Return ASHA (arXiv 1810.05934), which has seen what trials of earlier calls reported at their rungs, by name.
 
-    It compares a trial with those that reached its rung before it, so what it saves depends on their order: in one
-    that falls with NormDEL it stops most, in one that rises nothing. Hence trials are to be handed over shuffled.
+    It compares a trial with those that reached its rung before it, so what it saves depends on their order: with
+    falling NormDEL it stops most, with rising NormDEL nothing. Hence trials must be passed in shuffled order.
     """
     top, factor = config.units, config.halving
     scheduler = ASHAScheduler("unit", "normdel", "max", grace_period=1, max_t=top, reduction_factor=factor)
     controller: Any = None  # ASHA does not use it
-    for name, rungs in told.items():
+    for name, rungs in reported.items():
         past: Any = SimpleNamespace(trial_id=f"past {name}")
         scheduler.on_trial_add(controller, past)
         for result in rungs:
@@ -207,7 +207,7 @@ def halving_scheduler(config: HalvingConfig, told: Mapping[str, Sequence[Mapping
 
 
 def failure_in(pickled: str | None, text: str | None) -> str:
-    """What a trial failed of, from the files that Ray Tune left of its error: the error itself, or its text."""
+    """Why a trial failed, from the files that Ray Tune left of its error: the error itself, or its text."""
     if pickled is not None and Path(pickled).exists():
         return failure_line(cloudpickle.loads(Path(pickled).read_bytes()))
     lines = Path(text).read_text().strip().splitlines() if text is not None and Path(text).exists() else []
@@ -215,7 +215,7 @@ def failure_in(pickled: str | None, text: str | None) -> str:
 
 
 def failure_line(error: BaseException) -> str:
-    """What a trial failed of, in a line."""
+    """Why a trial failed, in a line."""
     cause = cause_of(error)
     lines = str(cause).strip().splitlines()
     return lines[-1] if lines else type(cause).__name__

@@ -1,4 +1,4 @@
-"""All configs of one sweep together, and whether they go together. It knows no engine."""
+"""All configs of one sweep, and whether they fit together. It does not use Ray."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class SweepSettings:
     def __post_init__(self) -> None:
         require(
             self.question.question != "non-inferior" or "full" in self.space.baselines,
-            "the question non-inferior needs the full pool to set subsets against; add --baseline full",
+            "the question non-inferior needs the full pool to compare subsets with; add --baseline full",
         )
         require(
             not self.halving.halving or (self.space.search != "optuna" and self.question.question == "normdel"),

@@ -1,4 +1,4 @@
-"""What a sweep tries: configurations of selection, listed before it starts or drawn by a search. It knows no engine."""
+"""What a sweep tries: configurations of selection, listed before it starts or drawn by a search. It imports no Ray."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,24 +22,23 @@ class SpaceConfig:
 
     search: Literal["grid", "paper", "random", "optuna"] = option(
         "All combinations of the values given; the paper's grid (epsilon 0.9, d from 0.7 to 0.9 by 0.05); or draws, at "
-        "random or by Optuna's TPE: numbers between the lowest and the highest given, other values one of those given.",
+        "random or by Optuna's TPE: numbers between the lowest and the highest given, other values from those given.",
         "grid",
     )
-    select: tuple[Method, ...] = option("How frames are selected. Repeatable; default: meddel.", ())
-    epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Repeatable; default: 0.9.", ())
-    d: tuple[float, ...] = option("A value of d. Repeatable.", ())
-    budget: tuple[float, ...] = option("A size instead of d: a share of the pool, or a count. Repeatable.", ())
-    keep: tuple[Keep, ...] = option("Which of two duplicates stays. Repeatable; default: the method's own.", ())
-    rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Repeatable; default: any.", ())
+    select: tuple[Method, ...] = option("How frames are selected. Default: meddel.", ())
+    epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Default: 0.9.", ())
+    d: tuple[float, ...] = option("A value of d.", ())
+    budget: tuple[float, ...] = option("A size instead of d: a share of the pool, or a count.", ())
+    keep: tuple[Keep, ...] = option("Which of two duplicates stays. Default: the method's own.", ())
+    rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Default: any.", ())
     clusters: tuple[int, ...] = option(
-        "A number of clusters: the pool's embeddings are clustered anew, below the output. Repeatable; default: the "
-        "run's own.",
+        "A number of clusters: the pool's embeddings are clustered again, below the output. Default: the run's own.",
         (),
     )
     samples: int = option("How many configurations random and optuna draw.", 20)
     baseline: tuple[Literal["random", "full", "semdedup", "none"], ...] = option(
-        "What the others are set against: random and SemDeDup subsets of each size, the full pool, or none. "
-        "Repeatable; default: all three.",
+        "What the others are compared with: random and SemDeDup subsets of each size, the full pool, or none. "
+        "Default: all three.",
         (),
     )
     same: float = option("Subsets whose Jaccard similarity exceeds this are trained once; equal ones always are.", 0.99)
@@ -69,7 +68,7 @@ class SpaceConfig:
         require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
         for clusters in self.clusters:
             require(clusters >= 1, f"clusters holds {clusters}; it must be at least 1")
-        list(grid_points(self))  # a value that cannot be is told at once
+        list(grid_points(self))  # an invalid value is reported at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +82,11 @@ class Point:
     keep: Keep | None = None
     rule: Rule | None = None
     clusters: int | None = None
-    baseline: Baseline | None = None  # what it stands for beside the search
+    baseline: Baseline | None = None  # None for a configuration of the search
 
     @property
     def name(self) -> str:
-        """The subset's name: what the configuration says, in a form that files and people take."""
+        """The subset's name: the configuration in a readable form that is valid in file names."""
         if self.baseline == "full":
             return "full"
         said = [
@@ -98,9 +97,9 @@ class Point:
         return "-".join([*(["baseline"] if self.baseline else []), self.select, *said])
 
     def config(self, run_dir: str) -> SelectConfig:
-        """The selection it stands for, with seed 0: a sweep's seeds are of training. ValueError where it cannot be.
+        """The selection it stands for, with seed 0: a sweep's seeds are for training. ValueError where it is invalid.
 
-        Its subset is called sweep-NAME, so that it is never one that somebody else made.
+        Its subset is called sweep-NAME, so that it is never confused with another one.
         """
         given = {name: value for name, value in self.values().items() if name not in ("select", "clusters", "baseline")}
         return SelectConfig(run_dir=run_dir, name=f"sweep-{self.name}", method=self.select, **given)
@@ -134,7 +133,7 @@ class Candidate:
 
 
 def applied(values: dict[str, Any]) -> Point:
-    """Return the point of some values, without those that its method does not have: so that equal ones are equal."""
+    """Return the point of some values, without those that its method ignores: equal configurations are equal points."""
     method = values.get("select", "meddel")
     gone = set()
     if method != "meddel":
@@ -158,7 +157,7 @@ def axes(config: SpaceConfig) -> dict[str, tuple[Any, ...]]:
 
 
 def grid_points(config: SpaceConfig) -> Iterator[Point]:
-    """Yield all combinations, each once. ValueError for one that cannot be."""
+    """Yield all combinations, each once. ValueError for an invalid one."""
     named = axes(config)
     seen = set()
     for values in itertools.product(*named.values()):

@@ -1,4 +1,4 @@
-"""Configurations to exported subsets, read off the scores of a run; nearly equal ones share one. It trains nothing.
+"""Configurations to exported subsets, decided by the scores of a run; nearly equal ones share one. It trains nothing.
 
 Legend: N frames kept.
 """
@@ -27,18 +27,18 @@ from curation.subsets.scored import pool_size, read_columns
 from tune.space import Candidate, Point
 
 ORDER = "chosen.json"
-CARRIED = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
+SHARED = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
 
 
 class Chooser:
     """Turns points into candidates, one after another.
 
-    Their order is kept below the output, and a later call begins by going through it again: so which of nearly equal
-    subsets is trained for the others never changes, in whatever order they are asked for.
+    Their order is kept below the output, and a later call first repeats it: so which of nearly equal subsets is trained
+    for the others never changes, in whatever order they are requested.
     """
 
     def __init__(self, run_dir: str, output: str, same: float, held: frozenset[str] = frozenset()) -> None:
-        """Give `held`, what the sweep's process holds (leases.current()), to one in another process."""
+        """`held` is what the sweep's process holds (leases.current()), for a Chooser in another process."""
         self.run_dir, self.output, self.same, self.held = RunDirectory(run_dir).address, output, same, held
         self.decided: dict[Point, Candidate] = {}
         self.trained: list[tuple[Keys, Candidate]] = []
@@ -58,7 +58,7 @@ class Chooser:
             return self.remembered(point)
 
     def remembered(self, point: Point) -> Candidate:
-        """Return the candidate of a point, decided now where it was not asked for before, and keep the order."""
+        """Return the candidate of a point, decided now where it is new, and keep the order."""
         if not self.decided:
             self.recall()
         if point not in self.decided:
@@ -68,14 +68,14 @@ class Chooser:
         return self.decided[point]
 
     def recall(self) -> None:
-        """Go through the points of earlier calls in their order."""
+        """Decide the points of earlier calls in their order."""
         output = RunDirectory(self.output)
         for values in output.read_json(ORDER) if output.exists(ORDER) else ():
             point = Point(**values)
             self.decided[point] = self.decide(point)
 
     def decide(self, point: Point) -> Candidate:
-        """Do that for a point that was not asked for before; one that cannot be selected has the reason."""
+        """Select and export for a new point; where that cannot be done, the candidate has the reason."""
         try:
             config = point.config(self.clustered(point))
             keys_N, pool, whole = self.kept(config)
@@ -133,14 +133,14 @@ def share(run: RunDirectory, target: RunDirectory) -> None:
         run.filesystem.type_name == "local",
         f"the run directory is {run.uri}; other numbers of clusters need one on a local disk",
     )
-    for folder in CARRIED:
+    for folder in SHARED:
         for file in sorted(Path(run.root, folder).rglob("*")):
             place = Path(target.root, folder, file.relative_to(Path(run.root, folder)))
             if file.is_file() and not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 link(file, place)
     record = read_record(run)
-    steps = {name: entry for name, entry in record["steps"].items() if name in CARRIED}
+    steps = {name: entry for name, entry in record["steps"].items() if name in SHARED}
     target.write_json("run.json", record | {"steps": steps})
 
 

@@ -1,4 +1,4 @@
-"""A sweep: configurations to subsets, each trained and evaluated as a trial of Ray Tune, and what came of it."""
+"""A sweep: configurations to subsets, each trained and evaluated as a trial of Ray Tune, and the results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ def sweep(what: SweepSettings) -> pa.Table:
 
     Leaves in `output`: results.parquet, summary.md, .csv and .html, figures, best/ with the best subset; trials/ with
     a record each, pretrain/, results/, cache/, and tune/ with Ray Tune's own records (TensorBoard's among them).
-    ValueError, before anything is trained: no such run, set or folder, or settings that cannot be.
+    ValueError, before anything is trained: no such run, set or folder, or invalid settings.
     """
     run, sources = RunDirectory(what.evaluation.output), find_sources(what.evaluation)
     require(
@@ -45,8 +45,8 @@ def sweep(what: SweepSettings) -> pa.Table:
     )
     connect()
     what = with_precision(what, run)
-    asked = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
-    share = shares(resources.count("CPU"), resources.count("GPU"), *asked)
+    limits = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
+    share = shares(resources.count("CPU"), resources.count("GPU"), *limits)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
     chooser.pool()
     with run.lock(), RunDirectory(what.config.run_dir).lock():
@@ -63,7 +63,7 @@ def sweep(what: SweepSettings) -> pa.Table:
 
 
 def with_precision(what: SweepSettings, run: RunDirectory) -> SweepSettings:
-    """The sweep with its arithmetic named: one for all trials and calls."""
+    """The settings with `auto` precision resolved: one for all trials and calls."""
     compute, finetune = what.recipe.compute, what.finetune
     compute = replace(compute, precision=chosen_precision(run, compute.precision))
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
@@ -82,19 +82,19 @@ def job_of(what: SweepSettings, share: Shares, sets: Sequence[PreparedSet]) -> S
 
 
 class Sweep:
-    """One call of a sweep: what was chosen, and what came of it so far."""
+    """One call of a sweep: what was chosen, and its results so far."""
 
     def __init__(self, what: SweepSettings, job: SweepJob, at_once: int, chooser: Chooser) -> None:
         self.what, self.job, self.at_once = what, job, at_once
         self.output = RunDirectory(job.output)
-        self.chooser: Any = chooser  # or the actor that Optuna's trials ask too
+        self.chooser: Any = chooser  # or the actor that Optuna's trials use too
         self.candidates: dict[str, Candidate] = {}
         self.ledger = Ledger(what, job)
         self.limit = Budget(what.config.max_gpu_hours, job.devices, self.output)
         self.done: dict[str, Row] = {}
 
     def choose(self) -> None:
-        """Bring what is known beforehand to subsets: the full pool first, so that others join it."""
+        """Choose subsets for what is known beforehand: the full pool first, so that equal ones share it."""
         if self.what.space.search == "optuna":
             given = (self.what.config.run_dir, self.job.output, self.what.space.same, leases.current())
             self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
@@ -107,11 +107,11 @@ class Sweep:
             self.add(self.baselines(self.candidates.values()))
 
     def add(self, points: Iterable[Point]) -> None:
-        """Bring points to subsets."""
+        """Choose the subsets of points."""
         self.candidates |= {point.name: self.chosen(point) for point in points}
 
     def chosen(self, point: Point) -> Candidate:
-        """Bring a point to its subset."""
+        """Choose the subset of a point."""
         if isinstance(self.chooser, Chooser):
             return self.chooser.candidate(point)
         found: Candidate = ray.get(self.chooser.candidate.remote(point))
@@ -135,11 +135,11 @@ class Sweep:
         each = [estimate.hours(self.job, one, found) for one in like]
         hours = sum(each[: len(missing)]) + more * max(each)  # a draw is about as long: equal compute
         saved = ", less what halving saves" if self.what.halving.halving else ""
-        beside = "" if self.what.exhaustive else ", and the baselines of the sizes on the front beside that"
+        extra = "" if self.what.exhaustive else ", and in addition the baselines of the sizes on the front"
         minutes = 60 * hours / self.job.devices / self.at_once
         print(
             f"{len(missing) + more} subsets to train, {self.what.evaluation.seeds} seeds each, {self.at_once} at once: "
-            f"about {hours:.2f} device-hours, {minutes:.0f} minutes of computing{saved}{beside}",
+            f"about {hours:.2f} device-hours, {minutes:.0f} minutes of computing{saved}{extra}",
             flush=True,
         )
 
@@ -166,20 +166,20 @@ class Sweep:
         self.add(self.baselines([one for one in self.candidates.values() if one.name in front]))
         self.fit([one for one in self.trained() if one.name not in tried])
 
-    def fit(self, wanted: Sequence[Candidate], *, halve: bool = False) -> None:
-        """Carry out the trials that are due. Halving judges them by what all others of `wanted` told, too."""
-        due = self.ledger.due(wanted)
+    def fit(self, candidates: Sequence[Candidate], *, halve: bool = False) -> None:
+        """Carry out the trials that are due. Halving judges them by the reports of all others of `candidates`, too."""
+        due = self.ledger.due(candidates)
         if not due or self.limit.spent:
             return
         scheduler = None
         if halve:
-            scheduler = halving_scheduler(self.what.halving, {one.name: self.ledger.rungs(one) for one in wanted})
+            scheduler = halving_scheduler(self.what.halving, {one.name: self.ledger.rungs(one) for one in candidates})
         names = {"name": ray_tune.grid_search([one.name for one in due])}
         work = self.working(candidates={one.name: one for one in due})
         run_trials(self.tuning, work, names, scheduler=scheduler)
 
     def draw(self) -> None:
-        """Let Optuna draw configurations and carry them out; its study is kept, and a rerun goes on with it."""
+        """Let Optuna draw configurations and carry them out; its study is kept, and a rerun continues it."""
         if self.draws() > 0 and not self.limit.spent:
             search = study(self.what.space, *self.studied, self.what.recipe.what.seed)
             work = self.working(chooser=self.chooser)
@@ -188,9 +188,9 @@ class Sweep:
     @property
     def studied(self) -> tuple[str, str, str]:
         """The question, the journal and the name of Optuna's study: the hash of all that a trial's worth depends on."""
-        question, sought = self.what.question.question, hashed_fields(self.what.space)
-        told = [question, self.ledger.read if question == "normdel" else None, self.job.key]
-        name = digest([sought | {"samples": None, "baseline": None}, *told])
+        question, searched = self.what.question.question, hashed_fields(self.what.space)
+        goal = [question, self.ledger.read if question == "normdel" else None, self.job.key]
+        name = digest([searched | {"samples": None, "baseline": None}, *goal])
         return question, f"{self.job.output}/optuna.log", name
 
     def draws(self) -> int:
@@ -208,14 +208,14 @@ class Sweep:
         """A trial as Ray Tune runs it, with what all trials are given."""
         return ray_tune.with_parameters(trial, job=self.job, **given)
 
-    def note(self, config: Mapping[str, Any], told: Sequence[Reported], reason: str) -> None:
-        """Keep what became of a trial that ended: it finished, it failed for a reason, or halving ended it."""
+    def note(self, config: Mapping[str, Any], reports: Sequence[Reported], reason: str) -> None:
+        """Record how a trial ended: it finished, it failed for a reason, or halving stopped it."""
         if "name" in config:
             one = self.candidates[config["name"]]
         else:
             one = self.candidates[point_of(config).name] = self.chosen(point_of(config))
         if one.folder:
-            self.ledger.note(one, told, reason)
+            self.ledger.note(one, reports, reason)
         self.save()
 
     def rows(self) -> list[Row]:
@@ -257,5 +257,5 @@ class Sweep:
             discard(target, digest)  # what was best in an earlier call
             export(ExportConfig(run_dir=source, name=name, output=target.address, with_images=True))
         if self.limit.spent:
-            print("The budget is spent. The same command with a larger --max-gpu-hours goes on.")
+            print("The budget is spent. Rerun the same command with a larger --max-gpu-hours, and it resumes.")
         return table

@@ -1,7 +1,7 @@
-"""One trial: pre-train on a candidate's subset with every seed, evaluate, and keep a record. It knows no search.
+"""One trial: pre-train on a candidate's subset with every seed, evaluate, and keep a record. It does not search.
 
-All of it is kept by the hash of what shapes it (training.benchmark, training.trial), so a trial that was killed goes on
-from its checkpoints, and one that is finished is read off its record.
+All of it is kept by the hash of what shapes it (training/evaluation/pretrainings.py and run.py), so a trial that was
+killed resumes from its checkpoints, and one that is finished is read from its record.
 """
 
 import fcntl
@@ -55,7 +55,7 @@ class SweepJob:
     devices: int
 
     def planned(self, candidate: Candidate) -> list[Recipe]:
-        """The pre-trainings of a candidate, one a seed. ValueError for ones that cannot be."""
+        """The pre-trainings of a candidate, one per seed. ValueError for invalid ones."""
         run, lengths = RunDirectory(self.output), (self.recipe.length,)
         subset = read_subset(candidate.folder)
         return list(pretrainings(run, subset, self.recipe, lengths, self.evaluation.seeds))
@@ -66,14 +66,14 @@ class SweepJob:
         return digest(
             {
                 "recipe": self.recipe.shaping(),
-                "sets": [[one.mark(rows) for rows in one.parts.values()] for one in self.sets],
+                "sets": [[one.fingerprint(rows) for rows in one.parts.values()] for one in self.sets],
                 "finetune": hashed_fields(self.finetune),
                 "evaluation": [self.evaluation.probe, self.evaluation.test_every, self.evaluation.seeds],
             }
         )
 
     def path(self, candidate: Candidate) -> str:
-        """Where a candidate's record is kept below the output, by the hash of what is trained; it has a subset.
+        """Path of a candidate's record below the output, by the hash of what is trained; it needs a subset.
 
         Halving does not shape what a finished trial ends with, so it is not in the hash.
         """
@@ -86,7 +86,7 @@ class SweepJob:
         return run.read_json(path) if run.exists(path) else None
 
     def rungs(self, candidate: Candidate, kept: Reported) -> list[Reported]:
-        """What the trial of a record, or of a note of Ended, told at its rungs; none where its rungs were others."""
+        """What the trial of a record, or of an entry of the ledger, reported at its rungs; none if they were others."""
         same = kept.get("halving") == hashed_fields(self.halving)
         return [reported(self, candidate, measured) for measured in kept["halts"]] if same else []
 
@@ -96,25 +96,25 @@ def finished(output: RunDirectory) -> set[str]:
     return {f"{FOLDER}/{name}" for name in output.names(FOLDER) if name.endswith(".json")}
 
 
-def carry_out_trial(job: SweepJob, candidate: Candidate, tell: Callable[[Reported], None]) -> Reported:
-    """Do a trial, `tell` its progress at each rung and its end, and return its record; a finished one's end is told.
+def carry_out_trial(job: SweepJob, candidate: Candidate, report: Callable[[Reported], None]) -> Reported:
+    """Do a trial, `report` at each rung and at the end, and return its record; a finished one reports its end.
 
-    ValueError, OSError: what the user has to mend.
+    ValueError, OSError: what the user has to fix.
     """
     run = RunDirectory(job.output)
     with exclusive(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
         record = job.record(candidate)
         if record is None:
             planned = job.planned(candidate)
-            halts = list(report_rungs(job, candidate, planned, tell))
+            halts = list(report_rungs(job, candidate, planned, report))
             for settings in planned:
                 pretrain_once(settings)
-            wanted = [trial for settings in planned for trial in trials_of(job, settings, job.evaluation)]
-            table = run_all(run, wanted)
-            record = measure(table) | recorded(run, planned, wanted)
+            evaluations = [one for settings in planned for one in trials_of(job, settings, job.evaluation)]
+            table = run_all(run, evaluations)
+            record = measure(table) | recorded(run, planned, evaluations)
             record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
-    tell(reported(job, candidate, record | {"unit": job.halving.units}))
+    report(reported(job, candidate, record | {"unit": job.halving.units}))
     return record
 
 
@@ -127,15 +127,15 @@ def exclusive(path: str) -> Iterator[None]:
         yield
 
 
-def recorded(run: RunDirectory, planned: list[Recipe], wanted: list[EvaluationRun]) -> Reported:
-    """What is kept of a finished trial beside what was measured: where its rows are, and what it cost in all calls."""
+def recorded(run: RunDirectory, planned: list[Recipe], evaluations: list[EvaluationRun]) -> Reported:
+    """The record of a finished trial besides what was measured: where its rows are, and what it cost in all calls."""
     costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
     return {
-        "results": [trial.path for trial in wanted],
+        "results": [one.results_path for one in evaluations],
         "updates": sum(cost["updates"] for cost in costs),
         "flops": sum(cost["flops"] for cost in costs),
         "pretrain_hours": sum(cost["device_hours"] for cost in costs),
-        "evaluate_hours": sum(run.read_json(trial.cost)["device_hours"] for trial in wanted),
+        "evaluate_hours": sum(run.read_json(one.cost_path)["device_hours"] for one in evaluations),
     }
 
 
@@ -152,29 +152,29 @@ def trial(
 
 
 def report_rungs(
-    job: SweepJob, candidate: Candidate, planned: list[Recipe], tell: Callable[[Reported], None]
+    job: SweepJob, candidate: Candidate, planned: list[Recipe], report: Callable[[Reported], None]
 ) -> Iterator[Reported]:
-    """Pre-train to each rung but the last, probe the encoders there, tell it, and yield what was measured."""
+    """Pre-train to each rung but the last, probe the encoders there, `report` and yield what was measured."""
     quick = replace(job.evaluation, probe=job.halving.rung_probe, test_every=0)
     for unit in job.halving.rungs[:-1] if candidate.point.baseline is None else ():
-        wanted: list[EvaluationRun] = []
+        evaluations: list[EvaluationRun] = []
         updates = 0
         for settings in planned:
             total = plan_of(settings, read_subset(settings.what.subset)).total
             until = max(1, round(total * unit / job.halving.units))
             folder = at_rung(settings, until)
-            wanted += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
+            evaluations += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until
-        found = measure(run_all(RunDirectory(job.output), wanted)) | {"unit": unit, "updates": updates}
-        tell(reported(job, candidate, found))
+        found = measure(run_all(RunDirectory(job.output), evaluations)) | {"unit": unit, "updates": updates}
+        report(reported(job, candidate, found))
         yield found
 
 
 def at_rung(settings: Recipe, until: int) -> str:
     """Pre-train up to an update, unless that was done; return the folder of its encoder.
 
-    Where trainings without this rung went further already, it is done anew beside them. Decoded frames are let go of:
-    a trial that halting ends has no chance to.
+    Where trainings without this rung went further already, it is trained from scratch next to them. Decoded frames are
+    deleted here, since a trial that halving stops cannot do so.
     """
     output = settings.what.output
     while not (done := RunDirectory(halt_folder(output, until)).exists(CARD)):
@@ -196,7 +196,7 @@ def trials_of(job: SweepJob, settings: Recipe, evaluation: EvaluateConfig) -> li
 def measure(table: pa.Table) -> Reported:
     """Return mIoU over all images tested, seeds and sets, each alike, and its standard error over seeds (one: None).
 
-    `table` is of training.results.
+    `table` is of training/reporting/results.py.
     """
     miou_S = np.array([np.mean(ious) for ious in ious_of(table)])
     error = float(miou_S.std(ddof=1) / len(miou_S) ** 0.5) if len(miou_S) > 1 else None
@@ -204,7 +204,7 @@ def measure(table: pa.Table) -> Reported:
 
 
 def reported(job: SweepJob, candidate: Candidate, found: Mapping[str, Any]) -> Reported:
-    """What the search and the terminal are told of a trial: mIoU with the NormDEL of the candidate's own ratio."""
+    """What is reported of a trial to the search and the terminal: mIoU, and NormDEL by the candidate's own ratio."""
     value = float(normdel(found["miou"], ratio_read(candidate, job.question), job.question.alpha))
     known = {name: found[name] for name in REPORTED}
     return known | {"ratio": candidate.ratio, "normdel": value}

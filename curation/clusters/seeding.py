@@ -46,23 +46,23 @@ def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Flo
     """
     if clusters > len(x_ND):
         raise ValueError(f"{clusters} clusters were asked for, but there are {len(x_ND)} vectors to seed them from")
-    x_ND = to_unit(x_ND[np.argsort(keys_N)]).astype(np.float64)
+    units_ND = to_unit(x_ND[np.argsort(keys_N)]).astype(np.float64)
     generator = seeds.generator(seed, "k-means++", clusters)
     trials = 2 + int(math.log(clusters))
-    chosen = [int(generator.integers(len(x_ND)))]
-    distance_N = grid_distances(x_ND[chosen], x_ND)[0]  # squared, to the nearest centroid so far
+    chosen = [int(generator.integers(len(units_ND)))]
+    distance_N = grid_distances(units_ND[chosen], units_ND)[0]  # squared, to the nearest centroid so far
     while len(chosen) < clusters:
         cumulative = np.cumsum(distance_N)
         if cumulative[-1] > 0:
             drawn = np.searchsorted(cumulative, generator.random(trials) * cumulative[-1], side="right")
-            drawn = np.minimum(drawn, len(x_ND) - 1)
+            drawn = np.minimum(drawn, len(units_ND) - 1)
         else:
-            drawn = generator.integers(len(x_ND), size=1)
-        distance_TN = np.minimum(grid_distances(x_ND[drawn], x_ND), distance_N)
+            drawn = generator.integers(len(units_ND), size=1)
+        distance_TN = np.minimum(grid_distances(units_ND[drawn], units_ND), distance_N)
         best = int(distance_TN.sum(axis=1).argmin())
         distance_N = distance_TN[best]
         chosen.append(int(drawn[best]))
-    return x_ND[chosen].astype(np.float32)
+    return units_ND[chosen].astype(np.float32)
 
 
 def grid_distances(x_TD: npt.NDArray[np.float64], y_ND: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Weights files read safely: tensors by name, and what a file says of itself. It knows no model.
+"""Weights files read safely: tensors by name, and the statistics that a file records. It is independent of models.
 
-No code that a file brings is run: of Python's classes only argparse.Namespace, which MAE's and DINO's files hold, is
-let through beside what PyTorch admits.
+No code in a file is run: besides what PyTorch allows, the only Python class accepted is argparse.Namespace, which
+MAE's and DINO's files hold.
 """
 
 import argparse
@@ -39,7 +39,7 @@ NAMED: dict[str, tuple[Statistics, Statistics]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
-LAYOUTS = (  # names that tell where weights are from, and the statistics that all published ones of the kind have
+LAYOUTS = (  # names that show the origin of weights, and the statistics that all published ones of the kind have
     (re.compile(r"(?:^|\.)logit_bias$"), "half", "SigLIP"),
     (re.compile(r"(?:^|\.)(?:visual\.|vision_model\.)"), "clip", "CLIP"),
     (re.compile(r"(?:^|\.)decoder_(?:embed|pred|blocks)\."), "imagenet", "MAE"),
@@ -52,7 +52,7 @@ LAYOUTS = (  # names that tell where weights are from, and the statistics that a
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file by name, dictionaries in it joined by dots, and what it says of its statistics."""
+    """The tensors of a file by name, dictionaries in it joined by dots, and its record of statistics."""
 
     path: str
     tensors: dict[str, Tensor]
@@ -107,7 +107,7 @@ def read_weights(path: str) -> Checkpoint:
 
 
 def reason(error: Exception) -> str:
-    """Return why a file cannot be read: the class that it brings, and what to do, where that is why."""
+    """Return why a file cannot be read; for a class in it, its name and what to do."""
     text = str(error)
     if found := re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)", text):
         return (
@@ -145,7 +145,7 @@ def recorded_statistics(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def statistics_beside(path: str) -> dict[str, Any]:
-    """Return the record of statistics in the config.json that timm puts beside its weights, if there is one."""
+    """Return the record of statistics in the config.json that timm puts next to its weights, if there is one."""
     system, place = filesystem_of(path)
     sibling = f"{place.rpartition('/')[0]}/config.json" if "/" in place else "config.json"
     result: dict[str, Any] = {}
@@ -158,23 +158,25 @@ def statistics_beside(path: str) -> dict[str, Any]:
     return result
 
 
-def normalisation(checkpoint: Checkpoint | None, wanted: str, default: tuple[Statistics, Statistics]) -> Normalisation:
-    """Return the statistics for weights: `wanted` by name, or with auto those that come with them.
+def normalisation(
+    checkpoint: Checkpoint | None, requested: str, default: tuple[Statistics, Statistics]
+) -> Normalisation:
+    """Return the statistics for weights: `requested` by name, or with auto those that come with them.
 
-    With auto: the file's own record, timm's config.json beside it, those of the kind that its names tell (MAE, DINO,
-    MoCo, CLIP, SigLIP), else `default`, timm's for the encoder's name, as with wanted = timm and without a file.
+    With auto: the file's own record, timm's config.json next to it, those of the kind that its names show (MAE, DINO,
+    MoCo, CLIP, SigLIP), else `default`, timm's for the encoder's name, as with requested = timm and without a file.
     """
-    if wanted in NAMED:
-        return Normalisation(*NAMED[wanted], "as asked for")
-    if checkpoint is None or wanted == "timm":
+    if requested in NAMED:
+        return Normalisation(*NAMED[requested], "as requested")
+    if checkpoint is None or requested == "timm":
         return Normalisation(*default, "timm's for this encoder")
-    for found, told in (
+    for found, source in (
         (checkpoint.about, "recorded in the weights"),
         (statistics_beside(checkpoint.path), "config.json"),
     ):
         if "statistics" in found:
             mean, std = (three(found["statistics"][key], checkpoint.path) for key in ("mean", "std"))
-            return Normalisation(mean, std, told)
+            return Normalisation(mean, std, source)
     for pattern, name, kind in LAYOUTS:
         if any(pattern.search(key) for key in checkpoint.tensors):
             return Normalisation(*NAMED[name], f"as all weights in the layout of {kind}")

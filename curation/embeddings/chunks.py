@@ -1,4 +1,4 @@
-"""A part of frames to decoded chunks, as a Ray Data worker runs it. It knows neither Ray nor PyTorch.
+"""A part of frames to decoded chunks, as a Ray Data worker runs it. It imports neither Ray nor PyTorch.
 
 PyTorch stays out so that a decoding process starts in a fraction of a second and in a tenth of the memory.
 """
@@ -31,7 +31,7 @@ class DecodePart:
     """A row {part} to its chunks (rows of DECODED); frames that cannot be decoded become rejected rows.
 
     A copy takes the place of an original that cannot be read or that changed (see `copies`), whatever part it is in.
-    ReadError where a file cannot be read for a reason that may pass.
+    ReadError where a file cannot be read for a reason that may be temporary.
     """
 
     def __init__(self, run: RunDirectory, config: EmbedConfig) -> None:

@@ -17,7 +17,7 @@ class EmbedConfig:
     )
     weights: str | None = option(
         "Weights: a safetensors or PyTorch checkpoint file, or `random` for an untrained encoder drawn from "
-        "the seed. Default: the folder's, or timm's own, from the hub.",
+        "the seed. Default: the folder's, or timm's, downloaded from the hub.",
         None,
         hashed=False,  # their bytes' hash is an input of the step, wherever they are
     )
@@ -28,21 +28,21 @@ class EmbedConfig:
     pooling: Literal["cls", "mean"] = option("The vector: class token, or mean of the patch tokens.", "cls")
     statistics: Literal["auto", "timm", "imagenet", "half", "clip"] = option(
         "Mean and deviation of the colours that the encoder expects. auto: those that come with the weights (recorded "
-        "in the file, or the ones of its kind: MAE, DINO, MoCo, CLIP), else timm's for its name.",
+        "in the file, or usual for its kind: MAE, DINO, MoCo, CLIP), else timm's for its name.",
         "auto",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "Arithmetic of the encoder; auto: what was begun with, else bfloat16 where every chip has it, else float32.",
+        "Arithmetic of the encoder; auto: as the step was begun, else bfloat16 where every chip has it, else float32.",
         "auto",
         hashed=False,  # the arithmetic that it stands for is an input of the step
     )
     storage: Literal["float16", "float32"] = option("Type of the stored vectors.", "float16")
     chunk_rows: int = option(
-        "Frames decoded together and handed to an encoder at once: one forward pass on a GPU, of 8 at most on a CPU.",
+        "Frames decoded together and passed to an encoder at once: one forward pass on a GPU, of 8 at most on a CPU.",
         64,
     )
     seed: int = option("Seed of every random choice.", 0)
-    workers: int = option("Encoder actors; 0: one a GPU, or one a CPU without GPUs.", 0, hashed=False)
+    workers: int = option("Encoder actors; 0: one per GPU, or one per CPU without GPUs.", 0, hashed=False)
     max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
 
     What is missing includes, until the step is finished, the parts with frames that could not be read. ValueError:
     frames/ unfinished, an encoder or weights that do not fit, more than max_rejected rejected. ReadError: a file could
-    not be read for a reason that may pass.
+    not be read for a reason that may be temporary.
     """
     run = RunDirectory(config.run_dir)
     before = marker_of(run, "frames", "ingest")
@@ -86,12 +86,12 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     return step.finish(counts | timing | {"note": note}, written)
 
 
-def precision_of(run: RunDirectory, wanted: str) -> str:
-    """The arithmetic of the step: for `auto` what it was begun with, on whatever chips, else what these chips have."""
+def precision_of(run: RunDirectory, requested: str) -> str:
+    """The arithmetic of the step: for `auto` that of its start, on whatever chips, else what these chips have."""
     begun = read_record(run)["steps"].get("embeddings")
-    if wanted == "auto" and begun is not None and run.holds_files("embeddings"):
+    if requested == "auto" and begun is not None and run.holds_files("embeddings"):
         return str(begun["inputs"]["precision"])
-    return resolve_precision(wanted, *resources.chips())
+    return resolve_precision(requested, *resources.chips())
 
 
 def rejected_in(files: list[File]) -> int:
@@ -114,7 +114,7 @@ def count_frames(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str,
 
 
 def embed_inputs(config: EmbedConfig, before: dict[str, Any], precision: str) -> dict[str, str]:
-    """What the embeddings depend on beside the config: the frames, the arithmetic and the weights' bytes."""
+    """What the embeddings depend on besides the config: the frames, the arithmetic and the weights' bytes."""
     inputs = {"frames": before["output_hash"], "precision": precision}
     if config.weights in (None, UNTRAINED):
         return inputs | {"weights": config.weights or "timm"}

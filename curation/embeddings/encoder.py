@@ -1,4 +1,4 @@
-"""A timm Vision Transformer that turns images into unit vectors. It knows neither frames nor the engine.
+"""A timm Vision Transformer that turns images into unit vectors. It is independent of frames and of Ray.
 
 Legend: N images, S their side in pixels, T tokens, D dimensions of an embedding.
 """
@@ -31,9 +31,9 @@ CPU_BATCH = 8  # images of one forward pass: what stays in a core's cache
 
 
 def resolved(config: EmbedConfig) -> EmbedConfig:
-    """Put names for what the config leaves open: a folder's architecture, weights (absolute) and image size.
+    """Resolve what the config leaves open: a folder's architecture, weights (absolute) and image size.
 
-    ValueError: a folder that holds no finished training.
+    ValueError: a folder without a finished training.
     """
     if config.weights not in (None, UNTRAINED):
         config = dataclasses.replace(config, weights=absolute(str(config.weights)))
@@ -54,9 +54,10 @@ def resolved(config: EmbedConfig) -> EmbedConfig:
 def build(config: EmbedConfig) -> VisionTransformer:
     """The encoder of `config` in float32 on the CPU, ready for inference.
 
-    Weights are fitted as curation/weights.py says, and the statistics that come with them are in `pretrained_cfg`,
-    where timm's data config looks; `about` tells both. ValueError: unknown name, not a Vision Transformer, an image
-    size that the patches do not divide, weights that do not fit, are not finite or cannot be had.
+    Weights are fitted by the rules of curation/embeddings/weights.py, and the statistics that come with them are in
+    `pretrained_cfg`, where timm's data config looks; `about` describes both. ValueError: unknown name, not a Vision
+    Transformer, an image size that the patches do not divide, weights that do not fit, are not finite or cannot be
+    downloaded.
     """
     config = resolved(config)
     checkpoint = read_weights(config.weights) if config.weights not in (None, UNTRAINED) else None
@@ -83,9 +84,9 @@ def load_into(model: VisionTransformer, checkpoint: Checkpoint, encoder: str) ->
     return fitted
 
 
-def normalise_by(model: VisionTransformer, checkpoint: Checkpoint | None, wanted: str) -> Normalisation:
+def normalise_by(model: VisionTransformer, checkpoint: Checkpoint | None, requested: str) -> Normalisation:
     """Put the statistics for these weights where timm's data config finds them, and return them."""
-    chosen, described = normalisation(checkpoint, wanted, statistics_of(model)), cast(Any, model)
+    chosen, described = normalisation(checkpoint, requested, statistics_of(model)), cast(Any, model)
     known = {"mean": chosen.mean, "std": chosen.std, "statistics": chosen.note()}
     described.pretrained_cfg = {**described.pretrained_cfg, **known}
     return chosen
@@ -117,7 +118,7 @@ def _create(config: EmbedConfig, pretrained: bool) -> VisionTransformer:
         raise ValueError(
             f"encoder {config.encoder} cannot be made for images of {config.image_size} px: {error}"
         ) from error
-    except (OSError, ValueError) as error:  # what the hub raises without network or without such weights
+    except (OSError, ValueError) as error:  # raised by the hub without network or without such weights
         raise _no_weights(config, error) from error
     patch = cast(Any, model.patch_embed).patch_size[0]
     require(
@@ -131,7 +132,7 @@ def _create(config: EmbedConfig, pretrained: bool) -> VisionTransformer:
 def _no_weights(config: EmbedConfig, error: Exception) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"the weights of {config.encoder} could not be had from the hub ({reason}); connect to the network, or "
+        f"the weights of {config.encoder} could not be downloaded from the hub ({reason}); connect to the network, or "
         "give --weights FILE (safetensors or a PyTorch checkpoint), or --weights random for an untrained encoder"
     )
 

@@ -1,4 +1,4 @@
-"""Vectors in the tables of a run: embeddings read, centroids read and written. It knows no engine."""
+"""Vectors in the tables of a run: embeddings read, centroids read and written. It does not use Ray."""
 
 from collections.abc import Iterable
 
@@ -23,8 +23,8 @@ def load_vectors(run: RunDirectory, path: str, mean: Float32 | None) -> tuple[li
     if len(bad := faults(vectors)):
         length = float(np.linalg.norm(vectors[bad[0]].astype(np.float64)))
         raise ValueError(
-            f"{run.uri}/{path}: the embedding of frame {ids[bad[0]]} has length {length:g}, expected 1 (so of "
-            f"{len(bad)} of {len(ids)} frames); embed again, or leave those frames out of the table"
+            f"{run.uri}/{path}: the embedding of frame {ids[bad[0]]} has length {length:g}, expected 1 ({len(bad)} of "
+            f"{len(ids)} frames have such lengths); embed again, or leave those frames out of the table"
         )
     return ids, on_grid(vectors) if mean is None else centered(vectors, mean)
 

@@ -51,7 +51,7 @@ def scramble(keys_N: Keys, seed: int, purpose: str) -> Keys:
 
 
 def on_grid(x_ND: npt.NDArray[np.floating]) -> Vectors:
-    """Return the rows rounded to multiples of 2^-24, in float32; those of float16 are such, and returned as they are.
+    """Return the rows rounded to multiples of 2^-24, in float32; rows of float16 are such already and unchanged.
 
     Elements must be from -1 to 1, so that float32 holds each multiple exactly.
     """
@@ -94,7 +94,7 @@ def faults(x_ND: Vectors) -> npt.NDArray[np.intp]:
 def limit_threads(cpus: int) -> None:
     """Hold NumPy and PyTorch in this process to `cpus` threads.
 
-    Both bring threads of their own, as many as the machine has cores, which would fight each other and other tasks.
+    Both start threads of their own, as many as the machine has cores, which would compete with other tasks.
     """
     torch.set_num_threads(cpus)
     threadpool_limits(cpus)

@@ -1,1 +1,1 @@
-"""How steps meet Ray: connecting, what there is to run on, and bounded streams of tasks."""
+"""How steps use Ray: connecting, the resources there are, and bounded streams of tasks."""

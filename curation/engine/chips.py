@@ -1,4 +1,4 @@
-"""What a chip is called, and which arithmetic it has: what `--precision auto` stands for. It knows no engine."""
+"""A chip's name and arithmetic, and what `--precision auto` stands for. It does not use Ray."""
 
 import os
 import platform
@@ -46,17 +46,17 @@ def cpu_has_bfloat16() -> bool:
 
 
 def capabilities() -> Mapping[str, Any]:
-    """What torch knows of this CPU, by torch's names."""
+    """What torch reports of this CPU, by torch's names."""
     if known := getattr(torch.cpu, "get_capabilities", None):
         return cast(Mapping[str, Any], known())
-    asked = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
-    found = {name: bool(getattr(torch.cpu, function, lambda: False)()) for name, function in asked.items()}
+    functions = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    found = {name: bool(getattr(torch.cpu, function, lambda: False)()) for name, function in functions.items()}
     arm = platform.machine().lower() in ("aarch64", "arm64")  # there oneDNN's own answer is the CPU's
     return found | {"bf16": arm}
 
 
 def cpu_name() -> str:
-    """The CPU's model as its system tells it, else its architecture."""
+    """The CPU's model as the system reports it, else its architecture."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -64,8 +64,8 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def resolve_precision(wanted: str, *chips: Chip) -> Precision:
+def resolve_precision(requested: str, *chips: Chip) -> Precision:
     """The arithmetic that `auto` stands for: bfloat16 where all these chips have it, else float32."""
-    if wanted == "auto":
+    if requested == "auto":
         return "bfloat16" if chips and all(each.bfloat16 for each in chips) else "float32"
-    return cast(Precision, wanted)
+    return cast(Precision, requested)

@@ -1,4 +1,4 @@
-"""What is behind an error that Ray hands on, and whether Ray itself failed."""
+"""The cause of an error that Ray raises, and whether Ray itself failed."""
 
 import ray
 

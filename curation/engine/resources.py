@@ -1,4 +1,4 @@
-"""How a step meets Ray: connecting, what there is to run on, and a bounded stream of tasks."""
+"""The resources of Ray's cluster: CPUs, GPUs, chips, and what a task that multiplies matrices asks for."""
 
 import functools
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def resources() -> dict[str, float]:
 def arithmetic_options() -> dict[str, Any]:
     """Ray options of a task that multiplies matrices: a GPU where the cluster has any, else one CPU.
 
-    Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA anew. The strategy is named
+    Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA again. The strategy is named
     because a task of a Ray Tune trial would otherwise wait for a place in the trial's own placement group.
     """
     device = {"num_gpus": 1, "max_calls": 0} if count("GPU") else {}
@@ -45,15 +45,15 @@ def arithmetic_options() -> dict[str, Any]:
 
 
 def device() -> str:
-    """The device granted to the task or actor that asks."""
+    """The device granted to the calling task or actor."""
     return "cuda" if ray.get_gpu_ids() else "cpu"
 
 
 def chips() -> list["Chip"]:
     """What arithmetic tasks may run on: a GPU of each node that has some, else the CPU of each node; sorted.
 
-    A single machine without GPUs answers for itself. Elsewhere each node is asked once, by a task that holds nothing
-    and so waits for nothing.
+    A single machine without GPUs describes its own CPU. Elsewhere each node is queried once, by a task that holds no
+    resources and so never waits for any.
     """
     kind = "GPU" if count("GPU") else "CPU"
     known = ray.nodes()  # type: ignore[no-untyped-call]
@@ -76,11 +76,11 @@ def chips_of(nodes: tuple[str, ...], gpu: bool) -> tuple["Chip", ...]:
     task: Any = ray.remote(chip)
     where = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
     options = [{"num_cpus": 0, "runtime_env": SEES_GPUS, "scheduling_strategy": each} for each in where]
-    asked = [task.options(**each).remote("cuda" if gpu else "cpu") for each in options]
-    return tuple(sorted(ray.get(asked)))
+    pending = [task.options(**each).remote("cuda" if gpu else "cpu") for each in options]
+    return tuple(sorted(ray.get(pending)))
 
 
 def granted_cpus() -> int:
-    """CPUs granted to the task or actor that asks, at least one."""
+    """CPUs granted to the calling task or actor, at least one."""
     granted: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     return max(1, int(granted.get("CPU", 1)))

@@ -11,7 +11,7 @@ from curation.engine.resources import count
 def stream(task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[Any]:
     """Results of `task.remote(*call)`, as they arrive or in the order of the calls.
 
-    At most two calls a CPU are under way, and `calls` is drawn from as results are taken, so nothing piles up.
+    At most two calls per CPU are under way, and `calls` is drawn from as results are taken, so nothing piles up.
     """
     limit = 2 * max(1, count("CPU"))
     pending: list[Any] = []

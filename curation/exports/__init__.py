@@ -1,1 +1,1 @@
-"""Subsets for other programs: one file a format."""
+"""Subsets for other programs: one file per format."""

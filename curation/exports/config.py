@@ -1,4 +1,4 @@
-"""How a subset is handed on."""
+"""How a subset is exported."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from curation.options import check_name, option, require, run_dir_option
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """How a subset is handed on."""
+    """How a subset is exported."""
 
     run_dir: str = run_dir_option()
     name: str = option("Name of the subset.", "curated", hashed=False)

@@ -1,7 +1,7 @@
-"""A subset to what others can use: one Parquet table with all columns, or a folder of files; nothing is re-encoded.
+"""A subset for other programs: one Parquet table with all columns, or a folder of files; nothing is re-encoded.
 
-An output holds one subset, and export.json there says which: what is exported into it again is the same subset or is
-refused. It is written first and says `complete` last, so an export that was killed is found and finished.
+An output holds one subset, which its export.json names: exporting another one into it is refused. export.json is
+written first and says `complete` last, so an export that was killed is found and finished.
 """
 
 import itertools
@@ -42,10 +42,10 @@ class Kept:
     scores: pa.Table
 
     def find(self, ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Which of some frames are kept, and the places of those here."""
-        wanted = np.array(ids.to_pylist(), dtype="S32")
-        place = np.minimum(np.searchsorted(self.ids, wanted), len(self.ids) - 1)
-        found = self.ids[place] == wanted
+        """Which of some frames are kept, and their places here."""
+        queries = np.array(ids.to_pylist(), dtype="S32")
+        place = np.minimum(np.searchsorted(self.ids, queries), len(self.ids) - 1)
+        found = self.ids[place] == queries
         return found, place[found]
 
 
@@ -55,10 +55,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
     kept.parquet has every column of frames/ with the user's metadata, cluster and centroid distance, and subset.json
     in its Arrow metadata; copies.parquet names files with the same bytes, for frames whose own file is lost later. A
-    kept.parquet that already holds the same subset is left alone, and files that are right already are too. A kept
+    kept.parquet that already holds the same subset is left alone, and so are files that are correct already. A kept
     frame whose file is missing or changed is read from an exact copy.
-    ValueError: no such subset, an output with another one or with files of others in images/, a kept frame that can be
-    read nowhere, links asked for where none can be made. ReadError: a file could not be read for now.
+    ValueError: no such subset, an output with another one or with foreign files in images/, a kept frame without any
+    readable copy, links that cannot be made. ReadError: a file that cannot be read at the moment.
     """
     run = RunDirectory(config.run_dir)
     subset = f"subsets/{config.name}"
@@ -67,10 +67,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
     about, frames = run.read_json(f"{subset}/{ABOUT}"), marker["rows_out"]
     content = about | {"with_images": config.with_images}
     manifest = manifest_of(target, config, about["digest"])
-    told = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
+    counts = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
     note = f"{frames} frames in {target.uri}"
     if config.format == "parquet" and target.exists(MANIFEST) and is_whole(run, target, content):
-        return told | {"seconds": 0.0, "note": note, "reused": True}
+        return counts | {"seconds": 0.0, "note": note, "reused": True}
     watch = Stopwatch()
     connect()
     with target.lock() if config.output and target.root != run.root else nullcontext():
@@ -87,11 +87,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_files(run, target, kept, config.linking)
         if config.format == "folder" or manifest["images"] is None:
             claim_folder(target, manifest | {"complete": True})
-    return told | {"seconds": watch.seconds, "note": note}
+    return counts | {"seconds": watch.seconds, "note": note}
 
 
 def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict[str, Any]:
-    """The manifest of an export that begins; ValueError where the output holds another subset, or others' files."""
+    """The manifest of an export that begins; ValueError where the output holds another subset, or foreign files."""
     remedy = f"delete what is in {target.uri}, or name another --output"
     for path, name, held in holdings(target):
         require(
@@ -112,19 +112,19 @@ def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict
 
 
 def holdings(target: RunDirectory) -> Iterator[tuple[str, str | None, str | None]]:
-    """File, subset and digest of what an output holds already; without subset and digest what is not of an export."""
+    """File, subset and digest of what an output holds already; None for both where it is not from an export."""
     for path in (MANIFEST, ABOUT, TABLE):
         if target.exists(path):
             try:
                 found = exported(target) if path == TABLE else target.read_json(path)
-            except ValueError:  # no JSON, no Parquet
+            except ValueError:  # neither JSON nor Parquet
                 found = None
             known = found if isinstance(found, dict) else {}
             yield path, known.get("subset") or known.get("name"), known.get("digest")
 
 
 def claim_folder(target: RunDirectory, manifest: dict[str, Any]) -> None:
-    """Say in export.json what the output holds, and clear what a killed export left half-written beside it."""
+    """Write export.json, which says what the output holds, and delete what a killed export left half-written."""
     for name in target.names(""):
         if name.startswith(TEMPORARY) and name.endswith((MANIFEST, TABLE, COPIES, ABOUT)):
             target.delete(name)
@@ -176,14 +176,14 @@ def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict
 def write_copy_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     """Write copies.parquet where the run has exact copies."""
     if run.exists(copies.INDEX):
-        fates = ray.put(copies.read_heirs(run))
-        calls = ((run, path, kept, fates) for path in run.parts("frames").values())
+        replacements = ray.put(copies.read_replacements(run))
+        calls = ((run, path, kept, replacements) for path in run.parts("frames").values())
         with progress("copies", None) as bar:
             write_tables(target, COPIES, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
 
 
 def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa.Table:
-    """Return the kept rows of a part of frames with their scores and, if wanted, their encoded bytes as `image`."""
+    """Return the kept rows of a part of frames with their scores and, if requested, their encoded bytes as `image`."""
     table = run.read_table(path).replace_schema_metadata(None)
     found, place = kept.find(table["frame_id"])
     table = table.filter(pa.array(found))
@@ -195,9 +195,9 @@ def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa
     return table
 
 
-def copy_rows(run: RunDirectory, path: str, kept: Kept, fates: copies.Heirs) -> pa.Table:
+def copy_rows(run: RunDirectory, path: str, kept: Kept, replacements: copies.Replacements) -> pa.Table:
     """Return the rows of schema.COPY_FILES for the exact copies of kept frames in a part of frames."""
-    table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of", "content_hash", "uri"]), fates)
+    table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of", "content_hash", "uri"]), replacements)
     found, _ = kept.find(table["because_of"])
     return table.filter(pa.array(found)).select(schema.COPY_FILES.names).cast(schema.COPY_FILES)
 
@@ -209,15 +209,15 @@ def read_row(run: RunDirectory, row: dict[str, Any]) -> tuple[str, bytes]:
     except FrameError as error:
         raise ValueError(
             f"the file of a kept frame, {row['frame_id']}, cannot be used any more, and no exact copy of it can: "
-            f"{row['uri']}: {error.reason}, {error.message}. Put it back as it was, or make the subset anew in another "
-            "--run-dir"
+            f"{row['uri']}: {error.reason}, {error.message}. Put it back as it was, or make the subset again in "
+            "another --run-dir"
         ) from error
 
 
 def write_tables(
     target: RunDirectory, path: str, tables: Iterator[pa.Table], metadata: dict[bytes, bytes], bar: Any
 ) -> int:
-    """Stream tables into one file, a row group or more each; return the number of rows."""
+    """Stream tables into one file, each as one or more row groups; return the number of rows."""
     rows = 0
     first = next(tables).replace_schema_metadata(metadata)
     with target.create(path) as sink, pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
@@ -239,7 +239,7 @@ def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
 
 
 def kept_name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
-    """Keys of the names of all kept frames, ascending: 8 bytes a frame."""
+    """Keys of the names of all kept frames, ascending: 8 bytes per frame."""
     calls = ((run, path, kept, folded) for path in run.parts("frames").values())
     return np.sort(np.concatenate(list(stream(ray.remote(names_of), calls))))
 
@@ -251,7 +251,7 @@ def names_of(run: RunDirectory, path: str, kept: Kept, folded: bool) -> npt.NDAr
 
 
 def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -> None:
-    """Put the kept frames' files below images/; those that are right already stay.
+    """Put the kept frames' files below images/; those that are correct already stay.
 
     ValueError where the file system ignores case and would see two of the names as one.
     """

@@ -1,7 +1,7 @@
-"""A subset's frames as files below one folder: their names, and each put there whole. It knows no engine.
+"""A subset's frames as files below one folder: their names, and writing each whole or not at all. It does not use Ray.
 
 A name is made of data (a source's name, a path that may be any key of an object store), so it is made safe first:
-nothing that data say leads out of the folder, and different frames have different names.
+no name leads out of the folder, and different frames have different names.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def safe_name(source: str, path: str, member: str | None = None, frame_index: in
 
 
 def _quoted(text: str) -> str:
-    """The text with all that could not stand in a component percent-encoded."""
+    """The text with all that is not allowed in a component percent-encoded."""
     data = UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text.encode("utf-8", "surrogatepass"))
     chars = data.decode("utf-8", "surrogateescape")
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in chars)
@@ -134,7 +134,7 @@ def check_inside(root: str, path: str) -> None:
 def place_file(target: RunDirectory, name: str, uri: str, data: bytes, link: str) -> None:
     """Put a frame's file at `name`: a copy of `data`, or a link to `uri`, whole or not at all.
 
-    What is there and is the same already stays; anything else of that name is replaced. ValueError where the name leads
+    An equal file that is there already stays; anything else of that name is replaced. ValueError where the name leads
     out of the folder, or a link cannot be made.
     """
     if target.filesystem.type_name != "local":

@@ -1,1 +1,1 @@
-"""The folders frames/ and rejected/ of a run: one row a frame, and its bytes as RGB."""
+"""The folders frames/ and rejected/ of a run: one row per frame, and its bytes as RGB."""

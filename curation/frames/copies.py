@@ -1,4 +1,4 @@
-"""Exact copies: which frames have the same bytes, and which of them stands for the others. It knows no engine.
+"""Exact copies: which frames have the same bytes, and which of them stands for the others. It does not use Ray.
 
 Ingest marks every frame but the first of those with equal bytes (in the tables' order) as a copy of that first one,
 its original, and lists all of them below frames/copies/, sorted by content. Only originals are embedded. Where an
@@ -88,7 +88,7 @@ def mark(found: dict[int, Places]) -> Marks:
 
 
 def write_copies(run: RunDirectory, path: str, copy_of: dict[str, str]) -> File:
-    """Write a part anew with copy_of set for the frames in `copy_of` and for no other."""
+    """Write a part again with copy_of set for the frames in `copy_of` and for no other."""
     table = run.read_table(path)
     values = pa.array([copy_of.get(frame) for frame in table["frame_id"].to_pylist()], pa.string())
     field = schema.FRAMES.field("copy_of")
@@ -109,7 +109,7 @@ def write_index(run: RunDirectory, index: pa.Table) -> list[File]:
 def members(run: RunDirectory, content_hash: str) -> Iterator[dict[str, Any]]:
     """Yield frame_id, source, uri and path of all frames with these bytes, in the tables' order; none if only one.
 
-    Costs a row group of the index and, as far as the frames are asked for, four columns of the parts they are in.
+    Reads a row group of the index and, as frames are drawn, four columns of the parts they are in.
     """
     if not run.exists(INDEX):
         return
@@ -123,21 +123,21 @@ def members(run: RunDirectory, content_hash: str) -> Iterator[dict[str, Any]]:
 
 
 def with_their_copies(run: RunDirectory, part: int, rejected: pa.Table) -> pa.Table:
-    """Add the copies of rejected frames that nothing replaced: what is wrong with the bytes is wrong with theirs.
+    """Add the copies of rejected frames that nothing replaced: their bytes are equal, so they are rejected too.
 
-    `rejected` is of schema.REJECTED and holds all rejected frames of `part`. Those that could not be read are passed
-    over: each of their copies was tried by itself.
+    `rejected` is of schema.REJECTED and holds all rejected frames of `part`. Frames that could not be read are
+    skipped: each of their copies was tried by itself.
     """
     rows = rejected.to_pylist()
-    lost = [row for row in rows if row["replaced_by"] is None and row["reason"] not in READING]
-    if not lost or not run.exists(INDEX):
+    unusable = [row for row in rows if row["replaced_by"] is None and row["reason"] not in READING]
+    if not unusable or not run.exists(INDEX):
         return rejected
-    stood_for = {row["replaced_by"]: row["frame_id"] for row in reversed(rows) if row["replaced_by"]}
+    original_of = {row["replaced_by"]: row["frame_id"] for row in reversed(rows) if row["replaced_by"]}
     frames = run.read_table(run.parts("frames")[part], ["frame_id", "content_hash"])
     hashes = dict(zip(*(column.to_pylist() for column in frames.columns), strict=True))
     known = {row["frame_id"] for row in rows}
-    for row in lost:
-        original = stood_for.get(row["frame_id"], row["frame_id"])
+    for row in unusable:
+        original = original_of.get(row["frame_id"], row["frame_id"])
         if original in hashes:  # else a copy that was decoded in vain, and its copies were rejected with it
             for member in members(run, hashes[original]):
                 if member["frame_id"] not in known:
@@ -147,32 +147,32 @@ def with_their_copies(run: RunDirectory, part: int, rejected: pa.Table) -> pa.Ta
 
 
 @dataclass(frozen=True)
-class Heirs:
-    """What became of frames after ingest: those that embed rejected, and what replaced them (null: nothing)."""
+class Replacements:
+    """The frames that embed rejected, and the copies that replaced them (null: none)."""
 
     rejected: pa.Array
     replaced_by: pa.Array
 
 
-def read_heirs(run: RunDirectory) -> Heirs:
-    """Read what embed rejected: about 64 bytes a frame."""
+def read_replacements(run: RunDirectory) -> Replacements:
+    """Read what embed rejected and what replaced it: about 64 bytes per rejected frame."""
     names = [name for name in run.names("rejected") if name.endswith("-embed.parquet")]
     tables = [run.read_table(f"rejected/{name}", ["frame_id", "replaced_by"]) for name in names]
     empty = pa.schema([schema.FRAME_ID, schema.REJECTED.field("replaced_by")]).empty_table()
     table = pa.concat_tables([empty, *tables]).combine_chunks()
-    return Heirs(*(pa.concat_arrays(column.chunks or [pa.array([], pa.string())]) for column in table.columns))
+    return Replacements(*(pa.concat_arrays(column.chunks or [pa.array([], pa.string())]) for column in table.columns))
 
 
-def copies_in(table: pa.Table, fates: Heirs) -> pa.Table:
+def copies_in(table: pa.Table, replacements: Replacements) -> pa.Table:
     """The exact copies among rows of frames, with the frame that stands for each as the column `because_of`."""
-    replaced = pc.is_in(table["frame_id"], fates.replaced_by.drop_null())
-    gone = pc.is_in(table["frame_id"], fates.rejected)
-    table = table.filter(pc.and_(pc.is_valid(table["copy_of"]), pc.invert(pc.or_(replaced, gone))))
-    heir = fates.replaced_by.take(pc.index_in(table["copy_of"], fates.rejected))
-    return table.append_column("because_of", pc.coalesce(heir, table["copy_of"]))
+    embedded = pc.is_in(table["frame_id"], replacements.replaced_by.drop_null())
+    rejected = pc.is_in(table["frame_id"], replacements.rejected)
+    table = table.filter(pc.and_(pc.is_valid(table["copy_of"]), pc.invert(pc.or_(embedded, rejected))))
+    replacement = replacements.replaced_by.take(pc.index_in(table["copy_of"], replacements.rejected))
+    return table.append_column("because_of", pc.coalesce(replacement, table["copy_of"]))
 
 
 def uris(run: RunDirectory, first: str, content_hash: str) -> Iterable[str]:
-    """Yield `first`, and then, when asked for more, the addresses of the other files with the same bytes."""
+    """Yield `first`, then, looked up only when drawn, the addresses of the other files with the same bytes."""
     yield first
     yield from (row["uri"] for row in members(run, content_hash) if row["uri"] != first)

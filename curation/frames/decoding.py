@@ -1,10 +1,10 @@
-"""Encoded bytes to RGB: the one reader of pictures of the whole program. It knows no files and no engine.
+"""Encoded bytes to RGB: the only image reader of the program. It uses neither files nor Ray.
 
 The rules, for frames, segmentation images and masks alike:
-- JPEG (MPO too), PNG, BMP, WebP and TIFF are read, told by their content, not by their name; else `not an image`.
+- JPEG (MPO too), PNG, BMP, WebP and TIFF are read, recognised by content, not by name; else `not an image`.
 - The picture is upright: EXIF orientation is applied, also to width and height. Masks are turned by their own tag.
 - What is transparent is composited on black; a BMP whose alpha is 0 everywhere has none.
-- Samples of more than 8 bits are scaled by their real range, as curation/samples.py says, or rejected as `unsupported`.
+- Samples of more than 8 bits are scaled by their real range (curation/frames/samples.py), or rejected as `unsupported`.
 - Of several pages or animation frames the first is read, and `inspect` counts the others.
 - Color profiles are not applied.
 - Limits are checked before anything of that size is read or made: pixels, the longer side, the bytes of a file, and the
@@ -75,7 +75,7 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         if not drafted:
             upright = pillow.upright(_flat(image), turn)
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
-        box = drafted[1]  # a side that is no whole number of DCT blocks is padded
+        box = drafted[1]  # a side that is not a whole number of DCT blocks is padded
         return np.asarray(pillow.upright(_flat(image).resize((size, size), Image.Resampling.BICUBIC, box), turn))
 
     return _picture(data, max_pixels, squeeze)

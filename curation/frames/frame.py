@@ -3,7 +3,7 @@
 A file that cannot be read is one of two things. What the file system says of the file itself (there is none, it is a
 folder, reading it is not allowed) is a fact: the frame becomes a rejected row. Everything else (an input/output error,
 a time-out, too many open files, a server that is down) says nothing about the frame: reading is tried again, and then
-the step stops with a `ReadError`, before the part is written, so that no frame is lost to a disk that was away.
+the step stops with a `ReadError`, before the part is written, so that no frame is lost to an unmounted disk.
 """
 
 import errno
@@ -25,7 +25,7 @@ from curation.store.filesystems import filesystem_of
 from curation.store.parts import rejected_path
 
 MISSING, UNREADABLE, CHANGED = "missing", "unreadable", "changed since ingest"
-READING = (MISSING, UNREADABLE, CHANGED)  # reasons that another day may cure
+READING = (MISSING, UNREADABLE, CHANGED)  # reasons that may be temporary
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 REFUSED = (errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 DENIED = re.compile("ACCESS_DENIED|InvalidObjectState")  # an object's own; S3 gives no errno
@@ -38,7 +38,7 @@ POINTERS = {
 
 
 def check_pointer(data: bytes) -> None:
-    """Raise FrameError where a file only names what Git LFS or git-annex has for it elsewhere."""
+    """Raise FrameError where a file is a pointer of Git LFS or git-annex to content elsewhere."""
     for start, todo in POINTERS.items():
         if data.startswith(start):
             raise decoding.FrameError(POINTER, f"the file is not the image but a pointer to it of {todo}")
@@ -51,15 +51,15 @@ class ReadError(OSError):
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """All bytes of a file.
 
-    FrameError: `missing`, `unreadable` (a folder, not allowed, a name that cannot be), or `too large` for more than
+    FrameError: `missing`, `unreadable` (a folder, not allowed, an impossible name), or `too large` for more than
     `limit` bytes, which are not read then. ReadError for all else, after some attempts.
     """
     try:
         return _read(uri, limit)
     except ReadError as error:
         raise ReadError(
-            f"{uri} could not be read in {ATTEMPTS} attempts: {error}. That may pass, so the frame is not rejected: "
-            "rerun the same command when the storage answers again, and it resumes"
+            f"{uri} could not be read in {ATTEMPTS} attempts: {error}. This may be temporary, so the frame is not "
+            "rejected: rerun the same command when the storage answers again, and it resumes"
         ) from error
 
 
@@ -78,7 +78,7 @@ def _read(uri: str, limit: int | None) -> bytes:
                 raise decoding.FrameError("too large", f"the file has {size} bytes, more than {limit}")
             data: bytes = file.read()
         if len(data) < size:
-            raise ReadError(f"the file has {size} bytes, {len(data)} came")
+            raise ReadError(f"the file has {size} bytes, but {len(data)} were read")
         return data
     except OSError as error:
         reason = reason_of(error, system, path)
@@ -90,7 +90,7 @@ def _read(uri: str, limit: int | None) -> bytes:
 
 
 def reason_of(error: OSError, system: pafs.FileSystem, path: str) -> str | None:
-    """Why a file is not to be read, where that is a fact about the file; None where the failure may pass."""
+    """Why a file cannot be read, where that is a fact about the file; None where the failure may be temporary."""
     if isinstance(error, FileNotFoundError) or error.errno in ABSENT:
         return MISSING
     if isinstance(error, PermissionError) or error.errno in REFUSED or DENIED.search(str(error)):
@@ -105,7 +105,7 @@ def reason_of(error: OSError, system: pafs.FileSystem, path: str) -> str | None:
 
 
 def read_unchanged(uri: str, content_hash: str) -> bytes:
-    """All bytes of a file that was read before. FrameError as `read_bytes`, and where its content is another now."""
+    """All bytes of a file that was read before. FrameError as `read_bytes`, and where its content has changed."""
     return unchanged(read_bytes(uri), content_hash)
 
 
@@ -120,7 +120,7 @@ def unchanged(data: bytes, content_hash: str) -> bytes:
 def read_first(uris: Iterable[str], content_hash: str) -> tuple[str, bytes]:
     """Address and bytes of the first of some equal files that can be read and is unchanged.
 
-    FrameError of the first file where there is none. Further addresses are asked for only when they are needed.
+    FrameError of the first file where there is none. Further addresses are drawn only when they are needed.
     """
     first: decoding.FrameError | None = None
     for uri in uris:
@@ -133,7 +133,7 @@ def read_first(uris: Iterable[str], content_hash: str) -> tuple[str, bytes]:
 
 
 def frame_row(entry: reader.Entry, lineage: Lineage, max_pixels: int) -> dict[str, Any]:
-    """The row of schema.frames for one file, and in FURTHER the frames it holds beside. FrameError where unusable."""
+    """The row of schema.frames for one file, and in FURTHER its number of further frames. FrameError if unusable."""
     if entry.problem is not None:
         raise decoding.FrameError(*entry.problem)
     decoding.check_bytes(entry.size)
@@ -158,9 +158,9 @@ def rejected_row(source: str, uri: str, path: str, step: str, error: decoding.Fr
 
 
 def forget_unread(run: RunDirectory, step: str, folder: str) -> None:
-    """Delete the parts of an unfinished step that hold rejected frames which could not be read, so as to try again.
+    """Delete the parts of an unfinished step that hold rejected frames which could not be read, to try them again.
 
-    A disk that was away for a while makes all of its files missing: they are rejected, and may be back at the rerun.
+    All files of an unmounted disk are missing: they are rejected, and may be back at the rerun.
     Once a step is finished its rejected frames stay rejected.
     """
     for number, path in run.parts(folder).items():
@@ -168,5 +168,5 @@ def forget_unread(run: RunDirectory, step: str, folder: str) -> None:
         if run.exists(rejected):
             reasons = run.read_table(rejected, ["reason"])["reason"]
             if pc.any(pc.is_in(reasons, pa.array(READING))).as_py():
-                run.delete(path)  # what commits the part goes first
+                run.delete(path)  # first, since it commits the part
                 run.delete(rejected)

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FURTHER = "further_frames"  # in a row, no column of the table
-NAMED = 3  # files that are named where something is counted
+FURTHER = "further_frames"  # in a row, but not a column of the table
+NAMED = 3  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Further:
 
 
 def further_of(rows: list[dict[str, Any]]) -> Further:
-    """What the rows of `frame_row` hold beside their frames, in their order."""
+    """The further frames of the files of rows of `frame_row`, in their order."""
     found = [row for row in rows if row[FURTHER]]
     names = tuple(f"{row['source']}/{row['path']}" for row in found[:NAMED])
     return Further(sum(row[FURTHER] for row in found), len(found), names)

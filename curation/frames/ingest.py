@@ -25,12 +25,12 @@ from curation.store.markers import Step, check_rejected, read_record
 from curation.store.parts import part_path, rejected_path
 
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
-BESIDE = b"endosieve.further"  # and what its files hold beside the frames
+FURTHER_KEY = b"endosieve.further"  # and the further pages and animation frames of its files
 
 
 @dataclass(frozen=True)
 class IngestedPart:
-    """What one part came to."""
+    """The result of one part."""
 
     files: list[File]
     frames: int
@@ -42,9 +42,9 @@ class IngestedPart:
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Read the sources into frames/ and rejected/ and return the step's marker; do only what is missing.
 
-    A pool of another count than published is warned of, and so is a source that is not there any more when all was
-    read. ValueError: a source missing, empty, not the pool that it is named for, or changed since it was listed; more
-    than max_rejected rejected, as soon as that is sure.
+    Warns where a pool's count differs from the published one, and where a source that was read completely is missing
+    now. ValueError: a source missing, empty, not the pool that it is named for, or changed since it was listed; more
+    than max_rejected rejected, as soon as that is certain.
     """
     run = RunDirectory(config.run_dir)
     for text in reader.readings(config.source):
@@ -100,7 +100,7 @@ def unread_pages(done: list[IngestedPart]) -> str:
     further = sum((result.further for result in ordered), Further()).describe()
     if not further:
         return ""
-    warn(f"{further}; only the first of a file is a frame: split such files to have them all")
+    warn(f"{further}; only the first of each file becomes a frame: split such files to use all of them")
     return f"; {further}"
 
 
@@ -116,10 +116,10 @@ def as_recorded(run: RunDirectory, found: list[Source]) -> list[Source]:
 
 
 def check_listing(run: RunDirectory, config: IngestConfig, found: list[Source]) -> Listing:
-    """Return a listing gone through once, for its counts, after comparing it with the parts that there are.
+    """List all sources once, compare the listing with the existing parts, and return it for its counts.
 
-    What may be wrong is warned of. Parts whose files have another size or time are deleted, to be made again.
-    ValueError as `Listing.check_found`, and where files came or went since the run was begun.
+    Warns of what may be wrong. Parts whose files have another size or time are deleted, to be made again. ValueError
+    as `Listing.check_found`, and where files were added or removed since the run was begun.
     """
     listing, existing = Listing(config, found), run.parts("frames")
     known = [number for number in existing if run.exists(changes.listing_path(number))]
@@ -128,7 +128,7 @@ def check_listing(run: RunDirectory, config: IngestConfig, found: list[Source]) 
     if changed.moved:
         raise ValueError(
             f"the sources changed since {run.uri} was begun: {changed.describe()}; "
-            "put them back as they were, or use another --run-dir, or delete frames/ in this one to begin anew"
+            "put them back as they were, or use another --run-dir, or delete frames/ in this one to start from scratch"
         )
     for text in listing.warnings():
         warn(text)
@@ -143,12 +143,12 @@ def check_listing(run: RunDirectory, config: IngestConfig, found: list[Source]) 
 def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source], lineages: Lineages) -> None:
     """ValueError, saying what changed, where the sources are not what a finished run read.
 
-    Only names, sizes and times are compared; a file of another time is read, and its content compared. Sources that
-    are not there, as on another machine, are warned of: what was recorded of them holds.
+    Only names, sizes and times are compared; a file with another time is read, and its content compared. Sources that
+    are missing, as on another machine, give a warning: what was recorded of them still counts.
     """
     away = reader.missing(found)
     for text in away.values():
-        warn(f"{text}; the run has what was read from it, and steps that need a file of it will name the file")
+        warn(f"{text}; the run keeps what was read from it, and a step that needs one of its files will name that file")
     there = [source for source in found if source.name not in away]
     if not there or not run.exists(changes.STATE):
         return
@@ -205,7 +205,7 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
     path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     if exists:
         metadata = run.read_schema(path).metadata or {}
-        further = Further.from_bytes(metadata[BESIDE]) if BESIDE in metadata else Further()
+        further = Further.from_bytes(metadata[FURTHER_KEY]) if FURTHER_KEY in metadata else Further()
         written = [run.describe(name) for name in (path, rejected) if run.exists(name)]
     else:
         good, bad = [], []
@@ -217,7 +217,7 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
         changes.record_listing(run, part)
         written = [run.write_table(rejected, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
         further = further_of(good)
-        metadata = {DIGEST: part.digest.encode(), BESIDE: further.to_bytes()}
+        metadata = {DIGEST: part.digest.encode(), FURTHER_KEY: further.to_bytes()}
         columns = schema.frames(lineages.metadata).with_metadata(metadata)
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
     return IngestedPart(written, written[0].rows, sum(file.rows for file in written[1:]), further)
@@ -226,7 +226,7 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
 def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
     """Set copy_of on every frame whose content an earlier frame (in the tables' order) has, and list them by content.
 
-    Holds 8 bytes a frame here, and all of a row only for frames whose 64-bit hash prefix repeats. Returns the
+    Holds 8 bytes per frame here, and all of a row only for frames whose 64-bit hash prefix repeats. Returns the
     number of copies and the files written.
     """
     parts = run.parts("frames")

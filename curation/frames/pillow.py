@@ -1,7 +1,7 @@
-"""Pillow with our rules: the formats that are opened, no limit of its own, nothing on the console, no global trace.
+"""Pillow by our rules: which formats are opened, no limit of its own, no console output, no lasting global settings.
 
-Pillow and tifffile warn and log of odd files, and Pillow keeps settings in globals. Both are set while a file is read
-and put back behind it, also where several threads read at once.
+Pillow and tifffile warn and log about odd files, and Pillow keeps settings in globals. Both are set while a file is
+read and restored afterwards, also where several threads read at once.
 """
 
 import io
@@ -30,7 +30,7 @@ TURNS = {  # EXIF orientation to what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError)
-OTHERS = (  # place, bytes there, what such a file is and what to do
+OTHERS = (  # offset, bytes there, what such a file is and what to do
     (0, b"GIF8", "a GIF, which is not read; convert it to PNG"),
     (0, b"%!PS", "PostScript, which is not read; convert it to PNG"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript, which is not read; convert it to PNG"),
@@ -65,7 +65,7 @@ class _Quiet:
             catch.__enter__()
             warnings.filterwarnings("ignore", module=r"(PIL|tifffile)\b")
             Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns; ours rejects
-            ImageFile.LOAD_TRUNCATED_IMAGES = False  # else what is missing is gray without a word
+            ImageFile.LOAD_TRUNCATED_IMAGES = False  # else missing parts become gray silently
             for name in LOGGERS:
                 logging.getLogger(name).addFilter(_drop)
 
@@ -99,7 +99,7 @@ def opened(data: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Im
 
 
 def described(data: bytes) -> str:
-    """What a file is that is none of ours, as a sentence."""
+    """What kind of file it is that cannot be read here, as a clause."""
     for place, mark, what in OTHERS:
         if data[place : place + len(mark)] == mark:
             return f"this is {what}"

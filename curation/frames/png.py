@@ -1,7 +1,7 @@
 """PNG files of 16 bits to raw samples, and what Pillow leaves out of PNG: sBIT, late eXIf, keys of few bits.
 
 Pillow gives gray of 16 bits as it is, but of colours and of gray with alpha only the upper byte of each sample: 12 bits
-in 16 would be black. Its decoder gives the lower bytes too, when it is asked for the samples in the other byte order.
+in 16 would be black. Its decoder gives the lower bytes too, when asked for samples in the other byte order.
 
 Legend: H, W height and width in pixels; C channels.
 """
@@ -16,13 +16,13 @@ from PIL.PngImagePlugin import PngImageFile
 from curation.frames import pillow
 from curation.frames.samples import Raw, Samples
 
-DEPTH, COLOUR = 24, 25  # places in a file of the bits a sample and the colour type
+DEPTH, COLOUR = 24, 25  # offsets in a file of the bits per sample and the colour type
 GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6
 RAWMODES = {RGB: ("RGB;16B", "RGB;16L"), RGB_ALPHA: ("RGBA;16B", "RGBA;16L"), GRAY_ALPHA: ("RGBA", None)}
 
 
 def is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether an opened image is a PNG of 16 bits a sample."""
+    """Whether an opened image is a PNG of 16 bits per sample."""
     return image.format == "PNG" and data[DEPTH] == 16
 
 
@@ -76,13 +76,13 @@ def significant_bits(data: bytes) -> int:
 
 
 def has_late_exif(image: Image.Image, data: bytes) -> bool:
-    """Whether an opened image is a PNG whose EXIF stands behind its pixels: Pillow knows it after loading only."""
+    """Whether an opened image is a PNG whose EXIF follows its pixels: Pillow finds it only after loading."""
     early = "exif" in image.info or image.format != "PNG"
     return not early and any(kind == b"eXIf" for kind, _ in png_chunks(data))
 
 
 def scale_key(image: Image.Image, data: bytes) -> None:
-    """Put the transparent value of gray of 2 or 4 bits right, which Pillow leaves while it scales the samples."""
+    """Correct the transparent value of gray of 2 or 4 bits, which Pillow does not scale with the samples."""
     key = image.info.get("transparency")
     if data[COLOUR] == GRAY and data[DEPTH] in (2, 4) and isinstance(key, int):
         image.info["transparency"] = key * (255 // ((1 << data[DEPTH]) - 1))

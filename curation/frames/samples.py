@@ -1,12 +1,12 @@
-"""Raw samples of any type to 8 bits: which value is white, what is transparent. It knows no file format.
+"""Raw samples of any type to 8 bits: which value is white, what is transparent. It depends on no file format.
 
 The rules, for each file by itself (OURS):
 - 1 to 8 bits: the largest value that the bits hold is white.
 - More bits: white is the largest value of the smallest of 8, 10, 12, 14, 16, 24 and 32 bits that holds the file's
   maximum, and no less than what the file declares (BitsPerSample between 9 and 15, MaxSampleValue, sBIT). So 12 bits in
-  16 are as bright as they are, whatever they are stored in. Signed samples have a bit less.
+  16 are as bright as they are, whatever they are stored in. Signed samples have one bit less.
 - Floating point: 0 to 1 where the maximum is 1 at most, 0 to 255 where it is 255 at most, else as integers are.
-- Negative, infinite, undefined and complex samples are no brightness: FrameError `unsupported`.
+- Negative, infinite, undefined and complex samples are not brightness values: FrameError `unsupported`.
 - What is transparent shows black behind it.
 
 Legend: H, W height and width in pixels; C channels, 1 or 3.
@@ -56,7 +56,7 @@ class Limits:
 class Raw:
     """What a file holds, before its range is known.
 
-    `white` is the value that the file declares to be white, or 0: the least that white can be. `alpha_HW` is None where
+    `white` is the value that the file declares to be white, or 0: white is at least that. `alpha_HW` is None where
     nothing is transparent or the colours are multiplied by it. `inverted`: 0 is white. `orientation` as in EXIF.
     """
 
@@ -83,7 +83,7 @@ class Raw:
         """
         if self.colour_HWC.dtype.kind not in "biu":
             raise FrameError("unsupported", f"samples are {self.colour_HWC.dtype}; expected 8 or 16 bits")
-        few = 0 < self.white < 255  # fewer than 8 bits a sample
+        few = 0 < self.white < 255  # fewer than 8 bits per sample
         kept = not few and self.colour_HWC.dtype.kind != "b" and _maximum(self.colour_HWC) <= 255
         planes_HWC = self.colour_HWC.astype(np.uint8) if kept else eight_bits(self.colour_HWC, self.white)
         return 255 - planes_HWC if self.inverted else planes_HWC

@@ -2,7 +2,7 @@
 
 Deflate is Python's, other compressions are libtiff's through Pillow: neither makes more bytes than the page may have.
 
-Legend: H, W height and width in pixels; S samples a pixel.
+Legend: H, W height and width in pixels; S samples per pixel.
 """
 
 import io
@@ -24,13 +24,13 @@ KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # of sample formats
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a page is cut: segments (strips or tiles) of `rows` x `columns` pixels, `down` x `across` of them a plane."""
+    """How a page is cut: segments (strips or tiles) of `rows` x `columns` pixels, `down` x `across` per plane."""
 
     rows: int
     columns: int
     down: int
     across: int
-    samples: int  # a pixel of a segment
+    samples: int  # per pixel of a segment
     planes: int
     bits: int
 
@@ -71,7 +71,7 @@ def _layout(page: Any, limits: Limits) -> _Layout:
 
 
 def read_samples(data: bytes, page: Any, limits: Limits) -> Samples:
-    """All samples of a page of tifffile [H, W, S] in their own type. FrameError as tiff.read."""
+    """All samples of a page of tifffile [H, W, S] in their own type. FrameError as tiff.read_tiff."""
     layout = _layout(page, limits)
     height, width = page.imagelength, page.imagewidth
     planes = []
@@ -90,13 +90,13 @@ def _decompressed(data: bytes, page: Any, layout: _Layout, plane: int) -> bytes:
     offsets = page.dataoffsets[first : first + layout.segments]
     counts = page.databytecounts[first : first + layout.segments]
     full = layout.row_bytes * layout.rows
-    wanted = [full] * layout.segments
+    sizes = [full] * layout.segments
     if not page.is_tiled:
-        wanted[-1] = layout.row_bytes * (page.imagelength - layout.rows * (layout.down - 1))
+        sizes[-1] = layout.row_bytes * (page.imagelength - layout.rows * (layout.down - 1))
     if page.compression == NONE:
-        counts = wanted  # they are often wrong, and not needed
+        counts = sizes  # the file's own are often wrong, and not needed
     if len(offsets) < layout.segments or len(counts) < layout.segments:
-        raise FrameError("corrupt", f"{min(len(offsets), len(counts))} segments; expected {layout.segments} in a plane")
+        raise FrameError("corrupt", f"{min(len(offsets), len(counts))} segments; expected {layout.segments} per plane")
     segments = [data[offset : offset + count] for offset, count in zip(offsets, counts, strict=True)]
     if any(not offset or len(part) < count for offset, count, part in zip(offsets, counts, segments, strict=True)):
         raise FrameError("truncated", "the file ends before its samples do")
@@ -105,19 +105,19 @@ def _decompressed(data: bytes, page: Any, layout: _Layout, plane: int) -> bytes:
         if page.fillorder == 2:
             packed = np.packbits(np.unpackbits(np.frombuffer(packed, np.uint8)), bitorder="little").tobytes()
     elif page.compression in DEFLATE and page.fillorder != 2:
-        packed = b"".join(map(_inflated, segments, wanted))
+        packed = b"".join(map(_inflated, segments, sizes))
     elif page.compression in LIBTIFF:
-        packed = _by_libtiff(segments, page, layout, sum(wanted) // layout.row_bytes)
+        packed = _by_libtiff(segments, page, layout, sum(sizes) // layout.row_bytes)
     else:
         raise FrameError("unsupported", f"TIFF compression {int(page.compression)}; save it without, or with LZW")
     return packed.ljust(full * layout.segments, b"\0")
 
 
-def _inflated(segment: bytes, wanted: int) -> bytes:
-    """Deflated bytes, as many as are wanted: what a bomb would hold beyond them is never made."""
-    found = zlib.decompressobj().decompress(segment, wanted)
-    if len(found) < wanted:
-        raise FrameError("truncated", f"a segment holds {len(found)} bytes; expected {wanted}")
+def _inflated(segment: bytes, size: int) -> bytes:
+    """Inflate `size` bytes of a segment: what a decompression bomb holds beyond them is never made."""
+    found = zlib.decompressobj().decompress(segment, size)
+    if len(found) < size:
+        raise FrameError("truncated", f"a segment holds {len(found)} bytes; expected {size}")
     return found
 
 
@@ -150,7 +150,7 @@ def _by_libtiff(segments: list[bytes], page: Any, layout: _Layout, rows: int) ->
 
 
 def _unpacked(packed: bytes, page: Any, layout: _Layout) -> Samples:
-    """Bytes to samples [rows of all segments, columns, samples a pixel]."""
+    """Bytes to samples [rows of all segments, columns, samples per pixel]."""
     bits, kind = layout.bits, KINDS[int(page.sampleformat)]
     shape = (-1, layout.columns, layout.samples)
     order = page.parent.byteorder

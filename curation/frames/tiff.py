@@ -1,10 +1,10 @@
-"""TIFF files to raw samples: tifffile reads the tags, strips.py the samples, the colours are put right here.
+"""TIFF files to raw samples: tifffile reads the tags, strips.py the samples, the colours are corrected here.
 
-Tags are believed as far as they can be true: three samples tagged as gray are RGB (CVC-ClinicDB), a palette that is not
-there is gray, one sample tagged as RGB is gray. JPEG, fax and WebP within a TIFF, and YCbCr, are Pillow's altogether.
+Tags are trusted where they can be true: three samples tagged as gray are RGB (CVC-ClinicDB), a palette that is not
+there is gray, one sample tagged as RGB is gray. JPEG, fax and WebP within a TIFF, and YCbCr, are left to Pillow.
 Every allocation is checked against the limits before it is made.
 
-Legend: H, W height and width in pixels; C channels, S samples a pixel.
+Legend: H, W height and width in pixels; C channels, S samples per pixel.
 """
 
 import io
@@ -73,7 +73,7 @@ def _by_pillow(data: bytes, number: int, limits: Limits) -> Raw:
 
 
 def _coloured(page: Any, samples_HWS: Samples) -> Raw:
-    """Samples to gray or RGB, by the tags as far as they can be true."""
+    """Samples to gray or RGB, by the tags where they can be true."""
     photometric, count = page.photometric, samples_HWS.shape[2]
     turn = page.tags.valueof(pillow.ORIENTATION, 1)
     turn = turn if turn in pillow.TURNS else 1
@@ -86,7 +86,7 @@ def _coloured(page: Any, samples_HWS: Samples) -> Raw:
         return Raw((rgb // 255).astype(np.uint8), orientation=turn)
     colours = 3 if count >= 3 else 1
     if count > 4 and photometric != RGB:
-        raise FrameError("unsupported", f"{count} samples a pixel tagged as {photometric}; expected 4 at most")
+        raise FrameError("unsupported", f"{count} samples per pixel tagged as {photometric}; expected 4 at most")
     extra = _extra_samples(page, count, colours)
     alpha_HW = samples_HWS[:, :, colours] if extra == APART else None
     inverted = photometric == 0 and count < 3 and page.tags.valueof(262) == 0
@@ -94,14 +94,14 @@ def _coloured(page: Any, samples_HWS: Samples) -> Raw:
 
 
 def _extra_samples(page: Any, count: int, colours: int) -> int:
-    """What the first sample behind the colours is: MULTIPLIED, APART, or 0 for what is no alpha."""
+    """What the first sample behind the colours is: MULTIPLIED, APART, or 0 if it is not alpha."""
     kinds = tuple(int(kind) for kind in page.extrasamples)
     place = len(kinds) - (count - colours)
     return kinds[place] if count > colours and 0 <= place < len(kinds) else 0
 
 
 def _declared_white(page: Any) -> int:
-    """The value that the tags say is white, 0 where they say no more than how samples are stored."""
+    """The value that the tags declare to be white, 0 where they only say how samples are stored."""
     kind, bits = KINDS[int(page.sampleformat)], page.bitspersample
     if kind == "f":
         return 0

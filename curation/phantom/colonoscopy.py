@@ -1,7 +1,7 @@
 """A procedural colonoscopy with known truth: the pipeline can be tried without data, its result compared.
 
-This file plans what is seen when, writes the files and the truth, and compares a subset with it; the pixels
-come from `phantom_scene`. It knows no step of the pipeline. Every random number comes from (seed, stream,
+This file plans what is seen when, writes the files and the truth, and compares a subset with it; the pixels come from
+curation/phantom/scene.py. It is independent of the pipeline's steps. Every random number comes from (seed, stream,
 procedure, frame or scene), so a frame does not depend on the frames drawn before it.
 """
 
@@ -123,7 +123,7 @@ def draw(config: PhantomConfig) -> pa.Table:
     Writes OUTPUT/frames/CENTER/PATIENT/PROCEDURE/frame_00012.jpg (copies one folder deeper, in stills/);
     OUTPUT/masks/ the same path with .png, 0 or 255, the frame's size, only for frames with a polyp in sight;
     and at the end OUTPUT/truth.parquet (schema TRUTH, ordered by path). The same config gives the same bytes.
-    Raises ValueError when OUTPUT holds the frames or the truth of another config. About 12 ms a frame.
+    Raises ValueError when OUTPUT holds the frames or the truth of another config. About 12 ms per frame.
     """
     shots = plan(config)
     rows = sorted((shot.row() for shot in shots), key=lambda row: str(row["path"]))
@@ -280,7 +280,7 @@ def _files(config: PhantomConfig, shot: Shot) -> tuple[Path, Path]:
 
 
 def _refuse_another(output: Path, truth: pa.Table) -> None:
-    """Raise ValueError when the folder holds what this truth does not know: two phantoms would mix."""
+    """Raise ValueError when the folder holds files that are not in this truth: two phantoms would mix."""
     advice = "expected a new folder or a draw of the same config: choose another output or delete this one"
     file = output / "truth.parquet"
     if file.exists() and not pq.read_table(file).equals(truth):

@@ -7,7 +7,7 @@ from curation.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Where the demonstration works, and its seed. Its other settings are fixed, so that its figures can be told."""
+    """Where the demonstration works, and its seed. Its other settings are fixed, so that its results can be stated."""
 
-    output: str = option("A local folder for the phantom and the run; made if missing.", "runs/demo")
+    output: str = option("A local folder for the phantom and the runs; created if missing.", "runs/demo")
     seed: int = option("Seed of the drawing, the encoder and the clusters.", 0)

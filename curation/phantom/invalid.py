@@ -1,6 +1,6 @@
-"""Draw frames that nobody can learn from: out of focus, black, white, outside the body, without a signal.
+"""Draw frames that are of no use: out of focus, black, white, outside the body, without a signal.
 
-Shapes as in phantom_scene: CHW pictures of floats in [0, 1].
+Shapes as in curation/phantom/scene.py: CHW pictures of floats in [0, 1].
 """
 
 import numpy as np
@@ -8,13 +8,13 @@ from PIL import Image, ImageDraw
 
 from curation.phantom.scene import Plane, pixel_grid, pixels, split_planes
 
-PLANTED = ("blurred", "black", "white", "out_of_body")  # unless others are asked for
+PLANTED = ("blurred", "black", "white", "out_of_body")  # the default
 KINDS = (*PLANTED, "static")
 FABRICS = ("#466eaf", "#28827d", "#e1e1d7", "#787d82", "#3c414b", "#c8b496", "#235096", "#8c3c32")
 
 
 def spoilt(kind: str, picture_CHW: Plane, rng: np.random.Generator) -> Plane:
-    """Return what is there instead of a clean picture; `kind` is one of KINDS."""
+    """Return an invalid picture in place of a clean one; `kind` is one of KINDS."""
     height, width = picture_CHW.shape[1:]
     if kind == "blurred":
         return split_planes(Image.fromarray(pixels(picture_CHW)), rng.uniform(0.03, 0.05) * height)

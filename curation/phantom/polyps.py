@@ -14,8 +14,8 @@ PARTS = ("train", "test", "validation", "train", "train")  # of five patients, t
 def lay_out(truth: pa.Table, phantom: str, output: str) -> None:
     """Copy the frames with a polyp, and their masks, to OUTPUT/PART/images and /masks, readable as `generic=OUTPUT`.
 
-    `truth` and `phantom` are of curation.phantom.draw: its table, and the folder it drew into. ValueError: fewer than
-    three patients with a polyp.
+    `truth` and `phantom` are the table that `draw` of curation/phantom/colonoscopy.py returned, and the folder it drew
+    into. ValueError: fewer than three patients with a polyp.
     """
     shown = truth.filter(truth["polyp"])
     counts = Counter(shown["patient"].to_pylist())

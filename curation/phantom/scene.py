@@ -1,4 +1,4 @@
-"""Draw what a colonoscope sees: folds, vessels, highlights, polyps. It knows pixels, no files and no truth.
+"""Draw what a colonoscope sees: folds, vessels, highlights, polyps. It makes only pixels, neither files nor truth.
 
 Shapes: H height, W width, C the 3 colours; U x V a texture around (angle) and along (distance) the wall.
 Lengths are in units of half the picture's height, from the picture's centre; pictures are floats in [0, 1],

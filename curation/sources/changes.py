@@ -1,4 +1,4 @@
-"""What a run's frames were listed from, kept beside them, and how the sources differ from it now.
+"""What a run's frames were listed from, kept with them, and how the sources differ from it now.
 
 Both are in one order, so they are compared as two sorted streams, a part at a time, whatever their length.
 """
@@ -17,7 +17,7 @@ from curation.store.parts import part_path
 from curation.store.schema import LISTING
 
 STATE = "frames/_listing/state.json"
-NAMED = 3  # files that are named where some are counted
+NAMED = 3  # files named in a message
 
 
 class Recorded(NamedTuple):
@@ -49,7 +49,7 @@ class Changes:
 
     @property
     def moved(self) -> bool:
-        """Whether files came or went, so that parts no longer hold what they would now."""
+        """Whether files were added or removed, so that parts no longer hold what they would now."""
         return bool(self.counts.get("added") or self.counts.get("removed"))
 
     @property
@@ -68,12 +68,12 @@ class Changes:
 
 
 def listing_path(number: int) -> str:
-    """Where the listing of a part is."""
+    """The path of a part's listing."""
     return part_path("frames/_listing", number)
 
 
 def record_listing(run: RunDirectory, part: Part) -> None:
-    """Keep what a part is made from."""
+    """Record what a part is made from."""
     rows = [
         {"source": entry.source, "path": entry.path, "size": entry.size, "mtime_ns": entry.mtime_ns}
         for entry in part.entries
@@ -113,42 +113,43 @@ def compare_listing(
 ) -> Changes:
     """Compare the listings of some parts with the sources' entries now; all entries are drawn.
 
-    `whole` where the parts are all of a finished run; else what was not recorded yet is not missed, but a file that
-    came or went before a part is noticed by the place of those in it, and one behind a short part, which is the last.
+    `whole` where the parts are all of a finished run. Otherwise files that were not recorded yet do not count as added,
+    but a file added or removed before a part is noticed by the places of the files in it, and so is one after a short
+    part, which is the last.
     """
     changes = Changes()
     past = recorded_listing(run, numbers, part_rows, absent)
-    known = next(past, None)
-    ended = whole  # whether all that was listed behind the last recorded file is known: nothing
+    recorded = next(past, None)
+    ended = whole  # whether the last recorded file was the last of the listing
     shift = 0  # files added less files removed, up to here
     for place, entry in enumerate(entries):
         key = entry.source, entry.path.split("/")
-        while known is not None and known.key < key:
-            changes.note("removed", "/".join(known.key[1]))
+        while recorded is not None and recorded.key < key:
+            changes.note("removed", "/".join(recorded.key[1]))
             shift -= 1
-            ended = whole or (known.place + 1) % part_rows > 0
-            known = next(past, None)
-        if known is None or key < known.key:
-            if ended if known is None else not known.gap:
+            ended = whole or (recorded.place + 1) % part_rows > 0
+            recorded = next(past, None)
+        if recorded is None or key < recorded.key:
+            if ended if recorded is None else not recorded.gap:
                 changes.note("added", entry.path)
                 shift += 1
             continue
-        if not absent and (unseen := place - known.place - shift):  # in parts that were not recorded
+        if not absent and (unseen := place - recorded.place - shift):  # in parts that were not recorded
             changes.note("added" if unseen > 0 else "removed", count=abs(unseen))
             shift += unseen
-        same_kind(changes, known, entry)
-        ended = whole or (known.place + 1) % part_rows > 0  # only the last part is a short one
-        known = next(past, None)
-    for left in [known, *past] if known is not None else []:
+        note_changed(changes, recorded, entry)
+        ended = whole or (recorded.place + 1) % part_rows > 0  # only the last part is a short one
+        recorded = next(past, None)
+    for left in [recorded, *past] if recorded is not None else []:
         changes.note("removed", "/".join(left.key[1]))
     return changes
 
 
-def same_kind(changes: Changes, known: Recorded, entry: Entry) -> None:
+def note_changed(changes: Changes, recorded: Recorded, entry: Entry) -> None:
     """Note whether a file that is still there has another size or time."""
-    if known.size != entry.size:
+    if recorded.size != entry.size:
         changes.note("of another size", entry.path)
-        changes.resized.add(known.part)
-    elif known.mtime_ns != entry.mtime_ns:
+        changes.resized.add(recorded.part)
+    elif recorded.mtime_ns != entry.mtime_ns:
         changes.note("of another time", entry.path)
-        changes.touched.add(known.part)
+        changes.touched.add(recorded.part)

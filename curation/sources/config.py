@@ -1,4 +1,4 @@
-"""Which frames a run reads. It knows no source."""
+"""Which frames a run reads. It reads no source itself."""
 
 import re
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ class IngestConfig:
     run_dir: str = run_dir_option()
     source: tuple[str, ...] = option(
         "A folder tree of frames, as PATH or NAME=PATH (the name, by default the folder's, enters every frame's "
-        "id); what exists as a path is one. Give it again for more. Of an S3 store elsewhere, as "
+        "id); an existing path is always read as PATH. For an S3 store other than Amazon's: "
         "s3://BUCKET/FOLDER?endpoint_override=http://HOST. A public pool's name (gastrovision, hyper-kvasir-labelled, "
         "hyper-kvasir-unlabelled, hyper-kvasir-videos, kvasir-capsule) brings its globs and lineage."
     )
     include: tuple[str, ...] = option(
-        "Only files whose path below the source matches this glob, upper and lower case as written. What operating "
-        "systems leave in folders (._*, .DS_Store, Thumbs.db, .git and such) is passed over always.",
+        "Read only files whose path below the source matches this glob, case-sensitive. What operating "
+        "systems and tools leave in folders (._*, .DS_Store, Thumbs.db, .git and such) is always skipped.",
         (),
     )
-    exclude: tuple[str, ...] = option("No files whose path below the source matches this glob.", ())
+    exclude: tuple[str, ...] = option("Skip files whose path below the source matches this glob.", ())
     lineage_pattern: str | None = option(
         "Regular expression searched in each path below its source; the named groups center, patient and "
         "procedure fill those columns, any other named group becomes a metadata column.",
@@ -44,11 +44,11 @@ class IngestConfig:
 
 
 def check_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a lineage pattern; ValueError where it is no pattern or names no group."""
+    """Compile a lineage pattern; ValueError where it is not a regular expression or names no group."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"lineage_pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"lineage_pattern {pattern!r} is not a regular expression: {error}") from error
     require(
         len(compiled.groupindex) > 0,
         f"lineage_pattern {pattern!r} has no named group; write for example (?P<patient>p\\d+)",

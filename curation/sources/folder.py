@@ -56,10 +56,10 @@ LEFT_FOLDERS = frozenset(
 )
 LEFT_BEFORE = ("~$", ".~lock", ".nfs", ".smbdelete", ".fuse_hidden", ".trash-")
 LEFT_AFTER = ("_$folder$",)
-ENTERED = "__macosx"  # its AppleDouble files are counted one by one
-NO_LINK, NOT_UTF8, NO_NAME = "link to nothing", "name is not UTF-8", "name cannot be asked for"
-LINK_DEPTH, WAYS = 8, 16  # links followed within each other, and ways into one folder through such: folders that link
-# to each other would otherwise be gone through in every order
+ENTERED = "__macosx"  # its AppleDouble files are counted singly
+NO_LINK, NOT_UTF8, NO_NAME = "link to nothing", "name is not UTF-8", "name cannot be requested"
+LINK_DEPTH, WAYS = 8, 16  # nested links followed, and ways into one folder through nested links: folders that link to
+# each other would otherwise be walked in every order
 KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
@@ -102,24 +102,24 @@ def leftovers_in(path: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name as text that can be written down: bytes that are not UTF-8 become escapes."""
+    """A name as text that can be stored: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def walk(uri: str, wanted: Callable[[str], bool], passed: Passed) -> Iterator[Found]:
+def walk(uri: str, lists: Callable[[str], bool], passed: Passed) -> Iterator[Found]:
     """The files below a folder in the order of their paths' components; what is passed over is counted in `passed`.
 
-    `wanted` says of a path whether it will be listed: a file that can be reached in several ways counts as a link
-    wherever the way through no link, or else the first, is wanted too.
+    `lists` says whether a path will be listed: a file that can be reached in several ways counts as a link wherever
+    the way without links, or else the first way, is listed too.
     """
     system, root = filesystem_of(uri)
     if isinstance(system, pafs.LocalFileSystem):
-        return LocalWalk(root, wanted, passed).below(root, "", ())
+        return LocalWalk(root, lists, passed).below(root, "", ())
     return walk_objects(system, root, "", passed)
 
 
 def walk_objects(system: pafs.FileSystem, root: str, folder: str, passed: Passed) -> Iterator[Found]:
-    """The same in object storage, where there are no links. Keys that PyArrow cannot ask for have a problem."""
+    """The same in object storage, where there are no links. Keys that PyArrow cannot request have a problem."""
     base = f"{root}/{folder}".rstrip("/")
     infos = system.get_file_info(pafs.FileSelector(base))
     if any(info.path.rstrip("/") == base for info in infos):  # what PyArrow shows of a folder without a name in it
@@ -135,34 +135,34 @@ def walk_objects(system: pafs.FileSystem, root: str, folder: str, passed: Passed
         elif info.type == pafs.FileType.Directory:
             yield from walk_objects(system, root, path, passed)
         elif info.type == pafs.FileType.File:
-            yield Found(path, info.size, info.mtime_ns, unaskable(path))
+            yield Found(path, info.size, info.mtime_ns, key_problem(path))
 
 
-def unaskable(path: str) -> tuple[str, str] | None:
-    """The problem of a key with an empty, `.` or `..` component, which no client sends as it is; else None."""
+def key_problem(path: str) -> tuple[str, str] | None:
+    """The problem of a key with an empty, `.` or `..` component, which clients change when they send it; else None."""
     if any(name in ("", ".", "..") for name in path.split("/")):
         return NO_NAME, "the key has an empty component, or one that is . or ..; copy the object to another key"
     return None
 
 
 def nameless(system: pafs.FileSystem, base: str, folder: str) -> Iterator[Found]:
-    """The objects below a folder without a name (a//b), which only a listing of all that is below its own shows."""
+    """The objects below a folder without a name (a//b), which only a recursive listing of its parent shows."""
     infos = system.get_file_info(pafs.FileSelector(base, recursive=True))
     for info in sorted(infos, key=lambda info: info.path.split("/")):
         rest = info.path[len(base) :]
         if info.type == pafs.FileType.File and rest.startswith("//"):
             path = f"{folder}{rest}" if folder else rest[1:]
-            yield Found(path, info.size, info.mtime_ns, unaskable(path))
+            yield Found(path, info.size, info.mtime_ns, key_problem(path))
 
 
 class LocalWalk:
     """A walk over a local tree that follows links."""
 
-    def __init__(self, root: str, wanted: Callable[[str], bool], passed: Passed) -> None:
+    def __init__(self, root: str, lists: Callable[[str], bool], passed: Passed) -> None:
         self.root = os.path.realpath(root)
-        self.wanted = wanted
+        self.lists = lists
         self.passed = passed
-        self.ways: dict[tuple[int, int], list[str]] = {}  # to folders reached through links, the first ones first
+        self.ways: dict[tuple[int, int], list[str]] = {}  # paths to folders reached through links, in order
 
     def below(self, folder: str, path: str, above: tuple[tuple[int, int], ...], links: int = 0) -> Iterator[Found]:
         """The files in a folder, `path` below the root, after the folders `above`, of which `links` are links."""
@@ -180,7 +180,7 @@ class LocalWalk:
             elif is_folder and found is not None:
                 yield from self.enter(place, below, (found, above), links + link)
             elif found is None:
-                yield Found(below, 0, None, self.nothing(place))
+                yield Found(below, 0, None, self.dangling(place))
             elif not stat.S_ISREG(found.st_mode):
                 self.passed.special[KINDS.get(stat.S_IFMT(found.st_mode), "special file")] += 1
             elif self.known(place, below, name, others, link):
@@ -191,7 +191,7 @@ class LocalWalk:
     def enter(
         self, place: str, path: str, where: tuple[os.stat_result, tuple[tuple[int, int], ...]], links: int
     ) -> Iterator[Found]:
-        """The files of a folder in another, but not of one that this way came through already."""
+        """The files of a folder in another, unless it is already on the way here."""
         found, above = where
         identity = (found.st_dev, found.st_ino)
         if identity in above or links > LINK_DEPTH or (links > 1 and len(self.ways.get(identity, [])) >= WAYS):
@@ -200,7 +200,7 @@ class LocalWalk:
             yield from self.below(place, path, above, links)
 
     def other_ways(self, folder: str, path: str, identity: tuple[int, int]) -> list[str]:
-        """The paths by which a folder reached through a link is reached too: without one, or through earlier ones."""
+        """The other paths to a folder reached through a link: the one without links, and those through earlier ones."""
         others = [way for way in [self.inside(os.path.realpath(folder))] if way is not None]
         earlier = self.ways.setdefault(identity, [])
         others += earlier
@@ -208,7 +208,7 @@ class LocalWalk:
         return others
 
     def inside(self, place: str) -> str | None:
-        """The path below the root of a place free of links; None where it lies elsewhere."""
+        """The path below the root of a place without links; None where it lies elsewhere."""
         if place == self.root:
             return ""
         return (
@@ -218,18 +218,18 @@ class LocalWalk:
         )
 
     def known(self, place: str, path: str, name: str, others: list[str], link: bool) -> bool:
-        """Whether a file is listed under another path than this, by the rule that `walk` states."""
+        """Whether a file is listed under another path, by the rule stated in `walk`."""
         ways = [f"{other}/{name}".lstrip("/") for other in others]
         if link:
             real = self.inside(os.path.realpath(place))
             ways += [real] if real is not None else []
-        return any(way != path and not leftovers_in(way) and self.wanted(way) for way in ways)
+        return any(way != path and not leftovers_in(way) and self.lists(way) for way in ways)
 
-    def nothing(self, place: str) -> tuple[str, str]:
-        """Why a name that leads to no file does not, and what to do."""
+    def dangling(self, place: str) -> tuple[str, str]:
+        """Why a name leads to no file, and what to do."""
         target = printable(os.readlink(place)) if os.path.islink(place) else ""
         if not target:
-            return NO_LINK, "the file has gone since its folder was listed"
+            return NO_LINK, "the file is gone since its folder was listed"
         if "annex/objects/" in target:
             todo = "its content is not here: run `git annex get` or `datalad get` on it"
         else:
@@ -238,13 +238,13 @@ class LocalWalk:
 
 
 def status_of(place: str) -> os.stat_result | None:
-    """What a path leads to, through links; None where that is nothing. OSError where it cannot be known."""
+    """The status of what a path leads to, through links; None for nothing. OSError where it cannot be read."""
     try:
         return os.stat(place)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
-        if os.path.islink(place) and not os.path.exists(place):  # links in a circle, or to where none may look
+        if os.path.islink(place) and not os.path.exists(place):  # links in a circle, or to an unreadable place
             return None
         raise
 

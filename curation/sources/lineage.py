@@ -1,4 +1,4 @@
-"""What a path tells of a frame: center, patient, procedure and the user's metadata, by a pattern with named groups."""
+"""Lineage read off a path: center, patient, procedure and the user's metadata, by a pattern with named groups."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class Lineage:
         groups = tuple(self._pattern.groupindex) if self._pattern else ()
         self.metadata = tuple(name for name in groups if name not in LINEAGE)
         taken = [name for name in self.metadata if name in (*FRAMES.names, *SCORES.names, IMAGE.name)]
-        require(not taken, f"lineage_pattern has groups named like columns of ours: {taken}; rename them")
+        require(not taken, f"lineage_pattern has groups named like built-in columns: {taken}; rename them")
 
     def of(self, path: str) -> dict[str, str | None]:
         """The columns for `path`; null where the pattern does not match."""
@@ -26,7 +26,7 @@ class Lineage:
 
 
 class Lineages:
-    """The lineage of each source: by the user's pattern, or else by that of the pool the source is."""
+    """The lineage of each source: by the user's pattern, or else by its pool's."""
 
     def __init__(self, sources: Sequence[Source], pattern: str | None) -> None:
         self._of = {

@@ -16,7 +16,7 @@ from curation.store.filesystems import below, scheme_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB
-NAMED = 3  # files that are named where some are counted
+NAMED = 3  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Globs:
         return self._through(path, 0, 0)
 
     def differs_by_case(self, path: str) -> bool:
-        """Whether they decide otherwise when upper and lower case are the same to --include or to --exclude."""
+        """Whether they decide differently when --include or --exclude ignores case."""
         if self._include[0] is None and self._exclude[0] is None:
             return False
         through = self._through(path, 0, 0)
@@ -63,12 +63,12 @@ class Globs:
         return suffix_of(path) is None and self.let_through(path)
 
     def _through(self, path: str, include: int, exclude: int) -> bool:
-        wanted, unwanted = self._include[include], self._exclude[exclude]
-        return bool((wanted is None or wanted.match(path)) and not (unwanted is not None and unwanted.match(path)))
+        included, excluded = self._include[include], self._exclude[exclude]
+        return bool((included is None or included.match(path)) and not (excluded is not None and excluded.match(path)))
 
 
 def suffix_of(path: str) -> str | None:
-    """None for an image by its suffix; else the suffix, in small letters, or that there is none."""
+    """None for an image by its suffix; else the suffix in lower case, or `no suffix`."""
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     if not (dot and stem):
         return "no suffix"
@@ -88,7 +88,7 @@ class Listing:
         self.passed = Passed()
         self.excluded = 0
         self.listed = 0
-        self.cased: list[str] = []  # the first files of which the globs decide otherwise where case is ignored
+        self.cased: list[str] = []  # the first files on which the globs would decide differently if they ignored case
         self.by_case = 0  # how many there are
         self.dangling: list[str] = []  # the first links to nothing that may be folders
         self._found: Counter[str] = Counter()  # by source
@@ -131,14 +131,14 @@ class Listing:
             number += 1
 
     def check_found(self) -> None:
-        """Raise ValueError, saying what was there instead, where nothing was listed, or nothing of a pool."""
+        """Raise ValueError, saying what was there instead, where nothing, or nothing of a pool, was listed."""
         for source, pool in self._pools:
             found = self._placed if self._as_published else self._found
             require(
                 found[source.name] > 0,
                 f"no frame of {source.name} in {source.uri}: {self._found[source.name]} images lie elsewhere, "
                 f"{self.excluded} files excluded by the globs, {self.describe_skipped()}. Expected {pool.layout}. "
-                "Give the folder that holds this, or, for what is not such a pool, another name before the =",
+                "Give the folder that holds this, or, if it is not that pool, another name before the =",
             )
         local = [scheme_of(source.uri) is None for source in self.sources]
         hints = [unmounted(source.uri) if here else "" for source, here in zip(self.sources, local, strict=True)]
@@ -164,21 +164,21 @@ class Listing:
         return "; ".join(texts)
 
     def describe_case(self) -> str:
-        """How many files the globs treat otherwise than those that differ by case only."""
+        """How many files the globs would treat differently if they ignored case."""
         names = ", ".join(self.cased) + (", ..." if self.by_case > len(self.cased) else "")
         return (
             f"{self.by_case} image files differ from --include or --exclude by upper and lower case only ({names}); "
-            "write both cases, such as '*.{jpg,JPG}', to name them too"
+            "write both cases, such as '*.{jpg,JPG}', to match them too"
         )
 
     def describe_pools(self) -> str:
-        """What pools should have and do not, as clauses that each begin with `; `; empty where all is as expected."""
+        """Where pools are not as expected, as clauses that each begin with `; `; empty where all are."""
         return "".join(f"; {found}" for found, _, _ in self._odd_pools())
 
     def warnings(self) -> list[str]:
-        """What may be wrong, a sentence each: pools of another size, cases of letters, links to nothing."""
+        """What may be wrong, a sentence each: pools of another size, upper and lower case, dangling links."""
         texts = [
-            f"{found}, in {where}: is it whole, and that pool? Expected {layout}. What is there is taken"
+            f"{found}, in {where}: is it complete, and the right pool? Expected {layout}. The frames found are used"
             for found, where, layout in self._odd_pools()
         ]
         texts += [self.describe_case()] if self.by_case else []
@@ -197,7 +197,7 @@ class Listing:
 
 
 def count_files(config: IngestConfig) -> Listing:
-    """Return a listing gone through once, for its counts. ValueError as `check_found`. Reads names only."""
+    """List all sources once and return the listing for its counts. ValueError as `check_found`. Reads names only."""
     listing = Listing(config)
     for _ in listing:
         pass
@@ -212,6 +212,6 @@ def count_in(kinds: Counter[str], of_what: str) -> str:
 
 
 def lies_in_place(source: Source, path: str) -> bool:
-    """Whether a path is one that the pool's lineage can be read off; true where the source is no pool, or has none."""
+    """Whether the pool's lineage can be read off a path; true where the source is not a pool or has no lineage."""
     pattern = source.pool.lineage_pattern if source.pool else None
     return pattern is None or re.search(pattern, path) is not None

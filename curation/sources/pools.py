@@ -1,7 +1,7 @@
-"""Public pools for pre-training, as presets of a source: what to read, what its paths tell, how much there is of it.
+"""Public pools for pre-training, as presets of a source: what to read, the lineage in its paths, how many frames.
 
-A source spelled NAME=DIR with one of these names takes the pool's globs and lineage where the user gives none. It
-knows no file system.
+A source written as NAME=DIR with one of these names takes the pool's globs and lineage where the user gives none. It
+reads no files.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Pools for pre-training, as presets of a source: `python -m curation run --source
 class Pool:
     """A public pool. `count` is None where it depends on how frames were taken from videos."""
 
-    layout: str  # the tree, to show
+    layout: str  # the folder tree, for messages
     include: tuple[str, ...]
     lineage_pattern: str | None
     count: int | None
@@ -44,7 +44,7 @@ POOLS: dict[str, Pool] = {
         count=10_662,
         licence="CC BY 4.0",
         citation="Borgli et al., HyperKvasir, Scientific Data 2020",
-        note="The 1,000 frames of segmented-images/ are among its polyps and are left aside.",
+        note="The 1,000 frames of segmented-images/ are among its polyps and are not read.",
     ),
     "hyper-kvasir-unlabelled": Pool(
         layout="unlabeled-images/images/NAME.jpg",
@@ -53,7 +53,7 @@ POOLS: dict[str, Pool] = {
         count=99_417,
         licence="CC BY 4.0",
         citation="Borgli et al., HyperKvasir, Scientific Data 2020",
-        note="Nothing is in the path but the frame's own name.",
+        note="The path holds only the frame's own name.",
     ),
     "hyper-kvasir-videos": Pool(
         layout="VIDEO/NAME.jpg or VIDEO_NAME.jpg, in any folder (VIDEO: the video's name, a UUID)",
@@ -77,10 +77,10 @@ POOLS: dict[str, Pool] = {
 
 
 def pools_table() -> str:
-    """How to name a pool, and the known ones, a paragraph each: name, expected count, layout and what else to know."""
+    """How to name a pool, and a paragraph on each known one: name, expected count, layout and more."""
     texts = [HOW]
     for name, pool in POOLS.items():
         count = "count unknown" if pool.count is None else f"{pool.count:,} frames"
-        told = {"layout": pool.layout, "licence": pool.licence, "cite": pool.citation, "note": pool.note}
-        texts.append("\n  ".join([f"{name}: {count}", *(f"{key}: {text}" for key, text in told.items())]))
+        facts = {"layout": pool.layout, "licence": pool.licence, "cite": pool.citation, "note": pool.note}
+        texts.append("\n  ".join([f"{name}: {count}", *(f"{key}: {text}" for key, text in facts.items())]))
     return "\n".join(texts)

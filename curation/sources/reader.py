@@ -1,6 +1,6 @@
-"""Where frames come from: named folder trees, how they are spelled, and the identity of the files in them.
+"""Where frames come from: named folder trees, how they are written, and the identity of the files in them.
 
-It reads no folder; `walking` does.
+It does not walk the trees; curation/sources/folder.py does.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ MOUNTS = ("/mnt", "/media", "/run/media", "/Volumes", "/net", "/autofs")
 
 @dataclass(frozen=True)
 class Source:
-    """A named folder tree, and the public pool it is where the user named one."""
+    """A named folder tree, and its public pool where the user named one."""
 
     name: str
     uri: str
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def text(self) -> str:
-        """NAME=URI, or the URI alone where that is what tells the source: it gives this source again, anywhere."""
+        """NAME=URI, or the URI alone where that is enough: parsing it gives this source again, anywhere."""
         bare = self.pool is None and (self.name in POOLS or re.fullmatch(NAME, self.name) is None)
         return self.uri if bare else f"{self.name}={self.uri}"
 
@@ -39,7 +39,7 @@ class Source:
 class Entry:
     """One image file: its place below the source, where its bytes are, how many, when they were written.
 
-    `problem` is why it cannot be read, where that is known before: a reason and a message.
+    `problem` is why it cannot be read, where that is known beforehand: a reason and a message.
     """
 
     source: str
@@ -62,9 +62,9 @@ def content_hash(data: bytes) -> str:
 
 
 def parse_sources(texts: Sequence[str]) -> list[Source]:
-    """Sources by name, from PATH or NAME=PATH. What exists as a path is one, also with a = in it.
+    """Sources by name, from PATH or NAME=PATH. An existing path is read as PATH, also with a = in it.
 
-    ValueError where two share a name, or one has a name that cannot be written down.
+    ValueError where two share a name, or one has a name that cannot be stored.
     """
     sources: dict[str, Source] = {}
     for text in texts:
@@ -72,7 +72,7 @@ def parse_sources(texts: Sequence[str]) -> list[Source]:
         require(
             source.name not in sources,
             f"two sources are named {source.name!r} ({sources.get(source.name, source).uri} and {source.uri}); "
-            "tell them apart with NAME=PATH",
+            "give each a name of its own with NAME=PATH",
         )
         sources[source.name] = source
     return [sources[name] for name in sorted(sources)]
@@ -96,9 +96,9 @@ def parse_source(text: str) -> Source:
 
 
 def readings(texts: Sequence[str]) -> list[str]:
-    """What to tell of sources that can be read in two ways, since both are there."""
+    """Warnings of sources that can be read in two ways, since both folders exist."""
     return [
-        f"source {text} is taken as the folder of this name, which exists, not as the folder {named[2]} by the name "
+        f"source {text} is read as the existing folder of this name, not as the folder {named[2]} under the name "
         f"{named[1]}; for that, give {named[1]}=./{named[2]}"
         for text in texts
         if scheme_of(text) is None
@@ -109,7 +109,7 @@ def readings(texts: Sequence[str]) -> list[str]:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two spellings are of one source: the same name and folder, through whatever links."""
+    """Whether two texts mean one source: the same name and folder, through whatever links."""
     if one == other:
         return True
     parts = [(named[1], named[2]) if (named := NAMED.fullmatch(text)) else ("", text) for text in (one, other)]
@@ -131,7 +131,7 @@ def check_there(sources: Sequence[Source]) -> None:
 
 
 def unmounted(path: str) -> str:
-    """A clause that says so where a local path is missing, or empty, as if its disk were not mounted; else empty."""
+    """A clause where a local path is missing or empty, as if its disk were not mounted; otherwise empty."""
     there = path
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -141,11 +141,11 @@ def unmounted(path: str) -> str:
     usual = any(f"{there}/".startswith(f"{mount}/") for mount in MOUNTS) and not os.path.ismount(there)
     if not empty and (there == path or not usual):
         return ""
-    return f" ({there} {'is empty' if empty else 'is there'}: is a disk or share to be mounted there first?)"
+    return f" ({there} {'is empty' if empty else 'is there'}: is a disk or share not mounted there yet?)"
 
 
 def missing(sources: Sequence[Source]) -> dict[str, str]:
-    """Names of the sources that cannot be looked into now, each with what was found in its place."""
+    """Names of the sources that cannot be listed now, each with what was found instead."""
     found: dict[str, str] = {}
     for source in sources:
         system, path = filesystem_of(source.uri)
@@ -157,5 +157,5 @@ def missing(sources: Sequence[Source]) -> dict[str, str]:
             elif local and not os.listdir(path):
                 found[source.name] = f"source {source.uri} is empty{unmounted(path)}"
         except OSError as error:
-            found[source.name] = f"source {source.uri} cannot be looked into ({error})"
+            found[source.name] = f"source {source.uri} cannot be listed ({error})"
     return found

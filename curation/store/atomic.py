@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all, on every kind of file system. It knows neither runs nor tables.
+"""Files that appear whole or not at all, on every kind of file system. It is independent of runs and tables.
 
 Where a store shows an object only once it is complete (Amazon S3, Google Cloud Storage), content waits in memory, or
 above a bound in a local temporary file, and is put once. Everywhere else (local disk, HDFS, Azure and all file systems
 of fsspec, whose writes show half-done or whose streams complete a short object when they are closed after an error)
-it goes to a temporary name, which takes the wanted one when all of it is there.
+it goes to a temporary name, which is renamed when all of it is there.
 """
 
 import contextlib
@@ -80,9 +80,9 @@ def content_of(spool: "tempfile.SpooledTemporaryFile[bytes]") -> pa.Buffer:
 def put(system: pafs.FileSystem, path: str, content: pa.Buffer) -> None:
     """Put `content` at `path` of a store where an object shows once it is complete.
 
-    PyArrow has no way to give an upload up: its stream completes the object when it is closed, unless a write failed.
-    So nothing but a failed write may come between opening and closing, and that holds in a thread of its own, where no
-    interruption arrives: an interrupted caller waits until all of the object is there.
+    PyArrow cannot abort an upload: its stream completes the object when it is closed, unless a write failed. So nothing
+    but a failed write may come between opening and closing. A separate thread, where no interruption arrives, ensures
+    that: an interrupted caller waits until all of the object is there.
     """
     with ThreadPoolExecutor(1) as thread:
         thread.submit(upload, system, path, content).result()
@@ -98,17 +98,17 @@ def upload(system: pafs.FileSystem, path: str, content: pa.Buffer) -> None:
 
 
 def check_size(system: pafs.FileSystem, path: str, temporary: str, written: int) -> None:
-    """OSError unless all bytes are in a temporary file: some protocols end a broken transfer without a word."""
+    """OSError unless all bytes are in a temporary file: some protocols end a broken transfer silently."""
     found = system.get_file_info(temporary).size
     if found != written:
         raise OSError(f"{path} could not be written: {found} of {written} bytes arrived; rerun the same command")
 
 
 def replace(system: pafs.FileSystem, temporary: str, path: str) -> None:
-    """Let a whole temporary file take the name `path`, and the place of what is there.
+    """Rename a whole temporary file to `path`, replacing what is there.
 
-    Where a server may not rename over a file, it makes way first: for that moment nothing is at `path`, and where the
-    process is killed in it, `clear` puts the old file back.
+    Where a server may not rename over a file, the old one is moved first: for that moment nothing is at `path`, and if
+    the process is killed then, `clear` puts the old file back.
     """
     if system.type_name == "abfs":  # it moves nothing unless names are hierarchical
         system.copy_file(temporary, path)
@@ -137,8 +137,8 @@ def clear(system: pafs.FileSystem, folder: str) -> None:
         if info.base_name.startswith(TEMPORARY):
             system.delete_file(info.path)
         elif match := re.fullmatch(rf"{re.escape(ASIDE)}[0-9a-f]{{32}}-(.+)", info.base_name):
-            wanted = info.path.removesuffix(info.base_name) + match[1]
-            if wanted in present:
+            original = info.path.removesuffix(info.base_name) + match[1]
+            if original in present:
                 system.delete_file(info.path)
             else:
-                system.move(info.path, wanted)
+                system.move(info.path, original)

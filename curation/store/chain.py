@@ -3,7 +3,7 @@
 Every marker holds the hashes of what its step read (`inputs`) and of what it wrote (`output_hash`), and `made_from`:
 the output hash of everything that it descends from, by folder. Hashes are compared, not times, so what is made again
 with equal bytes is as good as before. A folder that is missing as a whole contradicts nothing: what lies above it is
-compared instead. It knows neither what steps compute nor which engine runs them.
+compared instead. It is independent of what steps compute and of Ray.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def step_folders(run: RunDirectory) -> list[str]:
 
 
 def in_order(folder: str) -> tuple[int, str]:
-    """The key by which folders are sorted."""
+    """Sort key of folders."""
     return (KINDS.index(step_of(folder)), folder)
 
 
@@ -78,7 +78,7 @@ def made_from(run: RunDirectory, folder: str, inputs: Mapping[str, str]) -> dict
 
 @dataclass(frozen=True)
 class Misfit:
-    """Why a folder does not fit what is in the run now; `unfinished` where that is being made just now."""
+    """Why a folder does not fit what is in the run now; `unfinished` names a folder that is still being made."""
 
     reason: str
     unfinished: str | None = None
@@ -87,7 +87,7 @@ class Misfit:
 def misfit(run: RunDirectory, folder: str) -> Misfit | None:
     """Why a folder, or anything that it was made from, does not fit what is there now; None where all fits.
 
-    What is not finished is judged by what run.json says that it is made from.
+    An unfinished folder is judged by what it is made from according to run.json.
     """
     entry = read_marker(run, folder) or recorded_hash(run, folder) or {}
     lineage = entry.get("made_from", {})
@@ -113,7 +113,7 @@ def recorded_hash(run: RunDirectory, folder: str) -> dict[str, Any] | None:
 
 
 def check_inputs(run: RunDirectory, folder: str) -> None:
-    """IntegrityError, naming all that has to go, where a folder or what it was made from does not fit together."""
+    """IntegrityError, naming all to delete, where a folder does not fit what it was made from."""
     found = misfit(run, folder)
     if found is None:
         return
@@ -139,7 +139,7 @@ def stale(run: RunDirectory) -> list[str]:
 
 
 def descendants(run: RunDirectory, folder: str) -> list[str]:
-    """A folder, what is in the run that was made from it, and what does not fit anyway: what goes when it changes."""
+    """A folder, all that was made from it, and what does not fit anyway: what to delete when it changes."""
     gone = [folder]
     for one in step_folders(run):
         entry = read_marker(run, one) or recorded_hash(run, one) or {}
@@ -150,7 +150,7 @@ def descendants(run: RunDirectory, folder: str) -> list[str]:
 
 
 def deletion(run: RunDirectory, gone: list[str]) -> str:
-    """The words that say which folders to delete. A scoring pass below scores/ that stays is named."""
+    """The clause that says which folders to delete. A scoring pass below scores/ that stays is named."""
     staying = [one for one in step_folders(run) if one not in gone and one.startswith("scores/")]
     but = f" but {', '.join(f'{one}/' for one in staying)}" if "scores" in gone and staying else ""
     names = ", ".join(f"{one}/ (all{but})" if one == "scores" and but else f"{one}/" for one in gone)

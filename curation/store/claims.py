@@ -1,13 +1,13 @@
-"""Claims to a directory where the file system has no locks, as in object storage. It knows neither steps nor engine.
+"""Claims to a directory where the file system has no locks, as in object storage. It uses neither steps nor Ray.
 
-Every call that wants the directory writes a claim of its own, waits SETTLE_S and lists all claims: the earliest that is
+Every call that wants the directory writes its own claim, waits SETTLE_S and lists all claims: the earliest that is
 alive holds, by the store's clock and then by id. A claim is alive while it or its heartbeat, a second file, is younger
-than EXPIRY_S by that same clock; one whose process is seen to have ended is not. (The protocol is OURS.)
+than EXPIRY_S by that same clock, unless its process is known to have ended. (The protocol is OURS.)
 
 Guaranteed: of calls that start at once exactly one holds, where a listing shows all that was written before it and the
 clocks of the store's servers differ by less than SETTLE_S less the second that times are rounded to. No conditional
 put is needed. A holder that stands still for more than EXPIRY_S (a suspended machine) can lose the directory to
-another call; it learns of that at its next heartbeat, and ends with an error.
+another call; it notices at its next heartbeat, and ends with an error.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Directory(Protocol):
 
     @property
     def uri(self) -> str:
-        """How it is spelled for people."""
+        """How it is written in messages."""
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file below it."""
@@ -66,7 +66,7 @@ class Directory(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """The process behind a lease. `machine` tells hosts and containers of one name apart; `since` is UTC seconds."""
+    """The process behind a lease. `machine` distinguishes hosts and containers of one name; `since` is UTC seconds."""
 
     id: str
     host: str
@@ -76,13 +76,13 @@ class Owner:
     since: float
 
     def __str__(self) -> str:
-        """How a person is told."""
+        """The owner as messages name it."""
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"{self.command}, process {self.pid} on {self.host}, since {since}"
 
     @property
     def ended(self) -> bool:
-        """Whether it ran on this machine and does not any more. False where that cannot be seen from here."""
+        """Whether it ran on this machine and has ended. False where that cannot be seen from here."""
         if self.machine != machine() or not self.machine:
             return False
         try:
@@ -105,7 +105,7 @@ def owner_here() -> Owner:
 
 
 def machine() -> str:
-    """What processes share that can see each other's ids: this boot of the system, and the namespace of ids."""
+    """What processes that see each other's ids have in common: this boot of the system, and the namespace of ids."""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
     return ""
@@ -123,7 +123,7 @@ def refusal(directory: Directory, owner: Owner | None, free: str = "") -> ValueE
     """The error that says who holds a directory, and when it is `free` again."""
     who = f": {owner}" if owner else ""
     return ValueError(
-        f"{directory.uri} is in use by another process{who}; wait for its end{free}, or name another directory"
+        f"{directory.uri} is in use by another process{who}; wait until it ends{free}, or name another directory"
     )
 
 
@@ -144,7 +144,7 @@ def claimed(directory: Directory) -> Iterator[None]:
         if claim.lost:
             raise ValueError(
                 f"the lease on {directory.uri} was lost: this process stood still for more than {EXPIRY_S:.0f} s and "
-                "another may have written there since; look for it, then rerun the same command"
+                "another may have written there since; wait until that one ends, then rerun the same command"
             )
     finally:
         claim.withdraw()
@@ -162,7 +162,7 @@ class Claim:
 
     @property
     def path(self) -> str:
-        """Where the claim is."""
+        """The path of the claim."""
         return f".lease-{self.owner.id}.json"
 
     def win(self) -> None:
@@ -187,7 +187,7 @@ class Claim:
                     raise refusal(self.directory, other, free)
 
     def beat(self) -> None:
-        """Renew the heartbeat until it is over. A renewal that fails is tried again at the next."""
+        """Renew the heartbeat until it is over. A renewal that fails is tried again at the next beat."""
         while not self.over.wait(BEAT_S):
             with contextlib.suppress(OSError):
                 if not self.directory.exists(self.path):
@@ -201,22 +201,22 @@ class Claim:
 
 
 def heartbeat(claim: str) -> str:
-    """Where the heartbeat of a claim is."""
+    """The path of a claim's heartbeat."""
     return f".lease-{claim}.beat"
 
 
 def read_claim(directory: Directory, name: str) -> bytes:
-    """All of a lease file. FileNotFoundError where it is gone: PyArrow has other words for it once it began to read."""
+    """All of a lease file. FileNotFoundError where it is gone: PyArrow raises other errors once it began to read."""
     try:
         return directory.read_bytes(name)
     except OSError as error:
         if directory.exists(name):
             raise
-        raise FileNotFoundError(f"{directory.uri}/{name} has gone") from error
+        raise FileNotFoundError(f"{directory.uri}/{name} is gone") from error
 
 
 def delete_claims(directory: Directory, *paths: str) -> None:
-    """Delete what is there of some files."""
+    """Delete those of some files that exist."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             if directory.exists(path):
@@ -227,7 +227,7 @@ def claim_times(directory: Directory) -> dict[str, float]:
     """When each lease file in a directory was written, by the store's clock, in seconds."""
     system = directory.filesystem
     if isinstance(system, pafs.PyFileSystem):
-        system.handler.fs.invalidate_cache()  # else some list what they listed before
+        system.handler.fs.invalidate_cache()  # else some return an old listing
     found = system.get_file_info(pafs.FileSelector(directory.root, allow_not_found=True))
     seconds: dict[str, float] = {}
     for info in found:
@@ -238,7 +238,7 @@ def claim_times(directory: Directory) -> dict[str, float]:
 
 
 def written_at(directory: Directory, info: pafs.FileInfo) -> float:
-    """When a lease file was written; by its writer's clock where the store tells no times."""
+    """When a lease file was written; by its writer's clock where the store reports no times."""
     if info.mtime_ns:
         return float(info.mtime_ns / 1e9)
     try:

@@ -1,6 +1,6 @@
 """The run directory: files and tables that appear whole or not at all, on a local disk or in object storage.
 
-It knows neither steps nor engine. Paths are relative to the run directory, which is a local path or a URI.
+It uses neither steps nor Ray. Paths are relative to the run directory, which is a local path or a URI.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ class File:
 
 
 class Listed(str):
-    """The path of a table of a finished step, with what its marker says of it: read_table compares the bytes."""
+    """The path of a table of a finished step, with its entry in the marker: read_table compares the bytes."""
 
     def __new__(cls, file: File) -> "Listed":
-        """The path of `file`, a string wherever one is wanted."""
+        """The path of `file`, which is also a plain string."""
         return super().__new__(cls, file.path)
 
     def __init__(self, file: File) -> None:
@@ -103,7 +103,7 @@ class RunDirectory:
         return []
 
     def listed(self, path: str) -> str:
-        """The path as the marker beside the file lists it, or as it is where none does."""
+        """The path as the marker next to the file lists it, or unchanged where none does."""
         return next((found for found in self.listing(path.rpartition("/")[0]) if found == path), path)
 
     def holds_files(self, folder: str) -> bool:
@@ -209,9 +209,9 @@ class RunDirectory:
             raise IntegrityError(self._damage(file, f"is damaged or was changed: it {found}"))
 
     def _damage(self, file: File, what: str) -> str:
-        beside = ", the part of its number" if file.path.startswith("rejected/") else ""
+        its_part = ", the part of its number" if file.path.startswith("rejected/") else ""
         return (
-            f"{self.uri}/{file.path} {what}. Put it back as it was; or delete it{beside} and the _SUCCESS.json that "
+            f"{self.uri}/{file.path} {what}. Put it back as it was; or delete it{its_part} and the _SUCCESS.json that "
             "lists it, and run that step again, which makes only what is missing"
         )
 

@@ -1,8 +1,8 @@
-"""The file system of a path or an address, how an address is spelled, and credentials, which are never part of one.
+"""The file system of a path or an address, how an address is written, and credentials, which are never part of one.
 
-A local file is spelled as its absolute path. An object is spelled as a URI: its key percent-encoded, then, where they
+A local file is written as its absolute path. An object is written as a URI: its key percent-encoded, then, where they
 were given, the options by which PyArrow reaches the store: s3://bucket/a%20key.png?endpoint_override=HOST&scheme=http.
-Whatever else fsspec knows is spelled as fsspec spells it.
+Any other address of fsspec is written as fsspec writes it.
 """
 
 import functools
@@ -75,7 +75,7 @@ class Address:
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a local path or an address, and the path in it, for any key that an address can spell.
+    """The file system of a local path or an address, and the path in it, for any key that an address can hold.
 
     ValueError for an unknown scheme, an unknown option, and credentials that must not be in an address.
     """
@@ -85,7 +85,7 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), local_path(uri)
     if scheme in STORES:
         place = address_of(uri)
-        system, base = _store(place.root, tuple(sorted(reaching(place, os.environ).items())))
+        system, base = _store(place.root, tuple(sorted(store_options(place, os.environ).items())))
         return system, f"{base.rstrip('/')}/{place.key}".rstrip("/")
     if scheme not in fsspec.available_protocols():
         raise ValueError(f"{uri}: no file system is known for {scheme}://; use a path, s3://, gs:// or hdfs://")
@@ -100,19 +100,19 @@ def scheme_of(uri: str) -> str | None:
 
 
 def local_path(uri: str) -> str:
-    """The absolute path of a local one, of ~ and of file:///. ValueError where a file:// names another machine."""
+    """The absolute form of a local path, of ~ and of file:///. ValueError where a file:// names another machine."""
     if scheme_of(uri) == "file":
         path = uri[len("file://") :].removeprefix("localhost")
         if not path.startswith("/"):
-            raise ValueError(f"{uri}: a file:// address is of this machine and absolute: file:///folder/name")
+            raise ValueError(f"{uri}: a file:// address must be absolute and on this machine: file:///folder/name")
         return os.path.abspath(unquote(path))
     return os.path.abspath(os.path.expanduser(uri))
 
 
 def address_of(uri: str) -> Address:
-    """The parts of the address of an object. A ? begins options where what follows names some that PyArrow has.
+    """The parts of the address of an object. A ? begins options where PyArrow has one of those that follow.
 
-    ValueError: an option that it does not have beside one that it has, or one that seems to be a secret.
+    ValueError: an unknown option next to a known one, or one that seems to be a secret.
     """
     head, mark, tail = uri.rpartition("?")
     options = dict(parse_qsl(tail, keep_blank_values=True)) if mark else {}
@@ -137,10 +137,10 @@ def address_of(uri: str) -> Address:
     return Address(scheme.lower(), bucket, unquote(key).rstrip("/"), tuple(sorted(options.items())))
 
 
-def reaching(place: Address, environment: Mapping[str, str]) -> dict[str, str]:
+def store_options(place: Address, environment: Mapping[str, str]) -> dict[str, str]:
     """The options by which PyArrow reaches a store: the address's, and for s3 the environment's endpoint and region.
 
-    A region is always said where it is known, since PyArrow would otherwise ask Amazon for the bucket's.
+    A known region is always passed, since PyArrow would otherwise ask Amazon for the bucket's.
     """
     options = dict(place.options)
     if place.scheme != "s3":
@@ -158,7 +158,7 @@ def reaching(place: Address, environment: Mapping[str, str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=64)
 def _store(root: str, options: tuple[tuple[str, str], ...]) -> tuple[pafs.FileSystem, str]:
-    """The file system of a bucket, once a process, and the bucket's path in it."""
+    """The file system of a bucket, made once per process, and the bucket's path in it."""
     address = f"{root}?{urlencode(options)}" if options else root
     try:
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(address)
@@ -182,9 +182,9 @@ def _handled(uri: str) -> tuple[Any, str]:
 
 
 def absolute(uri: str) -> str:
-    """One spelling of a path or an address, for any process: absolute, no credentials, no slash at its end.
+    """One form of a path or an address, for any process: absolute, no credentials, no slash at its end.
 
-    A link in a path stays as it is given, so that what it names can be moved.
+    A link in a path stays as it is given, so that its target can be moved.
     """
     uri = without_credentials(uri)
     scheme = scheme_of(uri)
@@ -194,7 +194,7 @@ def absolute(uri: str) -> str:
 
 
 def below(uri: str, path: str) -> str:
-    """The spelling of what lies at `path`, as the file system has it, below a folder spelled as `absolute` does."""
+    """The address of `path`, as the file system has it, below a folder written as `absolute` does."""
     if scheme_of(uri) not in STORES:
         return f"{uri.rstrip('/')}/{path}"
     place = address_of(uri)
@@ -204,8 +204,8 @@ def below(uri: str, path: str) -> str:
 def without_credentials(text: str) -> str:
     """The text without the access key and secret of an s3 address in it, which move into this process's environment.
 
-    What is started later inherits them; nothing that is written down holds them. ValueError where the environment has
-    other ones, and for a password of any other scheme.
+    Processes started later inherit them; no table or log holds them. ValueError where the environment has others, and
+    for a password of any other scheme.
     """
     found = CREDENTIALS.search(text)
     if found is None:

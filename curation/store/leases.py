@@ -1,7 +1,8 @@
-"""Who may write to a directory: one call at a time, in any process on any machine. It knows neither steps nor engine.
+"""Who may write to a directory: one call at a time, in any process on any machine. It uses neither steps nor Ray.
 
 Where a local file system locks files, the system's lock on `.lease.json` decides, and ends with its process; on a
-network file system it reaches as far as that one's locks do. Elsewhere a claim with a heartbeat does (curation.claims).
+network file system it reaches as far as that system's locks do. Elsewhere a claim with a heartbeat decides
+(curation/store/claims.py).
 """
 
 import contextlib
@@ -27,8 +28,8 @@ HELD: ContextVar[frozenset[str]] = ContextVar("HELD", default=frozenset())  # di
 def hold(directory: Directory) -> Iterator[None]:
     """Hold a directory, made where it is missing, until the block ends. A call chain may hold it several times over.
 
-    A directory that was made here and has nothing in it at the end is deleted again. ValueError, naming the owner,
-    where another process or thread holds it, or where the lease was lost meanwhile.
+    A directory that was made here and is empty at the end is deleted again. ValueError, naming the owner, where
+    another process or thread holds it, or where the lease was lost meanwhile.
     """
     key = f"{directory.filesystem.type_name}:{directory.root}"
     if key in HELD.get():
@@ -40,7 +41,7 @@ def hold(directory: Directory) -> Iterator[None]:
 
 
 def current() -> frozenset[str]:
-    """What this call chain holds, to be lent to a process that works for it."""
+    """What this call chain holds, to pass to a process that works for it."""
     return HELD.get()
 
 
@@ -88,7 +89,7 @@ def make_folder(folder: str) -> list[str]:
 
 
 def make_folders(folder: str) -> None:
-    """Make a local folder and those above it, also where other calls delete them, empty, at the same time."""
+    """Make a local folder and those above it, even while other calls delete them because they are empty."""
     for _ in range(TRIES):
         with contextlib.suppress(FileNotFoundError):
             os.makedirs(folder, exist_ok=True)
@@ -97,7 +98,7 @@ def make_folders(folder: str) -> None:
 
 
 def take(directory: Directory) -> int | None:
-    """Lock the file in a local directory and write this process into it; its descriptor, or None where none can be."""
+    """Lock the file in a local directory and write this process into it; its descriptor, or None without locks."""
     path = f"{directory.root}/{LOCK}"
     while True:
         make_folders(directory.root)  # an earlier holder may have deleted it just now
@@ -127,7 +128,7 @@ def take(directory: Directory) -> int | None:
 
 
 def owner_of(lock: int) -> Owner | None:
-    """Who holds a lock file; looked at for a second, since a holder writes itself into it after it locks it."""
+    """Who holds a lock file; read for up to a second, since a holder writes itself into it after locking it."""
     for _ in range(20):
         if owner := read_owner(os.pread(lock, 4096, 0)):
             return owner
@@ -138,7 +139,7 @@ def owner_of(lock: int) -> Owner | None:
 def open_lock(path: str) -> int | None:
     """Open the file to lock; None where its folder was deleted just now.
 
-    In a folder that may not be written to from here, the folder stands for it: a step that would write fails anyway.
+    Where this process may not write to the folder, the folder itself is opened: a step that would write fails anyway.
     """
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

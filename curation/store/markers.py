@@ -1,6 +1,6 @@
 """Which steps of a run are done: their records in run.json, and the markers that list what they wrote.
 
-A step is done when its folder has a marker. It knows neither what steps compute nor which engine runs them.
+A step is done when its folder has a marker. It is independent of what steps compute and of Ray.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Step:
         """The step's marker when it is done already, else None.
 
         ValueError when its folder holds work done with another config or from other inputs, naming each difference
-        and every folder to delete: IntegrityError where what it was made from has changed, or cannot be known.
+        and every folder to delete: IntegrityError where what it was made from has changed, or is unknown.
         """
         marker = chain.read_marker(self.run, self.folder)
         if chain.holds(self.run, self.folder):
@@ -36,7 +36,7 @@ class Step:
     def begin(self) -> None:
         """Record the step's config and inputs in run.json and clear what a killed call left half-written.
 
-        To be called when all that can be checked beforehand is checked, so that a refused call leaves no trace.
+        To be called after all checks that need no work, so that a refused call leaves no trace.
         """
         record = read_record(self.run)
         config = hashed_fields(self.config)
@@ -45,20 +45,20 @@ class Step:
         self.run.clear_temporary(self.folder)
 
     def _compare(self, found: dict[str, Any] | None, marker: dict[str, Any] | None) -> None:
-        wanted = {"config": hashed_fields(self.config), "inputs": self.inputs}
+        expected = {"config": hashed_fields(self.config), "inputs": self.inputs}
         if found is None:  # run.json was lost
-            if marker is None or marker["config_hash"] != digest(wanted["config"]):
+            if marker is None or marker["config_hash"] != digest(expected["config"]):
                 raise IntegrityError(
-                    f"run.json in {self.run.uri} does not say with what settings {self.folder}/ was made: put it back, "
-                    f"or {self._deletion()}"
+                    f"run.json in {self.run.uri} does not say with which settings {self.folder}/ was made: put it "
+                    f"back, or {self._deletion()}"
                 )
-            found = wanted | {"inputs": marker["inputs"]}
+            found = expected | {"inputs": marker["inputs"]}
         above = [name for name in chain.KINDS if found["inputs"].get(name) != self.inputs.get(name)]
         changes = [
-            f"{name} was {found[part].get(name)!r}, now {wanted[part].get(name)!r}"
+            f"{name} was {found[part].get(name)!r}, now {expected[part].get(name)!r}"
             for part in ("config", "inputs")
-            for name in sorted(found[part].keys() | wanted[part].keys())
-            if found[part].get(name) != wanted[part].get(name) and name not in above
+            for name in sorted(found[part].keys() | expected[part].keys())
+            if found[part].get(name) != expected[part].get(name) and name not in above
         ]
         if changes:
             raise ValueError(
@@ -118,5 +118,5 @@ def check_rejected(step: str, rejected: int, rows: int, limit: float, *, early: 
         raise ValueError(
             f"{stopped}, more than max_rejected "
             f"{limit:.1%}; the reasons are in rejected/. Allow more with --max-rejected, and it resumes; or "
-            "repair or exclude those files and begin another --run-dir"
+            "repair or exclude those files and use another --run-dir"
         )

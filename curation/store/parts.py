@@ -1,4 +1,4 @@
-"""What a part of a table is called, and how parts are grouped: the only place where a part is named."""
+"""Names of the parts of tables, and how parts are grouped: the only place where a part is named."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -8,22 +8,22 @@ Item = TypeVar("Item")
 
 
 def part_path(folder: str, number: int) -> str:
-    """Where part `number` of the table in a folder is."""
+    """The path of part `number` of the table in a folder."""
     return f"{folder}/part-{number:06d}.parquet"
 
 
 def rejected_path(number: int, step: str) -> str:
-    """Where the frames are that `step` rejected while it made part `number`."""
+    """The path of the frames that `step` rejected while it made part `number`."""
     return f"rejected/part-{number:06d}-{step}.parquet"
 
 
 def assignments_path(embeddings_path: str) -> str:
-    """Where the assignments of a part of embeddings are."""
+    """The path of the assignments of a part of embeddings."""
     return f"clusters/assignments/{embeddings_path.rpartition('/')[2]}"
 
 
 def part_number(path: str, step: str | None = None) -> int | None:
-    """The number of the part at a path, or of that whose frames `step` rejected; None where it is no such part."""
+    """The number of the part at a path, or of that whose frames `step` rejected; None where it is not such a part."""
     ending = "" if step is None else f"-{re.escape(step)}"
     match = re.fullmatch(rf"part-(\d+){ending}\.parquet", path.rpartition("/")[2])
     return int(match[1]) if match else None
@@ -35,7 +35,7 @@ def rows_of(part: dict[str, Any]) -> int:
 
 
 def grouped(items: Iterable[Item], size: int, by: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Cut `items` into consecutive groups: each ends as soon as its sizes, as `by` gives them, add up to `size`."""
+    """Cut `items` into consecutive groups: each ends as soon as its sizes, given by `by`, add up to `size`."""
     group: list[Item] = []
     total = 0
     for item in items:

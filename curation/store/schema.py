@@ -1,4 +1,4 @@
-"""The Arrow schema of every table of a run, and nothing else: the only place where a column is spelt."""
+"""The Arrow schema of every table of a run, and nothing else: the only place where a column is named."""
 
 import pyarrow as pa
 
@@ -46,7 +46,7 @@ COPIES = pa.schema(
     ]
 )
 
-COPY_FILES = pa.schema(  # beside an exported table
+COPY_FILES = pa.schema(  # next to an exported table
     [
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),  # of a file with the same bytes as the kept frame's
@@ -76,7 +76,7 @@ HISTORY = pa.schema(
     [
         pa.field("iteration", pa.int32(), nullable=False),
         pa.field("inertia", pa.float64(), nullable=False),  # sum of squared distances to its centroids: 2 - 2 cosine
-        pa.field("empty", pa.int32(), nullable=False),  # clusters without a frame, seeded anew
+        pa.field("empty", pa.int32(), nullable=False),  # clusters without a frame, seeded again
         pa.field("shift", pa.float64(), nullable=False),  # sum of squared distances that centroids moved
     ]
 )

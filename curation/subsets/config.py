@@ -15,7 +15,7 @@ EPSILON = 0.9  # MedDEL's outlier distance (arXiv 2401.17542, section 4.2)
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which frames stay: by thresholds, by size, or by a baseline. What is given and has no effect is refused."""
+    """Which frames stay: by thresholds, by size, or by a baseline. Options without effect are refused."""
 
     run_dir: str = run_dir_option()
     name: str = option("Name of the subset: its folder below subsets/.", "curated", hashed=False)
@@ -38,8 +38,8 @@ class SelectConfig:
         "Compare with every earlier frame, or (greedy) only with those kept (MedDEL only). Default: any.", None
     )
     grid: bool = option(
-        "Print the sizes of a grid of (epsilon, d), or of d for SemDeDup, and select nothing. With another --keep than "
-        "nearest, each epsilon needs a scoring pass.",
+        "Print the sizes of a grid of (epsilon, d), or of d for SemDeDup, and select nothing. Unless --keep is nearest "
+        "(MedDEL's default), each epsilon needs a scoring pass.",
         False,
         hashed=False,
     )
@@ -85,6 +85,6 @@ class SelectConfig:
 
     @property
     def stands_for(self) -> dict[str, Any]:
-        """What fields that may be left open come to: a default is the same as the value it stands for."""
+        """Values of fields that may be left open: a default is the same as the value it stands for."""
         keep, rule = (self.order, self.compared) if self.compares else (None, None)
         return {"epsilon": self.outlier_distance, "keep": keep, "rule": rule}

@@ -1,4 +1,4 @@
-"""A reason for every frame, as a table: kept or not, what it gave way to, how alike they are. It knows no engine."""
+"""A reason for every frame, as a table: kept or not, the frame it duplicates, their similarity. It does not use Ray."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from curation.store import schema
 from curation.store.directory import RunDirectory
 
 Reasons = npt.NDArray[np.int8]  # index in schema.REASONS
-GAVE_WAY = [schema.REASONS.index(reason) for reason in ("duplicate", "over budget")]  # to another frame
+DUPLICATE_OF = [schema.REASONS.index(reason) for reason in ("duplicate", "over budget")]  # these name another frame
 ROWS = 65_536  # of a row group
 
 
 def tables(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:
-    """Yield the decisions in tables of ROWS rows, so that the file does not show in what parts scores came."""
+    """Yield the decisions in tables of ROWS rows, so that the file does not depend on the parts of the scores."""
     waiting: list[pa.Table] = []
     for table in decisions(run, folder, reason_N):
         waiting.append(table)
@@ -36,7 +36,7 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
         table = run.read_table(path)
         code = reason_N[start : start + len(table)]
         start += len(table)
-        named = pa.array(np.isin(code, GAVE_WAY))
+        named = pa.array(np.isin(code, DUPLICATE_OF))
         known = pc.and_(named, pc.is_valid(table["duplicate_of"]))
         yield decided(
             table["frame_id"],
@@ -46,9 +46,9 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
             table["centroid_distance"],
             table["cluster"],
         )
-    fates = copies.read_heirs(run)
+    replacements = copies.read_replacements(run)
     for path in run.parts("frames").values():
-        table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), fates)
+        table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), replacements)
         yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)
     for path in (*run.listing("frames"), *run.listing("embeddings")):
         if path.startswith("rejected/"):

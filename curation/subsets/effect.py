@@ -5,7 +5,7 @@ from typing import Any
 from curation.options import require
 
 THRESHOLDS = ("epsilon", "d", "keep", "rule", "grid", "grid_epsilon", "grid_d")
-ASIDE = "leave it out, or leave out the grid's options"
+OMIT_EITHER = "leave it out, or leave out the grid's options"
 
 
 def check_selection(config: Any) -> None:
@@ -22,15 +22,15 @@ def check_selection(config: Any) -> None:
 
 
 def idle(config: Any) -> dict[str, str]:
-    """Return the options without effect beside the others that are given, and why."""
+    """Return the options that have no effect with the others that are given, and why."""
     if not config.compares:
         reason = f"method {config.method} compares no frames and has no thresholds; give --budget alone"
         return dict.fromkeys(THRESHOLDS, reason)
     gone: dict[str, str] = {}
     if config.grid:
-        gone |= dict.fromkeys(("d", "budget"), f"--grid selects nothing; {ASIDE}")
+        gone |= dict.fromkeys(("d", "budget"), f"--grid selects nothing; {OMIT_EITHER}")
     elif config.grid_epsilon or config.grid_d:
-        gone |= dict.fromkeys(("d", "budget"), f"a grid is for choosing thresholds; {ASIDE}")
+        gone |= dict.fromkeys(("d", "budget"), f"a grid is for choosing thresholds; {OMIT_EITHER}")
     if config.grid_epsilon:
         gone["epsilon"] = "the grid has the values of --grid-epsilon; give it as one of them"
     if config.method == "semdedup":

@@ -1,4 +1,4 @@
-"""The sizes that thresholds lead to, before one is chosen: a table over (epsilon, d). It knows no engine.
+"""The sizes that thresholds lead to, before one is chosen: a table over (epsilon, d). It does not use Ray.
 
 Every threshold is printed as the shortest decimal that selects exactly as many frames as printed with it.
 """
@@ -69,7 +69,7 @@ def size_table(config: SelectConfig) -> str:
 
 
 def epsilons_of(config: SelectConfig, distance_N: Float32) -> list[str]:
-    """Return the epsilons of the grid, ascending: those asked for, or the selection's and, if free, quantiles."""
+    """Return the epsilons of the grid, ascending: those given, or the selection's and, if free, quantiles."""
     if config.outlier_distance is None:
         return []
     if config.grid_epsilon or config.order != "nearest":
@@ -115,7 +115,7 @@ def grid_sizes(
 ) -> npt.NDArray[np.int64]:
     """Return how many frames stay at each (epsilon, d), int64 [E, D], for ascending thresholds.
 
-    Costs one binary search a frame and threshold column, whatever the size of the grid.
+    Costs one binary search per frame and threshold column, whatever the size of the grid.
     """
     row = np.searchsorted(epsilons.astype(np.float32), distance_N)
     column = np.searchsorted(ds.astype(np.float32), similarity_N)

@@ -1,4 +1,4 @@
-"""Which frames are kept, which dropped, and why, from their scores alone. It knows no files and no engine."""
+"""Which frames are kept, which dropped, and why, from their scores alone. It uses neither files nor Ray."""
 
 import math
 from typing import Any
@@ -69,31 +69,31 @@ def reasons(columns: Columns, config: SelectConfig, pool: int) -> tuple[Reasons,
     )
     if config.budget is None:
         return reason, None
-    first = left[ranking(columns, config, left)[: wanted(config, len(left), pool)]]
+    first = left[ranking(columns, config, left)[: budget_count(config, len(left), pool)]]
     reason[left] = OVER_BUDGET
     reason[first] = KEPT
     return reason, float(columns.similarity[first].max()) if config.compares else None
 
 
-def wanted(config: SelectConfig, left: int, pool: int) -> int:
-    """Return how many of the frames `left` a budget keeps. ValueError, with the most there can be, for too many."""
+def budget_count(config: SelectConfig, left: int, pool: int) -> int:
+    """Return how many of the `left` frames a budget keeps. ValueError, with the largest possible budget, if too few."""
     assert config.budget is not None
     if config.budget == 1:
         return left
-    asked = max(1, round(config.budget * pool)) if config.budget < 1 else int(config.budget)
+    count = max(1, round(config.budget * pool)) if config.budget < 1 else int(config.budget)
     share = math.floor(10_000 * left / pool) / 10_000
     thresholds = " Or raise --epsilon or --d." if config.compares else ""
     require(
-        asked <= left,
-        f"budget {config.budget:g} asks for {asked} frames of the pool of {pool}, but {left} are left after exact "
-        f"copies, rejected frames and thresholds; ask for a count up to {left}, a share up to {share:g}, or 1 for all "
+        count <= left,
+        f"budget {config.budget:g} asks for {count} frames of the pool of {pool}, but {left} are left after exact "
+        f"copies, rejected frames and thresholds; give a count up to {left}, a share up to {share:g}, or 1 for all "
         f"that are left.{thresholds}",
     )
-    return asked
+    return count
 
 
 def ranking(columns: Columns, config: SelectConfig, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Return the order in which a budget takes `rows`, by the method; ties go by key."""
+    """Return the order in which a budget takes `rows`, by the method; ties are broken by key."""
     distance, similarity, keys = columns.distance[rows], columns.similarity[rows], columns.keys[rows]
     if config.compares:
         visited = {"nearest": distance, "farthest": -distance}
@@ -106,12 +106,12 @@ def ranking(columns: Columns, config: SelectConfig, rows: npt.NDArray[np.intp]) 
     drawn = scramble(keys, config.seed, config.method)
     if config.method == "random":
         return np.argsort(drawn, kind="stable")
-    last_round = scramble(keys, config.seed, "last round of cluster-balanced")  # else large clusters would win it
+    last_round = scramble(keys, config.seed, "last round of cluster-balanced")  # else it would favour large clusters
     return np.lexsort((last_round, rank_in_cluster(columns.cluster[rows], drawn)))
 
 
 def rank_in_cluster(cluster_N: npt.NDArray[np.int32], drawn_N: Keys) -> npt.NDArray[np.intp]:
-    """Return each frame's place among those of its cluster in the order of `drawn_N`: 0 for every first one."""
+    """Return each frame's rank within its cluster, in the order of `drawn_N`; 0 for the first of each."""
     order = np.lexsort((drawn_N, cluster_N))
     first = np.flatnonzero(np.diff(cluster_N[order], prepend=-1))
     sizes = np.diff(first, append=len(order))

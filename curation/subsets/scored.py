@@ -14,7 +14,7 @@ from curation.store.markers import marker_of
 
 @dataclass(frozen=True)
 class Columns:
-    """The scored frames, one entry a frame."""
+    """The scored frames, one entry per frame."""
 
     distance: Float32
     similarity: Float32
@@ -35,7 +35,7 @@ def read_columns(run: RunDirectory, folder: str) -> Columns:
             require(
                 not len(bad),
                 f"{run.uri}/{path}: {name} of frame {table['frame_id'][bad[0]] if len(bad) else ''} is not a finite "
-                f"number (so of {len(bad)} frames); delete {folder}/ and score again",
+                f"number ({len(bad)} such frames); delete {folder}/ and score again",
             )
     keys = [keys_of(table["frame_id"].to_pylist()) for table in tables.values()]
     values = [np.concatenate([table[name].to_numpy() for table in tables.values()]) for name in names[1:]]

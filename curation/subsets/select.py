@@ -1,11 +1,11 @@
-"""Scores to a subset: which frames are kept, which dropped, and why. It knows no engine.
+"""Scores to a subset: which frames are kept, which dropped, and why. It does not use Ray.
 
 With rule any and the nearest kept, a frame stays at (epsilon, d) exactly when its centroid distance is at most
 epsilon and its duplicate similarity at most d: what epsilon drops comes later in the order than what stays, so it
 never causes another removal. Two columns thus answer every (epsilon, d), and its subsets are nested. Thresholds
 are compared in float32, the type of the columns.
 
-Holds 28 bytes a scored frame in memory, 16 a kept one and 64 one that embed rejected; tables are streamed.
+Holds 28 bytes per scored frame in memory, 16 per kept one and 64 per one that embed rejected; tables are streamed.
 """
 
 from typing import Any
@@ -67,6 +67,6 @@ def select(config: SelectConfig) -> dict[str, Any]:
     note = f"{config.name} keeps {counts['kept']} of {pool} frames ({counts['kept'] / pool:.2%}); " + ", ".join(
         f"{count} {reason}" for reason, count in counts.items() if reason != "kept"
     )
-    note += "; a budget of 1 is all that was left" if config.budget == 1 else ""
+    note += "; a budget of 1 keeps all that was left" if config.budget == 1 else ""
     timing = {"copies": counts["exact copy"], "seconds": watch.seconds, "note": note}
     return step.finish(summary | timing, [run.describe(path)])

@@ -31,7 +31,7 @@ def make(kind: type[Any], **values: Any) -> Any:
         (IngestConfig, {"max_pixels": 0}, "max_pixels is 0; it must be at least 1"),
         (IngestConfig, {"max_rejected": -0.1}, "max_rejected is -0.1; it must be between 0.0 and 1.0"),
         (IngestConfig, {"max_rejected": 1.1}, "max_rejected is 1.1; it must be between"),
-        (IngestConfig, {"lineage_pattern": "("}, "lineage_pattern '(' is no regular expression"),
+        (IngestConfig, {"lineage_pattern": "("}, "lineage_pattern '(' is not a regular expression"),
         (IngestConfig, {"lineage_pattern": "p\\d"}, "has no named group"),
         (EmbedConfig, {"image_size": -1}, "image_size is -1; it must be 0 or more"),
         (EmbedConfig, {"chunk_rows": 0}, "chunk_rows is 0; it must be at least 1"),

@@ -206,7 +206,7 @@ def test_what_the_results_do_not_allow_is_told(
     run(tmp_path, ("whole",), probe="linear")
     told = capsys.readouterr().out
     assert "no table4: no subset's nominal ratio is 20 % or 33 %" in told
-    assert "no figure6: it sets data sets against each other" in told
+    assert "no figure6: it compares data sets, and there is only one" in told
     assert not (tmp_path / "table4.md").exists()
     assert not (tmp_path / "comparisons.md").exists()
 

@@ -100,8 +100,8 @@ def test_a_copy_takes_the_place_of_an_original_that_has_gone(
     assert {letter[frame] for frame in rows(run_dir, "embeddings")["frame_id"].to_pylist()} == EMBEDDED
     rejected = by_id(pa.concat_tables(map(pq.read_table, sorted(run_dir.glob("rejected/*.parquet")))))
     assert {letter[frame]: row["reason"] for frame, row in rejected.items()} == REJECTED
-    heirs = {letter[frame]: letter.get(row["replaced_by"]) for frame, row in rejected.items()}
-    assert heirs == {"b": "f", "c": "g", "d": None, "h": None, "e": "p", "i": "p"}
+    replacements = {letter[frame]: letter.get(row["replaced_by"]) for frame, row in rejected.items()}
+    assert replacements == {"b": "f", "c": "g", "d": None, "h": None, "e": "p", "i": "p"}
     assert [markers["embed"][key] for key in ("rows_in", "rows_out", "rejected", "copies")] == [20, 11, 6, 3]
     decisions = by_id(pq.read_table(run_dir / "subsets/curated/decisions.parquet"))
     assert {letter[frame] for frame, row in decisions.items() if row["kept"]} == EMBEDDED

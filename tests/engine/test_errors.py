@@ -78,7 +78,7 @@ def test_quick_errors_of_a_new_run(
         (["ingest", *new, str(empty)], [f"no image found in {empty}", "skipped 0 files", "expected", ".jpg"]),
         (["ingest", *new, str(texts)], ["no image found", "skipped 2 files of other kinds (1 .mp4, 1 .txt)"]),
         (["ingest", *new, frames, "--include", "*.png"], ["no image found", "150 files excluded by the globs"]),
-        (["ingest", *new, frames, "--lineage-pattern", "("], ["lineage_pattern '('", "no regular expression"]),
+        (["ingest", *new, frames, "--lineage-pattern", "("], ["lineage_pattern '('", "not a regular expression"]),
         (["ingest", *new, frames, "--source", frames], ["two sources are named 'frames'", "NAME=PATH"]),
         (["ingest", *new, frames, "--part-row", "3"], ["no flag --part-row", "did you mean --part-rows?"]),
         (["ingest", *new, frames, "--part-rows", "many"], ["many"]),

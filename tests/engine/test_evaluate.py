@@ -168,7 +168,7 @@ def test_normdel_stands_beside_miou(done: tuple[Path, pa.Table], ask: Ask, polyp
 
 
 def test_best_and_worst_predictions_are_shown(done: tuple[Path, pa.Table]) -> None:
-    pictures = sorted(done[0].glob("overlays/*.png"))
+    pictures = sorted(done[0].glob("outlines/*.png"))
     assert [file.name.rpartition("-")[0] for file in pictures] == [
         f"a-phantom-{test}-seed{seed}" for test in ("all", "phantom") for seed in (0, 1)
     ]

@@ -117,7 +117,7 @@ def test_no_subset_is_told(local_ray: None, tmp_path: Path, capsys: pytest.Captu
     ("changes", "message"),
     [
         ({"image_size": 30}, "image_size 30 is not a multiple of the encoder's patch, 16"),
-        ({"workers": 2, "min_workers": 1, "batch_size": 4}, "makes 1 draws of 4 images, which 2 workers cannot share"),
+        ({"workers": 2, "min_workers": 1, "batch_size": 4}, "makes 1 slices of 4 images, which 2 workers cannot share"),
         ({"init": "nowhere.safetensors"}, "weights file nowhere.safetensors does not exist"),
         ({"encoder": "vit_tiny_patch16_225"}, "did you mean vit_tiny_patch16_224"),
         ({"mask_ratio": 0.99}, "leaves 0 visible"),
@@ -149,7 +149,7 @@ def test_frames_that_have_gone_are_named(
 ) -> None:
     assert main(flags(damaged, tmp_path / "o", steps=40, cache_gb=cache_gb)) == 2
     told = capsys.readouterr().err
-    assert "cannot be used any more" in told
+    assert "can no longer be used" in told
     assert "gone.jpg: missing" in told
     assert not (tmp_path / "o" / "encoder.safetensors").exists()
 
@@ -162,7 +162,7 @@ def test_a_loss_that_is_no_number_stops_at_once_with_the_checkpoint_from_before(
     assert main(flags(subset, output, **wild)) == 2
     told = capsys.readouterr().err
     assert "training stopped at update" in told
-    assert "before it changed a weight" in told
+    assert "before any weight changed" in told
     stopped = int(told.split("training stopped at update ")[1].split()[0])
     ids = set(pq.read_table(f"{subset}/kept.parquet")["frame_id"].to_pylist())
     named = told.split("the frames of its batch: ")[1].split(". The checkpoint")[0].split(", ")
@@ -210,7 +210,7 @@ def test_a_full_disk_keeps_the_checkpoints_before_and_the_next_call_goes_on(
     lines = done.stdout.splitlines()
     assert "first 2" in lines, done.stdout + done.stderr
     assert "No space left on device" in done.stderr
-    assert "The ones before it are whole; make room, and give the same command again" in done.stderr
+    assert "The ones before it are complete; free some space, and rerun the same command" in done.stderr
     kept = [line for line in lines if line.startswith("./")]
     assert kept[0] == "./update-00000005/checkpoint.pt"
     assert lines[-1] == "second 0", done.stdout + done.stderr

@@ -14,6 +14,7 @@ from curation.clusters import seeding
 from curation.clusters.cluster import cluster
 from curation.clusters.config import ClusterConfig
 from curation.embeddings import vectors
+from curation.engine import resources
 from curation.scores import groups
 from curation.scores import score as scoring
 from curation.scores.config import ScoreConfig
@@ -76,7 +77,7 @@ def expected_scores(run_dir: Path, rows: Rows) -> dict[str, tuple[float, str | N
 
 def store_share_of(rows_in_store: int) -> float:
     """The share of the object store that this many made-up frames fill (see score.wave_rows)."""
-    return rows_in_store * (24 * 2 + 40) / scoring.engine.resources()["object_store_memory"]
+    return rows_in_store * (24 * 2 + 40) / resources.resources()["object_store_memory"]
 
 
 @pytest.mark.parametrize("split_rows", [32_768, 64], ids=["whole clusters", "clusters split over tasks"])

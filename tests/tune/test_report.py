@@ -98,7 +98,7 @@ def test_the_report_is_made_from_the_folder_alone(swept: RunDirectory, capsys: p
     assert "Trained once for nearly the same frames: meddel-epsilon0.5-d0.81 as meddel-epsilon0.5-d0.8" in markdown
     assert "With alpha 0 the highest NormDEL is" in markdown
     assert "| 31.00 (probe) |" in markdown
-    assert "Seeds: 1. The intervals are of these few trainings and too narrow" in markdown
+    assert "Seeds: 1. The intervals come from these few trainings and are too narrow" in markdown
     rows = list(csv.DictReader(io.StringIO(swept.read_bytes("summary.csv").decode())))
     assert [row["name"] for row in rows] == swept.read_table("results.parquet")["name"].to_pylist()
     lines = [line for line in markdown.splitlines() if line.startswith("| ")][2:]

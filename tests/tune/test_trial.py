@@ -51,9 +51,9 @@ def test_a_record_has_the_cost_of_all_calls(tmp_path: Path) -> None:
     recipe = SimpleNamespace(what=SimpleNamespace(output=str(tmp_path / "seed")))
     cost = {"updates": 8, "flops": 2.0, "device_hours": 0.5}
     RunDirectory(recipe.what.output).write_json(CARD, {"cost": cost})
-    tried = [SimpleNamespace(path=f"{name}.parquet", cost=f"costs/{name}.json") for name in "ab"]
+    tried = [SimpleNamespace(results_path=f"{name}.parquet", cost_path=f"costs/{name}.json") for name in "ab"]
     for one, hours in zip(tried, (0.25, 0.125), strict=True):
-        run.write_json(one.cost, {"device_hours": hours})
+        run.write_json(one.cost_path, {"device_hours": hours})
     assert recorded(run, cast(Any, [recipe, recipe]), cast(Any, tried)) == {
         "results": ["a.parquet", "b.parquet"],
         "updates": 16,

@@ -10,7 +10,7 @@ With `auto` the values of all masks of a set are considered together, since one 
 - Lossy files (JPEG, WebP) are read by brightness.
 - Gray of lossless files: 0 and one other value are background and foreground, whatever that value. 0 and class numbers
   up to MAX_CODE: all but 0 is foreground. The same with 255 (in 16 bits also 65535), next to numbers in some file: 255
-  is IGNORED, neither learned from nor counted.
+  is IGNORED, neither trained on nor counted.
 - Gray that has black, white (WHITE and up) and blurred edges between them: brightness. Edges have more than FEW
   different values, or values found between black and white only.
 Brightness means that what is above 127 of 255 is foreground. All else is refused, with the values found: no background
@@ -33,7 +33,7 @@ Kind = Literal["known", "auto", "binary", "classes", "alpha"]
 Code = float | tuple[int, ...]
 UInt8 = npt.NDArray[np.uint8]
 
-IGNORED = 255  # in arrays: a pixel that is neither learned from nor counted
+IGNORED = 255  # in arrays: a pixel that is neither trained on nor counted
 THRESHOLD = 127
 MAX_CODE = 50
 MAX_COLOURS = 20

@@ -19,9 +19,9 @@ MAX_MASKLESS = 0.1  # share of a generic set's images that may lack a mask
 GENERIC = "generic"
 READ = """\
 Segmentation sets, as NAME=DIR for --dataset and --external of evaluate and benchmark. Masks of sets known by name are
-read in the same way: what is above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value
-above 9, or a palette of which at most ten colours are used) all but 0, or black, is foreground. Masks of generic sets are read by
-the values of all of them together, as --mask-coding and --ignore-value of evaluate and benchmark say.
+read in one way: above 127 in the brightest channel is foreground; in a lossless file that numbers classes (no value
+above 9, or a palette of which at most ten colours are used) all but 0, or black, is foreground. Masks of generic sets
+are read by the values of all of them together, as --mask-coding and --ignore-value of evaluate and benchmark say.
 """
 
 

@@ -1,10 +1,10 @@
 """Image and mask files to arrays, decoded by curation/frames/decoding.py: masks of any coding. It knows no set.
 
 A mask of a set that is known by name is read file by file: foreground is where its brightest channel (or plane) is
-above 127, so the gray edges of anti-aliased and JPEG masks go and colours are joined; a lossless file may number classes
-instead, and then all but 0, or black, is foreground: where no value is above 9, or where it has a palette and uses ten
-colours at most, black and one that is not gray among them. Masks of any other folder are read by the values
-of all of them together (training/datasets/codings.py); pixels of no known class are IGNORED.
+above 127, so gray edges of anti-aliased and JPEG masks vanish and colours are joined; a lossless file may number
+classes instead, and then all but 0, or black, is foreground: where no value is above 9, or where it has a palette and
+uses ten colours at most, black and one that is not gray among them. Masks of any other folder are read by the values of
+all of them together (training/datasets/codings.py); a value that marks unlabelled pixels is IGNORED.
 
 Masks are resized by area: a pixel is IGNORED where half or more of what it covers is, else foreground where half or
 more of the rest is.
@@ -124,7 +124,7 @@ def foreground(path: str) -> Pixels:
 def has_coloured_codes(path: str, planes_HWC: Pixels) -> bool:
     """Whether a file has a palette and uses at most CODES colours of it, black and one that is not gray among them.
 
-    `planes_HWC` are its colours. They may be dark, as those of many palettes are.
+    `planes_HWC` are its colours. They may be dark, as in many palettes.
     """
     try:
         with Image.open(path) as image:

@@ -3,7 +3,7 @@
 Exact copies have equal bytes; the same picture scaled, or recompressed, does not. Two images are near copies where
 their gray copies of SIDE x SIDE, each less its own copy of COARSE x COARSE (so that lighting is not compared),
 correlate by LEAST or more (OURS). On 1,000 polyp frames and their originals in full size all 30 originals reach 0.9998;
-among the frames only three pairs, which are the same picture, pass 0.995, the next pair, a moment apart, has 0.982 and different
+only three pairs of the frames, each one picture, pass 0.995, the next pair, a moment apart, has 0.982 and different
 scenes stay below 0.91. Three in four successive frames of a slow video pass it too, and count as near copies. A copy
 that is cropped, rotated or mirrored is not found.
 

@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Tree:
-    """One way a set is packed: pairs that together are the set, and its image counts where they differ from the set's."""
+    """One way a set is packed: pairs that together are the set, and image counts where not the layout's."""
 
     pairs: tuple[Pair, ...]
     counts: tuple[int, ...] = ()

@@ -41,7 +41,7 @@ class Pairs:
         )
         require(
             self.masks.shape == shape[:3],
-            f"masks are {self.masks.shape} for images {shape}; expected {shape[:3]}, one mask of the same size per image",
+            f"masks are {self.masks.shape} for images {shape}; expected {shape[:3]}, one mask of that size each",
         )
         types = str(self.images.dtype), str(self.masks.dtype)
         require(types == ("uint8", "uint8"), f"images are {types[0]}, masks {types[1]}; expected uint8")
@@ -194,7 +194,7 @@ def check_faults(label: str, faults: dict[str, str], total: int) -> None:
 
 
 def with_near_copies(run: RunDirectory, sets: Sequence[PreparedSet]) -> list[PreparedSet]:
-    """The sets, each test image with the contents of its near copies in the training and validation parts of any set."""
+    """The sets, each test image with the contents of its near copies in any set's training and validation parts."""
     trained = [tuple(row for part in ("train", "validation") for row in one.parts[part]) for one in sets]
     known = [load_array(run, f"{one.stem}.small.npy")[list(rows)] for one, rows in zip(sets, trained, strict=True)]
     result = []
@@ -220,7 +220,8 @@ def copy_notes(sets: Sequence[PreparedSet]) -> list[str]:
             if names:
                 lines.append(
                     f"{one.name}: {first_names(names)} of {len(one.parts['test'])} test images are copies, exact or at "
-                    f"another size, of training or validation images of {trained.name}; models trained on it are not tested on them"
+                    f"another size, of training or validation images of {trained.name}; a model trained on it is not "
+                    "tested on them"
                 )
     return lines
 

@@ -6,6 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from curation.options import require
 from curation.sources.reader import content_hash
 from training.datasets.folders import Dataset, Example
@@ -22,7 +26,7 @@ def split(dataset: Dataset, seed: int, shares: tuple[float, float, float] = (0.8
     Examples that share a group (sequence, patient, centre) or all bytes of their image are one block, which is never
     cut. Where the set has an official test part, it is kept as it is, validation is taken from the rest by `shares`
     unless it is official too, and examples outside the test part whose block reaches into it are left_out; so are
-    those of train whose block reaches into an official validation part. An external set is all test. In a set whose
+    train examples whose block reaches into an official validation part. An external set is all test. In a set whose
     frames are only known to be in order, the parts are stretches of them and count as official ones. Else blocks are
     assigned by seed: in random order, blocks larger than the smallest part first, each to the part that lacks most.
     Depends on names, contents and seed only, not on order or location. ValueError where shares are invalid, or there
@@ -69,21 +73,19 @@ def by_name(examples: Iterable[Example]) -> list[Example]:
 def blocks(examples: Sequence[Example]) -> list[list[Example]]:
     """Examples connected by a shared group or by equal image bytes, each block and their list sorted by name."""
     keys = copy_keys(examples)
-    root: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while root.setdefault(key, key) != key:
-            root[key] = root[root[key]]
-            key = root[key]
-        return key
-
-    for example in examples:
-        own = find(f"name {example.name}")
-        for key in (*(f"group {group}" for group in example.groups), *keys.get(example.image, ())):
-            root[find(key)] = own
-    result: dict[str, list[Example]] = defaultdict(list)
-    for example in by_name(examples):
-        result[find(f"name {example.name}")].append(example)
+    shared: dict[str, int] = {}  # a number for each group and image hash
+    pairs = [
+        (row, shared.setdefault(key, len(shared)))
+        for row, example in enumerate(examples)
+        for key in (*(f"group {group}" for group in example.groups), *keys.get(example.image, ()))
+    ]
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    size = len(examples) + len(shared)
+    graph = coo_array((np.ones(len(rows)), (rows, len(examples) + columns)), (size, size))
+    labels = connected_components(graph, directed=False)[1].tolist()
+    result: dict[int, list[Example]] = defaultdict(list)
+    for label, example in sorted(zip(labels, examples, strict=False), key=lambda pair: pair[1].name):
+        result[label].append(example)
     return list(result.values())
 
 

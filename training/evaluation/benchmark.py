@@ -1,6 +1,6 @@
 """The benchmark as one command: pre-train on every subset with every seed, fine-tune on every set, and compare.
 
-Nothing is trained twice: pre-trainings and fine-tunings are kept below the output by the hash of all that shapes them.
+Nothing is trained twice: pre-trainings and fine-tunings are kept below the output, named by the hash of their inputs.
 """
 
 from collections.abc import Sequence
@@ -30,39 +30,39 @@ from training.segmentation.config import FinetuneConfig
 def benchmark(
     config: BenchmarkConfig, evaluation: EvaluateConfig, recipe: Recipe, finetune: FinetuneConfig
 ) -> pa.Table:
-    """Pre-train, fine-tune, test and compare; return the table of results (training.results.SCHEMA).
+    """Pre-train, fine-tune, test and compare; return the table of results (training/reporting/results.py).
 
     `recipe` says how to pre-train; its subset and output are not used. The encoder of each seed is fine-tuned with
     that seed. Leaves in `output` what `evaluate` does, the encoders below pretrain/, comparisons with random and full,
-    and of tables 2, 3, 4 and figures 3, 4, 6 those that the results allow. A rerun does what is missing. ValueError,
-    before anything is trained: no such subset, set or folder, or settings that cannot be.
+    and of tables 2, 3, 4 and figures 3, 4, 6 the ones that the results allow. A rerun does only what is missing.
+    ValueError, before anything is trained: no such subset, set or folder, or invalid settings.
     """
     run, sources = RunDirectory(evaluation.output), find_sources(evaluation)
     require(
         run.filesystem.type_name == "local",
-        f"output is {evaluation.output}, but encoders are kept as files; give a folder that all nodes see",
+        f"output is {evaluation.output}, but encoders are kept as files; use a folder that all nodes can access",
     )
     subsets = [read_subset(absolute(folder)) for folder in config.subset]
     names = [subset.about["name"] for subset in subsets]
     twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, f"several subsets are called {', '.join(twice)}; select them again under names of their own")
+    require(not twice, f"several subsets are called {', '.join(twice)}; select them again under different names")
     connect()
     recipe = replace(recipe, compute=replace(recipe.compute, precision=chosen_precision(run, recipe.compute.precision)))
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     lengths = lengths_of(recipe.length, config.more_lengths)
     planned = [one for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
-    planned[0].method()  # a model that cannot be made is told before anything starts
+    planned[0].method()  # a model that cannot be built is reported before anything starts
     with run.lock():
         record_precision(run, finetune.precision)
         sets = prepare_all(run, sources, evaluation)
         pretrain_all(planned, at_once(recipe.compute.workers))
-        wanted = []
+        runs = []
         for settings in planned:
             seeded = replace(finetune, seed=settings.what.seed)
-            wanted += evaluation_runs(
+            runs += evaluation_runs(
                 [subject_of(settings.what.output, None)], sets, replace(evaluation, seeds=1), seeded
             )
-        table = run_all(run, wanted)
+        table = run_all(run, runs)
         compared = comparisons(table)
         report_results(run, table, evaluation, compared)
         for name, reason in (*missing_baselines(table, compared), *publish(run, table, sets)):
@@ -78,11 +78,15 @@ def lengths_of(given: LengthConfig, more: Sequence[float]) -> list[LengthConfig]
 
 
 def missing_baselines(table: pa.Table, compared: Sequence[results.Row]) -> list[tuple[str, str]]:
-    """Return the baselines that are not in the results, and what is set against nothing for want of them."""
+    """Return the baselines that are not in the results, and what is not compared without them."""
     methods = {row["subset"]: row["method"] for row in table.to_pylist()}
     missing, full = [], any(method == "full" for method in methods.values())
-    met = {row["subset"] for row in compared if methods[row["against"]] == "random"}
-    alone = sorted(name for name, method in methods.items() if method not in ("random", "full") and name not in met)
+    compared_with_random = {row["subset"] for row in compared if methods[row["against"]] == "random"}
+    alone = sorted(
+        name
+        for name, method in methods.items()
+        if method not in ("random", "full") and name not in compared_with_random
+    )
     if alone:
         missing.append(("random baseline", f"no random subset has the size of {', '.join(alone)}; give one of each"))
     if not full:
@@ -91,15 +95,15 @@ def missing_baselines(table: pa.Table, compared: Sequence[results.Row]) -> list[
 
 
 def dataset_row(one: PreparedSet) -> tables.DatasetRow:
-    """What table 2 says of a set."""
+    """The row of a set in table 2."""
     sizes = {part: len(rows) for part, rows in one.parts.items()}
     return tables.DatasetRow(name=one.name, images=len(one.names), left_out=len(one.left_out), split=one.split, **sizes)
 
 
 def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> list[tuple[str, str]]:
-    """Write the paper's tables and figures of our results; return those that could not be made, and why."""
+    """Write the paper's tables and figures of our results; return the ones that could not be made, and why."""
     markdown.write_table(tables.datasets_table([dataset_row(one) for one in sets]), run, "table2")
-    markdown.write_table(tables.ratio_table(table, beside_paper=True), run, "table3")
+    markdown.write_table(tables.ratio_table(table, with_published=True), run, "table3")
     final, missing = results.final_rows(table).to_pylist(), []
     same = [row for row in final if row["train_dataset"] == row["test_dataset"]]
     if any(row["ratio_nominal"] in tables.TABLE_4_RATIOS for row in same):
@@ -114,5 +118,5 @@ def publish(run: RunDirectory, table: pa.Table, sets: Sequence[PreparedSet]) -> 
     if len({row[key] for row in final for key in ("train_dataset", "test_dataset")}) > 1:
         style.write_figure(matrix(table), run, "figure6")
     else:
-        missing.append(("figure6", "it sets data sets against each other, and there is one; give --external or more"))
+        missing.append(("figure6", "it compares data sets, and there is only one; add --dataset or --external"))
     return missing

@@ -1,7 +1,7 @@
-"""What pre-trained encoders are worth: every (encoder, data set, seed) fine-tuned and tested as a Ray task of its own.
+"""How good pre-trained encoders are: every (encoder, data set, seed) fine-tuned and tested in its own Ray task.
 
-A task's results are one file named by the hash of all that shapes them, so that a killed run does only what is
-missing. They depend neither on the number of workers nor on the order in which tasks end.
+A task's results are one file named by the hash of its inputs, so a rerun does only what is missing. They depend neither
+on the number of workers nor on the order in which tasks end.
 """
 
 from dataclasses import replace
@@ -26,12 +26,11 @@ from training.segmentation.config import FinetuneConfig
 
 
 def evaluate(encoders: EncoderConfig, config: EvaluateConfig, finetune: FinetuneConfig) -> pa.Table:
-    """Fine-tune and test every encoder on every set with every seed; return the table (training.results.SCHEMA).
+    """Fine-tune and test every encoder on every set with every seed; return the table (training/reporting/results.py).
 
     Leaves in `output`: results.parquet, summary.md and .csv, measures.md and .csv (Dice, precision, recall and mIoU by
-    each definition), with several encoders comparisons.md and .csv;
-    results/ with a file a run, overlays/ with its best and worst predictions, models/ with what was fine-tuned, cache/
-    with the decoded images.
+    each definition), with several encoders comparisons.md and .csv; results/ with one file per run, outlines/ with its
+    best and worst predictions, models/ with the fine-tuned models, cache/ with the decoded images.
     Prints mIoU and NormDEL. ValueError, before anything is trained: no such set, folder or encoder.
     """
     run, sources = RunDirectory(config.output), find_sources(config)

@@ -1,6 +1,6 @@
-"""Fine-tuned models and where they are kept: a set that is named later is tested without fine-tuning again. No engine.
+"""Fine-tuned models on disk: a set that is added later is tested without fine-tuning again. No engine.
 
-Below models/ a model is HASH.safetensors, and HASH.json, written last: the epoch it is of and its curve.
+Below models/ a model is HASH.safetensors, and HASH.json, written last: its epoch and its curve.
 """
 
 from dataclasses import dataclass
@@ -26,52 +26,52 @@ class FinetunedModel:
     """A fine-tuned model, the epoch of its best validation IoU (the first of equals), and rows of its curve."""
 
     model: SegmentationModel
-    epoch: int
+    best_epoch: int
     curve: list[results.Row]
 
 
 @dataclass(frozen=True)
 class FinetuneTask:
-    """What a model learns from and is stopped by. `own` is the test part of the same set, tested every few epochs."""
+    """Training and validation part, and the test part of the same set, tested every `test_every` epochs."""
 
     train: Pairs
     validation: Pairs
-    own: Pairs | None
-    every: int
+    own_test: Pairs | None
+    test_every: int
 
 
 def finetune_task(
-    encoder: VisionTransformer, lesson: FinetuneTask, config: FinetuneConfig, device: str
+    encoder: VisionTransformer, task: FinetuneTask, config: FinetuneConfig, device: str
 ) -> FinetunedModel:
     """Fine-tune to the end.
 
-    The curve has a row of scores on the own test part after each `every` epochs, none where that is 0; it decides
-    nothing. ValueError: no lesion to learn from, a loss that is no number.
+    The curve has a row of scores on the own test part every `test_every` epochs, none where that is 0; it decides
+    nothing. ValueError: no lesion in the training masks, a loss that is not finite.
     """
-    best_iou, best_epoch, curve, own = -1.0, 0, list[results.Row](), lesson.own
-    for epoch in finetune(encoder, lesson.train, lesson.validation, config, device):
+    best_iou, best_epoch, curve, own = -1.0, 0, list[results.Row](), task.own_test
+    for epoch in finetune(encoder, task.train, task.validation, config, device):
         model = epoch.model
         if epoch.metrics["validation_iou"] > best_iou:
             best_iou, best_epoch = epoch.metrics["validation_iou"], epoch.number
-        if own is not None and lesson.every and epoch.number % lesson.every == 0:
+        if own is not None and task.test_every and epoch.number % task.test_every == 0:
             scores = iou.summarise(iou.confusion_counts(predict(model, own.images), own.masks, ignored=IGNORED))
             known = {name: scores[name] for name in results.MEASURES if name in scores}
             curve.append({"images": len(own.images), "epoch": epoch.number, "final": False, **known})
     return FinetunedModel(model, best_epoch, curve)
 
 
-def save_model(run: RunDirectory, name: str, learned: FinetunedModel) -> None:
+def save_model(run: RunDirectory, name: str, finetuned: FinetunedModel) -> None:
     """Keep a model as `name`."""
-    tensors = {key: value.contiguous().cpu() for key, value in learned.model.state_dict().items()}
+    tensors = {key: value.contiguous().cpu() for key, value in finetuned.model.state_dict().items()}
     run.write_bytes(f"{FOLDER}/{name}.safetensors", to_safetensors(tensors))
-    about = {"outputs": learned.model.outputs, "epoch": learned.epoch, "curve": learned.curve}
+    about = {"outputs": finetuned.model.outputs, "epoch": finetuned.best_epoch, "curve": finetuned.curve}
     run.write_json(f"{FOLDER}/{name}.json", about)
 
 
 def load_model(
     run: RunDirectory, name: str, encoder: VisionTransformer, config: FinetuneConfig, device: str
 ) -> FinetunedModel | None:
-    """The model that is kept as `name`, if there is one, upon the encoder that it began with."""
+    """The model kept as `name`, if there is one, built on its initial encoder."""
     if not run.exists(f"{FOLDER}/{name}.json"):
         return None
     about = run.read_json(f"{FOLDER}/{name}.json")

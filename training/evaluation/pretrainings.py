@@ -1,4 +1,4 @@
-"""The pre-trainings of a benchmark or a sweep: named by all that shapes them, so that none is done twice."""
+"""The pre-trainings of a benchmark or a sweep: named by the hash of their inputs, so that none is done twice."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,9 +18,9 @@ from training.pretraining.weights import absolute_init
 def pretrainings(
     run: RunDirectory, subset: Subset, recipe: Recipe, lengths: Sequence[LengthConfig], seeds: int
 ) -> Iterator[Recipe]:
-    """Yield the settings of every pre-training on a subset: each length, each seed. ValueError for ones that cannot be.
+    """Yield the settings of every pre-training on a subset: each length and seed. ValueError for invalid ones.
 
-    An output is named by the hash of the subset and of all that shapes the weights.
+    An output is named by the hash of the subset and of all settings that shape the weights.
     """
     for length in lengths:
         for seed in range(recipe.what.seed, recipe.what.seed + seeds):
@@ -36,12 +36,12 @@ def pretrainings(
 
 
 def at_once(workers: int) -> int:
-    """How many pre-trainings of so many ranks run at once: as GPUs allow, with a CPU a rank and one to decode."""
+    """How many pre-trainings of `workers` ranks run at once: as GPUs allow, with one CPU per rank and one to decode."""
     return max(1, min(resources.count("GPU") // workers, resources.count("CPU") // (workers + 1)))
 
 
 def pretrain_all(planned: Sequence[Recipe], together: int) -> None:
-    """Do the pre-trainings, `together` at once. Where one fails, those under way end and the others do not begin."""
+    """Do the pre-trainings, `together` at once. If one fails, running ones finish and no other starts."""
 
     def do(number: int) -> None:
         settings = planned[number]
@@ -49,7 +49,7 @@ def pretrain_all(planned: Sequence[Recipe], together: int) -> None:
         print(f"pretrain {number + 1} of {len(planned)}: {what}", flush=True)
         pretrain_once(settings)
 
-    if together == 1:  # in the main thread, where Ray Train minds an interruption
+    if together == 1:  # in the main thread, where Ray Train handles an interruption
         for number in range(len(planned)):
             do(number)
         return
@@ -62,7 +62,7 @@ def pretrain_all(planned: Sequence[Recipe], together: int) -> None:
 
 
 def pretrain_once(settings: Recipe) -> None:
-    """Pre-train unless that is finished, and let go of the decoded frames."""
+    """Pre-train unless that is finished, and delete the decoded frames."""
     output = RunDirectory(settings.what.output)
     if not (output.exists("encoder.safetensors") and output.exists("card.json")):
         pretrain(settings)

@@ -1,4 +1,4 @@
-"""The runs of an evaluation as Ray tasks: each one encoder, one data set, one seed."""
+"""The runs of an evaluation as Ray tasks, one per encoder, data set and seed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -25,36 +25,34 @@ from training.segmentation.config import FinetuneConfig
 from training.segmentation.tokens import load_encoder
 
 ARITHMETIC = "arithmetic.json"
-
-
 IDENTITY = ("subset", "method", "pretrain_epochs")
 
 
 def check_subjects(subjects: Sequence[Subject], finetune: FinetuneConfig) -> None:
-    """ValueError where an encoder cannot be loaded, or two would stand for one in the results."""
+    """ValueError where an encoder cannot be loaded, or two would have the same name in the results."""
     seen: dict[tuple[Any, ...], str] = {}
     for subject in subjects:
         encoder = load_encoder(subject.source, finetune.image_size, subject.name, finetune.seed, subject.statistics)
-        if told := about(encoder):
-            print(f"{subject.about['subset']}: {told}", flush=True)
+        if note := about(encoder):
+            print(f"{subject.about['subset']}: {note}", flush=True)
         key = tuple(subject.about[name] for name in IDENTITY)
         other = seen.setdefault(key, subject.source)
         require(
             other is subject.source,
             f"encoders {other} and {subject.source} would both be {key[0]!r} in the results, of one method and length; "
-            "evaluate them into two outputs, or give the files other names",
+            "evaluate them into two outputs, or rename the files",
         )
 
 
-def chosen_precision(run: RunDirectory, wanted: str) -> Any:
-    """The arithmetic of all results of an output: for `auto` what its first call chose, on whatever chips."""
-    if wanted == "auto" and run.exists(ARITHMETIC):
+def chosen_precision(run: RunDirectory, requested: str) -> Any:
+    """The precision of all results of an output: for `auto` what its first call chose, on whatever chips."""
+    if requested == "auto" and run.exists(ARITHMETIC):
         return run.read_json(ARITHMETIC)["precision"]
-    return resolve_precision(wanted, *resources.chips())
+    return resolve_precision(requested, *resources.chips())
 
 
 def record_precision(run: RunDirectory, precision: str) -> None:
-    """Note what the first call of an output computes in, and on what."""
+    """Record the precision and device of the first call of an output."""
     if not run.exists(ARITHMETIC):
         run.write_json(ARITHMETIC, {"precision": precision, "device": resources.device_names()})
 
@@ -62,7 +60,7 @@ def record_precision(run: RunDirectory, precision: str) -> None:
 def evaluation_runs(
     subjects: Iterable[Subject], sets: Sequence[PreparedSet], config: EvaluateConfig, finetune: FinetuneConfig
 ) -> list[EvaluationRun]:
-    """Every trial of some encoders: each on each set to train on, with each seed; `finetune` names its arithmetic."""
+    """Every run of some encoders: on each set to train on, with each seed; `finetune` states its precision."""
     assert finetune.precision != "auto"
     seeds = range(finetune.seed, finetune.seed + (config.seeds if config.probe == "finetune" else 1))
     return [
@@ -76,21 +74,21 @@ def evaluation_runs(
     ]
 
 
-def run_all(run: RunDirectory, wanted: Sequence[EvaluationRun]) -> pa.Table:
-    """Carry out the trials that have no file yet, each in a task, and return the rows of all in the trials' order."""
-    there = set(run.names("results"))
-    missing = [trial for trial in wanted if trial.path.rpartition("/")[2] not in there]
+def run_all(run: RunDirectory, jobs: Sequence[EvaluationRun]) -> pa.Table:
+    """Carry out the runs that have no file yet, each in a task, and return the rows of all in order."""
+    done = set(run.names("results"))
+    missing = [job for job in jobs if job.results_path.rpartition("/")[2] not in done]
     task = ray.remote(carry_out_here).options(**resources.arithmetic_options())
-    with progress("evaluate", len(wanted), "run", done=len(wanted) - len(missing)) as bar:
-        for _ in stream(task, ((run, trial) for trial in missing)):
+    with progress("evaluate", len(jobs), "run", done=len(jobs) - len(missing)) as bar:
+        for _ in stream(task, ((run, job) for job in missing)):
             bar.update()
-    return results.checked(pa.concat_tables(run.read_table(trial.path) for trial in wanted))
+    return results.checked(pa.concat_tables(run.read_table(job.results_path) for job in jobs))
 
 
-def carry_out_here(run: RunDirectory, trial: EvaluationRun) -> str:
-    """Carry out a trial on the device this task was granted."""
+def carry_out_here(run: RunDirectory, job: EvaluationRun) -> str:
+    """Carry out a run on the device this task was granted."""
     limit_threads(resources.granted_cpus())
-    return carry_out_run(run, trial, resources.device())
+    return carry_out_run(run, job, resources.device())
 
 
 def report_results(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:

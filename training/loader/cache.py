@@ -1,7 +1,7 @@
-"""A subset's frames through Ray Data: decoded once and kept, or streamed to a rank anew for each use.
+"""A subset's frames through Ray Data: decoded once and kept, or decoded again for each use.
 
-What is kept are uint8 parts: files below a local output, which ranks map into memory and a rerun finds again; or, where
-the output is an object store's, blocks in Ray's object store.
+Kept frames are uint8 parts: files below a local output, which ranks map into memory and a rerun finds again; or, if
+the output is in an object store, blocks in Ray's object store.
 
 Legend: S side of the decoded frames in pixels.
 """
@@ -27,21 +27,21 @@ from training.loader.decoded import DecodedFrames, Pixels
 from training.loader.order import Batches, Rows
 from training.loader.subset import PART_ROWS, DecodeFrames, DecodeSlice, Subset, part_name
 
-DECODER_CPUS = 0.25  # of a decoding task while training goes on beside it: ranks leave one CPU for four of them
-DECISION = "cache.json"  # what was decided of decoded frames: beside cache/, which may be let go of
+DECODER_CPUS = 0.25  # of a decoding task during training: ranks leave one CPU for four of them
+DECISION = "cache.json"  # whether decoded frames are kept: outside cache/, which may be deleted
 WINDOW_SLICES = 2048  # slices of one streaming execution of Ray Data
 
 
 @dataclass(frozen=True)
 class FrameCache:
-    """How ranks come by the frames: files or blocks that hold them decoded, or neither to decode as they go."""
+    """How ranks get the frames: decoded in files or blocks, or neither, to decode during training."""
 
     side: int
     files: tuple[str, ...] = ()
     blocks: tuple[Any, ...] = ()  # references to tables of one row, `pixels`
 
     def source(self, subset: Subset, gpu: bool) -> Any:
-        """What a rank's loop takes its frames from (a `training.loop.Source`)."""
+        """The FrameSource (training/pretraining/loop.py) of a rank."""
         if self.files:
             return DecodedFrames(
                 self.files, subset.ids, loaders=min(4, max(1, resources.granted_cpus() - 1)) if gpu else 0
@@ -52,10 +52,10 @@ class FrameCache:
 
 
 def cache_frames(subset: Subset, run: RunDirectory, side: int, cache_gb: float | None) -> FrameCache:
-    """Decode every frame to uint8 [S, S, 3] and keep it where that fits; do only what is missing.
+    """Decode every frame to uint8 [S, S, 3] and keep it if all fit; do only what is missing.
 
-    ValueError, naming some, where frames cannot be read or decoded any more, or changed since they were ingested.
-    ReadError where a file cannot be read for a reason that may pass; what was kept by then is found by a rerun.
+    ValueError, naming some, where frames can no longer be read or decoded, or changed since they were ingested.
+    ReadError where a file cannot be read for a temporary reason; a rerun finds what was kept by then.
     """
     local = run.filesystem.type_name == "local"
     size = len(subset.table) * side**2 * 3
@@ -76,7 +76,7 @@ def cache_frames(subset: Subset, run: RunDirectory, side: int, cache_gb: float |
 
 
 def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> bool:
-    """Whether decoded frames of `size` bytes are kept: within `cache_gb`, or as the first call decided by the room.
+    """Whether decoded frames of `size` bytes are kept: within `cache_gb`, or as the first call decided.
 
     Blocks in Ray's object store end with a call, so there each call decides by its own cluster.
     """
@@ -84,25 +84,25 @@ def fits(run: RunDirectory, size: int, local: bool, cache_gb: float | None) -> b
         return size <= cache_gb * 1e9
     if local and run.exists(DECISION):
         return kept_bytes(run) > 0
-    return size <= room(run, local)
+    return size <= available_bytes(run, local)
 
 
 def kept_bytes(run: RunDirectory) -> int:
-    """Bytes of decoded frames that the last call which trained has kept; 0 where it streamed."""
+    """Bytes of decoded frames that the last training call kept; 0 where it streamed."""
     return int(run.read_json(DECISION)["decoded_bytes"]) if run.exists(DECISION) else 0
 
 
-def room(run: RunDirectory, local: bool) -> float:
-    """Bytes that decoded frames may take: half of what is free, or taken by such frames already."""
+def available_bytes(run: RunDirectory, local: bool) -> float:
+    """Bytes that decoded frames may take: half of what is free or already taken by such frames."""
     if not local:
         return 0.5 * resources.resources().get("object_store_memory", 0.0)
     run.filesystem.create_dir(run.root, recursive=True)
-    taken = sum(run.filesystem.get_file_info(f"{run.root}/cache/{name}").size for name in run.names("cache"))
-    return 0.5 * float(shutil.disk_usage(run.root).free + taken)
+    used = sum(run.filesystem.get_file_info(f"{run.root}/cache/{name}").size for name in run.names("cache"))
+    return 0.5 * float(shutil.disk_usage(run.root).free + used)
 
 
 def decoding(task: DecodeFrames, starts: Sequence[int]) -> ray.data.Dataset:
-    """The dataset of parts {start, failed, pixels}, a part a block, decoded on all CPUs when it is asked for."""
+    """The dataset of parts {start, failed, pixels}, one part per block, decoded lazily on all CPUs."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = PART_ROWS * task.side**2 * 3 + (1 << 20)
@@ -134,13 +134,13 @@ def check_decoded(subset: Subset, failed: list[str]) -> None:
     """ValueError where frames failed, naming some."""
     require(
         not failed,
-        f"{len(failed)} of {len(subset.table)} frames of {subset.path} cannot be used any more: "
-        f"{'; '.join(failed[:3])}; put the files back as they were, or make a run of what is there and its subset",
+        f"{len(failed)} of {len(subset.table)} frames of {subset.path} can no longer be used: "
+        f"{'; '.join(failed[:3])}; restore the files, or curate the current files in a new run",
     )
 
 
 def cached_parts(tables: Sequence[pa.Table], side: int) -> list[Pixels]:
-    """The frames uint8 [n, S, S, 3] of the parts in some blocks, in their order and without a copy."""
+    """The frames uint8 [n, S, S, 3] of the parts in some blocks, in order and without a copy."""
     rows = sorted((row["start"].as_py(), row["pixels"]) for table in tables for row in arrow_rows(table))
     return [np.frombuffer(pixels.as_buffer(), np.uint8).reshape(-1, side, side, 3) for _, pixels in rows]
 
@@ -151,7 +151,7 @@ def arrow_rows(table: pa.Table) -> Iterator[dict[str, pa.Scalar]]:
 
 
 class StreamedFrames:
-    """A subset whose frames are decoded anew for each slice, by Ray Data on all CPUs, ahead of the rank that asks."""
+    """A subset whose frames are decoded for each slice, by Ray Data on all CPUs, ahead of the rank."""
 
     def __init__(self, subset: Subset, side: int) -> None:
         self.subset, self.side, self.ids = subset, side, subset.ids
@@ -164,7 +164,7 @@ class StreamedFrames:
         return [self.ids[row] for row in rows]
 
     def images(self, order: Batches, places: Iterator[tuple[int, int]]) -> Iterator[Tensor]:
-        """Yield uint8 [slice size, S, S, 3] for each (update, slice), in order. ValueError where a frame is lost."""
+        """Yield uint8 [slice size, S, S, 3] for each (update, slice), in order. ValueError where a frame is missing."""
         task = DecodeSlice(self.subset, self.side)
         while window := list(islice(places, WINDOW_SLICES)):
             for row in streamed(task, [order.rows(*place) for place in window]):
@@ -173,7 +173,7 @@ class StreamedFrames:
 
 
 def streamed(task: DecodeSlice, window: list[Rows]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a window of slices, a slice a block, in order."""
+    """Yield the rows of a window of slices, one slice per block, in order."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -1,4 +1,4 @@
-"""Decoded frames in memory or mapped from files, handed out slice by slice. It knows neither decoding nor the engine.
+"""Decoded frames in memory or mapped from files, read slice by slice. It knows neither decoding nor the engine.
 
 Legend: n frames of a part; S side of the cached frames in pixels.
 """
@@ -21,8 +21,8 @@ Pixels = npt.NDArray[np.uint8]
 class DecodedFrames:
     """uint8 parts [n, S, S, 3], each an array or a .npy file that is mapped into memory, and the frames' ids.
 
-    `loaders` processes read ahead into pinned memory, for a GPU; 0: frames are read when they are asked for. Parts
-    must be files then, which a process can map for itself.
+    `loaders` processes read ahead into pinned memory, for a GPU; parts must be files then, which each process maps.
+    0: frames are read when they are needed.
     """
 
     def __init__(self, parts: Sequence[Pixels | str], ids: list[str], loaders: int = 0) -> None:
@@ -67,7 +67,7 @@ class DecodedFrames:
 
 
 def open_part(part: Pixels | str) -> Pixels:
-    """Map a part's file, or return the array that it is."""
+    """Map a part's file, or return a part that is an array."""
     return np.load(part, mmap_mode="r") if isinstance(part, str) else part
 
 
@@ -82,7 +82,7 @@ class _Taken(Dataset[Tensor]):
 
 
 class _Sequence(Sampler[tuple[int, int]]):
-    """The places as a sampler, drawn from as they are needed."""
+    """The places as a sampler, taken as they are needed."""
 
     def __init__(self, places: Iterator[tuple[int, int]]) -> None:
         self.places = places

@@ -1,7 +1,7 @@
 """Which frames each update takes, and the generators of its crops and masks: functions of (seed, update, slice) alone.
 
-A slice is a fixed number of neighbouring images of a batch; a rank takes whole slices. So a run continued from
-a checkpoint is the run that was never stopped, and two ranks compute what one rank computes with all their slices, to
+A slice is a fixed number of neighbouring images of a batch; a rank takes whole slices. So a run resumed from
+a checkpoint equals one that never stopped, and two ranks compute what one rank computes with all their slices, up to
 rounding. It knows neither pixels nor the model.
 """
 
@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among those that train together."""
+    """One of the processes that train together."""
 
     number: int = 0
     ranks: int = 1
@@ -29,24 +29,24 @@ class Rank:
 
 @dataclass(frozen=True)
 class Batches:
-    """The order of a training: `frames` shuffled each epoch by `seed`, one epoch running into the next."""
+    """The order of a training: `frames` shuffled each epoch by `seed`, one epoch continuing into the next."""
 
     frames: int
-    batch: int  # images of an update
-    size: int  # images of a slice
+    batch: int  # images per update
+    size: int  # images per slice
     seed: int
 
     @property
-    def each(self) -> int:
-        """Slices of an update."""
+    def slices(self) -> int:
+        """Slices per update."""
         return self.batch // self.size
 
     def check(self, ranks: int, *, even: bool) -> None:
-        """ValueError where there is a rank without a slice, or where shares differ though they must be `even`."""
-        fits = self.each % ranks == 0 if even else self.each >= ranks
+        """ValueError if a rank gets no slice, or if shares differ though they must be `even`."""
+        fits = self.slices % ranks == 0 if even else self.slices >= ranks
         require(
             fits,
-            f"batch_size {self.batch} makes {self.each} slices of {self.size} images, which {ranks} workers cannot"
+            f"batch_size {self.batch} makes {self.slices} slices of {self.size} images, which {ranks} workers cannot"
             f" share{' evenly' if even else ''}; change --batch-size, --slice-rows or --workers",
         )
 
@@ -60,11 +60,11 @@ class Batches:
 
     def share(self, rank: Rank) -> range:
         """The slices of each update that a rank takes; shares differ by one at most."""
-        bounds = [self.each * number // rank.ranks for number in (rank.number, rank.number + 1)]
+        bounds = [self.slices * number // rank.ranks for number in (rank.number, rank.number + 1)]
         return range(*bounds)
 
     def places(self, rank: Rank, start: int, total: int) -> Iterator[tuple[int, int]]:
-        """The (update, slice) of a rank in the order in which it takes them, from update `start` to before `total`."""
+        """The (update, slice) of a rank in order, from update `start` to before `total`."""
         return ((update, number) for update in range(start, total) for number in self.share(rank))
 
 

@@ -1,6 +1,6 @@
-"""A subset as its kept.parquet tells it, and its frames decoded. It knows no engine, and needs no PyTorch.
+"""A subset as described by its kept.parquet, and its frames decoded. It knows no engine, and needs no PyTorch.
 
-Legend: B frames asked for; S side of the decoded frames in pixels.
+Legend: B requested frames; S side of the decoded frames in pixels.
 """
 
 import io
@@ -28,7 +28,7 @@ SUBSET = b"endosieve.subset"  # key in kept.parquet's Arrow metadata, as `export
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset as its kept.parquet tells it: frame ids, where their bytes are (or the bytes), and their sizes."""
+    """A subset as described by its kept.parquet: frame ids, the location of their bytes (or the bytes), and sizes."""
 
     path: str
     table: pa.Table
@@ -45,7 +45,7 @@ class Subset:
         return int(np.sum(self.table["byte_size"].to_numpy()))
 
     def copies(self, content_hash: str) -> Iterator[str]:
-        """Yield the addresses of other files with the same bytes, as the export lists them; looked up when asked."""
+        """Yield the addresses of other files with the same bytes, as the export lists them; read lazily."""
         folder = RunDirectory(self.path)
         if folder.exists(COPIES):
             with folder.open(COPIES) as file:
@@ -56,8 +56,8 @@ class Subset:
 def read_subset(path: str) -> Subset:
     """Read a subset's folder. ValueError where it has no kept.parquet, or no frame.
 
-    IntegrityError where it lies in a run and was made from what is not there any more, or where kept.parquet is not of
-    the subset that subset.json tells of.
+    IntegrityError if it is in a run and was made from what no longer exists, or if kept.parquet is not of the subset
+    that subset.json describes.
     """
     folder = RunDirectory(path)
     chain.check_subset(folder)
@@ -65,13 +65,13 @@ def read_subset(path: str) -> Subset:
         folder.exists("kept.parquet") and folder.exists("subset.json"),
         f"{path} holds no exported subset; make one with `python -m curation run` or `export`",
     )
-    wanted = ("frame_id", "uri", "image", "byte_size", "content_hash", "width", "height")
-    names = [name for name in wanted if name in folder.read_schema("kept.parquet").names]
+    columns = ("frame_id", "uri", "image", "byte_size", "content_hash", "width", "height")
+    names = [name for name in columns if name in folder.read_schema("kept.parquet").names]
     about = folder.read_json("subset.json")
     exported = json.loads((folder.read_schema("kept.parquet").metadata or {}).get(SUBSET, b"null"))
     if exported is not None and exported["digest"] != about["digest"]:
         raise IntegrityError(
-            f"{path}/kept.parquet is of another selection than subset.json beside it; delete kept.parquet, and export "
+            f"{path}/kept.parquet is of another selection than its subset.json; delete kept.parquet, and export "
             "the subset again"
         )
     table = folder.read_table("kept.parquet", names)
@@ -80,15 +80,15 @@ def read_subset(path: str) -> Subset:
 
 
 def decode_rows(subset: Subset, rows: npt.NDArray[np.int64], side: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Decode frames of a subset: uint8 [B, S, S, 3] of those that can be, and what is wrong with the others.
+    """Decode frames of a subset: uint8 [B, S, S, 3] of the readable ones, and what is wrong with the others.
 
     A frame whose file is missing or has other bytes than when it was ingested is read from an exact copy. ReadError
-    where a file cannot be read for a reason that may pass.
+    where a file cannot be read for a temporary reason.
     """
     pixels, failed = [np.empty((0, side, side, 3), np.uint8)], []
     for row in subset.table.take(pa.array(rows)).to_pylist():
         try:
-            limit = (row.get("width") or 0) * (row.get("height") or 0) or decoding.MAX_PIXELS  # what ingest let through
+            limit = (row.get("width") or 0) * (row.get("height") or 0) or decoding.MAX_PIXELS  # what ingest accepted
             pixels.append(decoding.decode(encoded(subset, row), side, limit)[None])
         except decoding.FrameError as error:
             failed.append(f"frame {row['frame_id']}, {row['uri']}: {error.reason}, {error.message}")
@@ -105,7 +105,7 @@ def encoded(subset: Subset, row: dict[str, Any]) -> bytes:
 
 
 def part_name(start: int) -> str:
-    """Name of the part that begins with frame number `start`."""
+    """Name of the part that starts with frame number `start`."""
     return f"part-{start // PART_ROWS:06d}.npy"
 
 
@@ -116,7 +116,7 @@ class DecodeFrames:
         self.subset, self.side, self.run = subset, side, run
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode one part; what could not be decoded is told in `failed`, and nothing is written then."""
+        """Decode one part; frames that could not be decoded are listed in `failed`, and nothing is written then."""
         [start] = batch["start"].to_pylist()
         rows = np.arange(start, min(start + PART_ROWS, len(self.subset.table)))
         pixels, failed = decode_rows(self.subset, rows, self.side)

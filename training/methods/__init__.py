@@ -1,1 +1,1 @@
-"""Pre-training methods: what a model learns from a batch, one file a method."""
+"""Pre-training methods: what a model learns from a batch, one file per method."""

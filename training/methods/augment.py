@@ -1,9 +1,9 @@
 """Random crops, flips, colour and blur for whole batches on the device. It knows no model and keeps no state.
 
-Every draw comes from the caller's generator, in the same number for every batch of a size: the same generator state
+All random numbers come from the caller's generator, equally many for every batch of a size: the same generator state
 gives the same views. A generator on the CPU gives the same crops on every device.
 
-A crop is two matrix products an image, rows and columns apart: exact antialiased resampling, flips included, without
+A crop is two matrix products per image, for rows and for columns: exact antialiased resampling, flips included, without
 a loop over images. At 224 px it costs 0.15 GFLOP, half a percent of a ViT-B/16 step.
 
 Legend: B images of C channels, H x W pixels; S side of the views; L rows or columns of the image.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.methods.config import Augmentation, SimclrAugmentation
 
-ATTEMPTS = 10  # boxes drawn for each image; the first that lies within it counts
+ATTEMPTS = 10  # boxes drawn per image; the first that lies within it counts
 GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
 
 Statistics = tuple[float, float, float]
@@ -44,8 +44,8 @@ def random_crops(images: Tensor, size: int, config: Augmentation, generator: tor
 def random_boxes(batch: int, height: int, width: int, config: Augmentation, generator: torch.Generator) -> Tensor:
     """Draw crops: top, left, height, width in whole pixels, int64 [B, 4], on the generator's device.
 
-    Area uniform, ratio log-uniform, place uniform. Where no attempt fits: the largest box about the centre whose
-    ratio is allowed.
+    Area uniform, ratio log-uniform, position uniform. If no attempt fits: the largest centred box with an allowed
+    ratio.
     """
     draws = _uniform(generator, 2, batch, ATTEMPTS)
     area = height * width * (config.scale[0] + draws[0] * (config.scale[1] - config.scale[0]))
@@ -66,8 +66,8 @@ def random_boxes(batch: int, height: int, width: int, config: Augmentation, gene
 def resampling(start_B: Tensor, length_B: Tensor, length: int, size: int, interpolation: str) -> Tensor:
     """Matrices [B, S, L] that scale rows start to start + length_B of an image of L rows to S rows.
 
-    Antialiased as Pillow and PyTorch do it: shrinking widens the filter, and what it would take from outside the box
-    is left out. Bicubic is Keys' filter, a = -0.5.
+    Antialiased as Pillow and PyTorch do it: shrinking widens the filter, and weights outside the box are left out.
+    Bicubic is Keys' filter, a = -0.5.
     """
     taps_BL = torch.arange(length, device=start_B.device) + 0.5 - start_B[:, None]
     scale_B = length_B / size
@@ -93,11 +93,11 @@ def simclr_views(images: Tensor, size: int, config: SimclrAugmentation, generato
 
 
 def colour_jitter(pixels: Tensor, config: SimclrAugmentation, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast, saturation and hue, each image by its own amounts; the order is the batch's."""
+    """Change brightness, contrast, saturation and hue, each image by its own amounts, in one order per batch."""
     draws = 2 * _uniform(generator, 4, len(pixels), device=pixels.device) - 1
     chosen = _uniform(generator, len(pixels), device=pixels.device) < config.jitter
-    reach = torch.tensor([0.8, 0.8, 0.8, 0.2], device=pixels.device)[:, None] * config.strength
-    amounts = (draws * reach * chosen)[:, :, None, None, None]
+    strengths = torch.tensor([0.8, 0.8, 0.8, 0.2], device=pixels.device)[:, None] * config.strength
+    amounts = (draws * strengths * chosen)[:, :, None, None, None]
     factors = (1 + amounts[:3]).clamp(min=0)
     for change in torch.randperm(4, generator=generator, device=generator.device).tolist():
         if change == 0:
@@ -118,7 +118,7 @@ def luma(pixels: Tensor) -> Tensor:
 
 
 def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue (HSV) by a share of the whole circle, [B, 1, 1, 1]; value and saturation stay."""
+    """Rotate the hue (HSV) by a share of the whole circle, [B, 1, 1, 1]; value and saturation are kept."""
     red, green, blue = pixels.chunk(3, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -133,7 +133,7 @@ def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
 
 
 def blur(pixels: Tensor, sigma_B: Tensor) -> Tensor:
-    """Blur each image by its own Gaussian, sigma in pixels, 0 for none; over a tenth of the side, as the paper."""
+    """Blur each image by its own Gaussian, sigma in pixels (0: none), kernel a tenth of the side as in the paper."""
     size = pixels.shape[3]
     places = torch.arange(size, device=pixels.device)
     distance = (places[:, None] - places).abs()
@@ -145,13 +145,13 @@ def blur(pixels: Tensor, sigma_B: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
-    """Take the mean out and divide by the deviation, channel by channel."""
+    """Subtract the mean and divide by the deviation, channel by channel."""
     middle, width = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (mean, std))
     return (pixels - middle) / width
 
 
 def to_bytes(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
-    """Return pictures to look at: the inverse of `normalise`, rounded to uint8."""
+    """Return pictures: the inverse of `normalise`, rounded to uint8."""
     middle, width = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (mean, std))
     return ((pixels * width + middle) * 255).round().clamp(0, 255).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""How pre-training methods are configured, and which there are. It loads no PyTorch."""
+"""The configs of pre-training methods, and the list of methods. It loads no PyTorch."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from curation.options import option, require
 class Augmentation:
     """Crops and flips; the defaults are MAE's."""
 
-    scale: tuple[float, float] = option("Share of the image's area that a crop takes, from and to.", (0.2, 1.0))
+    scale: tuple[float, float] = option("Share of the image's area that a crop covers, from and to.", (0.2, 1.0))
     ratio: tuple[float, float] = option("Width over height of a crop, from and to.", (3 / 4, 4 / 3))
     interpolation: Literal["bicubic", "bilinear"] = option("How a crop is scaled, always antialiased.", "bicubic")
-    horizontal_flip: float = option("Chance of a left-right flip.", 0.5)
-    vertical_flip: float = option("Chance of an upside-down flip: endoscopy has no up.", 0.0)
+    horizontal_flip: float = option("Probability of a left-right flip.", 0.5)
+    vertical_flip: float = option("Probability of an upside-down flip: endoscopy has no up.", 0.0)
 
     def __post_init__(self) -> None:
         for name, low, high in (("scale", 0.0, 1.0), ("ratio", 0.0, math.inf)):
@@ -27,18 +27,20 @@ class Augmentation:
             )
         for name in ("horizontal_flip", "vertical_flip", "jitter", "grey", "blur"):
             value = getattr(self, name, 0.0)
-            require(0 <= value <= 1, f"{name} is {value}; a chance lies between 0 and 1")
+            require(0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimclrAugmentation(Augmentation):
     """Crops, flips, colour and blur; the defaults are SimCLR's (arXiv 2002.05709, appendix A)."""
 
-    scale: tuple[float, float] = option("Share of the image's area that a crop takes, from and to.", (0.08, 1.0))
-    jitter: float = option("Chance of a change of colour.", 0.8)
-    strength: float = option("Strength of it: brightness, contrast, saturation by up to 0.8 of this, hue 0.2.", 1.0)
-    grey: float = option("Chance that all colour is taken out.", 0.2)
-    blur: float = option("Chance of a Gaussian blur of 0.1 to 2 pixels.", 0.5)
+    scale: tuple[float, float] = option("Share of the image's area that a crop covers, from and to.", (0.08, 1.0))
+    jitter: float = option("Probability of a change of colour.", 0.8)
+    strength: float = option(
+        "Strength of the change: brightness, contrast, saturation by up to 0.8 of this, hue 0.2.", 1.0
+    )
+    grey: float = option("Probability of conversion to grey.", 0.2)
+    blur: float = option("Probability of a Gaussian blur of 0.1 to 2 pixels.", 0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +52,7 @@ class MaeConfig:
     """The model; the defaults are the paper's."""
 
     encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
-    image_size: int = option("Side in pixels of the square crops that it sees.", 224)
+    image_size: int = option("Side in pixels of the square crops that the encoder sees.", 224)
     mask_ratio: float = option("Share of the patches that are hidden.", 0.75)
     normalise_pixels: bool = option("Predict pixels normalised by their own patch's mean and deviation.", True)
     decoder_depth: int = option("Blocks of the decoder.", 8)
@@ -74,8 +76,10 @@ class SimclrConfig:
     """The model; the defaults are the paper's."""
 
     encoder: str = option("The encoder: a Vision Transformer's name in timm.", "vit_base_patch16_224")
-    image_size: int = option("Side in pixels of the square crops that it sees.", 224)
-    pooling: Literal["cls", "mean"] = option("What is projected: class token, or mean of the patch tokens.", "cls")
+    image_size: int = option("Side in pixels of the square crops that the encoder sees.", 224)
+    pooling: Literal["cls", "mean"] = option(
+        "What is projected: the class token, or the mean of the patch tokens.", "cls"
+    )
     head_layers: Literal[2, 3] = option("Linear layers of the projection head.", 2)
     head_width: int = option("Width of its hidden layers; 0: the encoder's.", 0)
     dimensions: int = option("Dimensions of the projections that are compared.", 128)
@@ -91,7 +95,7 @@ class SimclrConfig:
 
 
 class ModelConfig(Protocol):
-    """What the configs of all methods have."""
+    """The fields that the configs of all methods share."""
 
     @property
     def encoder(self) -> str:
@@ -108,7 +112,7 @@ class ModelConfig(Protocol):
 
 @dataclass(frozen=True)
 class MethodParts:
-    """Where a method's parts are, each as FILE:NAME in this room; loaded when asked for: PyTorch takes seconds."""
+    """Where a method's parts are, each as FILE:NAME in this folder; loaded when needed: PyTorch takes seconds."""
 
     config: str
     augmentation: str
@@ -120,7 +124,7 @@ class MethodParts:
         return getattr(import_module(f"training.methods.{file}"), name)
 
 
-# To add a method, write one file with its config and a class like MaeMethod (see method.py), and add a line.
+# To add a method, write one file with its config and a class like MaeMethod (see method.py), and add a line here.
 METHODS = {
     "mae": MethodParts("config:MaeConfig", "config:Augmentation", "mae:MaeMethod"),
     "simclr": MethodParts("config:SimclrConfig", "config:SimclrAugmentation", "simclr:SimclrMethod"),

@@ -1,6 +1,6 @@
 """Masked autoencoder (He et al., arXiv 2111.06377) over a timm Vision Transformer. It knows neither files nor the loop.
 
-Whatever is random is an argument: the masks come from noise that the caller draws, the weights from a seed.
+All randomness is an argument: the masks come from noise that the caller draws, the weights from a seed.
 
 Legend: B images of C channels and side S; T patches of P values, V of them visible; R class and register tokens;
 D the encoder's width, E the decoder's.
@@ -19,7 +19,7 @@ from curation.options import require
 from training.methods.augment import Statistics, normalise, random_crops, to_bytes
 from training.methods.config import Augmentation, MaeConfig
 
-EPSILON = 1e-6  # added to a patch's variance before it divides
+EPSILON = 1e-6  # added to a patch's variance before dividing
 PUBLISHED = {"mask_token": "decoder.mask_token", "decoder_": "decoder."}  # key names elsewhere: ours
 
 
@@ -31,7 +31,7 @@ def patchify(images_BCSS: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches_BTP: Tensor, patch: int) -> Tensor:
-    """Put the patches of square images together again: the inverse of `patchify`."""
+    """Reassemble the patches of square images: the inverse of `patchify`."""
     batch, count, values = patches_BTP.shape
     grid, channels = round(count**0.5), values // patch**2
     laid = patches_BTP.reshape(batch, grid, grid, patch, patch, channels)
@@ -41,8 +41,8 @@ def unpatchify(patches_BTP: Tensor, patch: int) -> Tensor:
 def fixed_positions(grid: int, width: int, prefix: int) -> Tensor:
     """Sine-cosine table [1, R + grid * grid, width] in float32; the rows of the prefix tokens are zero.
 
-    The first half of the columns tells a patch's column in the picture, the second its row: sines, then cosines, of
-    the place times 10000^(-i / n), for i below n = width / 4 (Vaswani et al. 2017, for each axis).
+    The first half of the columns encodes a patch's column in the picture, the second its row: sines, then cosines, of
+    the position times 10000^(-i / n), for i below n = width / 4 (Vaswani et al. 2017, for each axis).
     """
     place = torch.arange(grid, dtype=torch.float64)
     angles = torch.outer(place, 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4)))
@@ -55,7 +55,7 @@ def fixed_positions(grid: int, width: int, prefix: int) -> Tensor:
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights as the paper's recipe does: linear layers and the patch projection Xavier-uniform, tokens 0.02.
 
-    Norms and layer scales stay as they were made: at one, or timm's own value.
+    Norms and layer scales keep their initial value: one, or timm's own.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
@@ -68,16 +68,16 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def build_encoder(name: str, image_size: int, generator: torch.Generator) -> VisionTransformer:
-    """Make timm's Vision Transformer without a head, its weights drawn anew, its position table fixed and frozen.
+    """Make timm's Vision Transformer without a head, with new random weights and a fixed, frozen position table.
 
     ValueError: an unknown name, an image size that the patches do not divide, an encoder without a position table.
     """
-    asked = EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=UNTRAINED, pooling="mean")
-    encoder = build(asked).train()
+    config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=UNTRAINED, pooling="mean")
+    encoder = build(config).train()
     require(
         isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None,
-        f"encoder {name} turns its tokens by their places, as DINOv3 does, or has no position table; it can embed and "
-        "be evaluated, but pre-training needs another, as vit_base_patch16_224",
+        f"encoder {name} rotates its tokens by position, as DINOv3 does, or has no position table; it can embed and "
+        "be evaluated, but pre-training needs another, such as vit_base_patch16_224",
     )
     initialise(encoder, generator)
     encoder.requires_grad_(True)
@@ -96,25 +96,25 @@ def grid_of(encoder: VisionTransformer) -> int:
 
 
 def pixel_statistics(encoder: VisionTransformer) -> tuple[Statistics, Statistics]:
-    """Mean and standard deviation of the colours, in 0 to 1, that users of this timm model will normalise by."""
+    """Mean and standard deviation of the colours, in 0 to 1, for normalising images for this timm model."""
     return statistics_of(encoder)
 
 
 class Mask(NamedTuple):
     """Which patches of each image are seen."""
 
-    visible_BV: Tensor  # int64, their places
+    visible_BV: Tensor  # int64, their indices
     masked_BT: Tensor  # bool, true where hidden
 
 
 def random_mask(noise_BT: Tensor, visible: int) -> Mask:
-    """Show, of each image, the patches with the least noise. Uniform where the noise is."""
+    """Show the patches with the least noise of each image. Uniform if the noise is."""
     visible_BV = noise_BT.argsort(dim=1, stable=True)[:, :visible]
     return Mask(visible_BV, torch.ones_like(noise_BT, dtype=torch.bool).scatter(1, visible_BV, False))
 
 
 class Decoder(nn.Module):
-    """From the encoder's tokens and the places of the visible patches to the pixels of every patch."""
+    """From the encoder's tokens and the indices of the visible patches to the pixels of every patch."""
 
     def __init__(self, config: MaeConfig, encoder: VisionTransformer, values: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(width, values)
 
     def forward(self, tokens_BND: Tensor, visible_BV: Tensor) -> Tensor:
-        """Predict [B, T, P] from R + V tokens, those of the patches in the order of `visible_BV`."""
+        """Predict [B, T, P] from R + V tokens, the patches in the order of `visible_BV`."""
         tokens_BNE = self.embed(tokens_BND)
         patches = self.pos_embed.shape[1] - self.prefix
         hidden_BTE = self.mask_token.to(tokens_BNE.dtype).expand(len(tokens_BND), patches, -1)
@@ -160,7 +160,7 @@ class MaskedAutoencoder(nn.Module):
         initialise(self.decoder, generator)
 
     def encode(self, images_BCSS: Tensor, visible_BV: Tensor) -> Tensor:
-        """Return timm's features [B, R + V, D] of the visible patches alone; the others are never attended to."""
+        """Return timm's features [B, R + V, D] of the visible patches only; the others are never attended to."""
         encoder, prefix = self.encoder, self.encoder.num_prefix_tokens
         tokens_BTD = encoder.patch_embed(images_BCSS).flatten(1, -2)
         positions = cast(Tensor, encoder.pos_embed)
@@ -177,11 +177,11 @@ class MaskedAutoencoder(nn.Module):
     def predict(self, images_BCSS: Tensor, mask: Mask) -> Tensor:
         """Predict every patch, [B, T, P], from the visible ones."""
         features = self.encode(images_BCSS, mask.visible_BV)
-        # An encoder made for mean pooling has its last norm behind the pooling; elsewhere fc_norm does nothing.
+        # An encoder made for mean pooling has its last norm after the pooling; elsewhere fc_norm does nothing.
         return cast(Tensor, self.decoder(self.encoder.fc_norm(features), mask.visible_BV))
 
     def targets(self, images_BCSS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is to be predicted, [B, T, P], and the mean and deviation [B, T, 1] taken out of it."""
+        """Return what is to be predicted, [B, T, P], and the mean and deviation [B, T, 1] that normalise it."""
         wide = torch.promote_types(images_BCSS.dtype, torch.float32)
         pixels_BTP = patchify(images_BCSS.to(wide), self.patch)
         if not self.normalise_pixels:
@@ -197,7 +197,7 @@ class MaskedAutoencoder(nn.Module):
         return difference.square().mean(dim=2), mask.masked_BT
 
     def forward(self, images_BCSS: Tensor, noise_BT: Tensor) -> Tensor:
-        """Return the loss: the mean squared error on masked patches. One draw of noise, one set of masks."""
+        """Return the loss: the mean squared error on masked patches. One sample of noise, one set of masks."""
         error_BT, masked_BT = self.errors(images_BCSS, noise_BT)
         return (error_BT * masked_BT).sum() / (len(error_BT) * (self.patches - self.visible))
 
@@ -215,11 +215,11 @@ class MaskedAutoencoder(nn.Module):
 def decoder_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Name the decoder's tensors of a checkpoint, published or ours, as `MaskedAutoencoder` does.
 
-    `prefix` is the encoder's there. Ours are below decoder. beside encoder.; published ones are decoder_* and
-    mask_token beside the encoder's tensors.
+    `prefix` is the encoder's there. Ours are below decoder., as the encoder is below encoder.; published ones are
+    decoder_* and mask_token next to the encoder's tensors.
     """
-    beside = prefix.removesuffix("encoder.")
-    inner = {name.removeprefix(beside): tensor for name, tensor in tensors.items() if name.startswith(beside)}
+    parent = prefix.removesuffix("encoder.")
+    inner = {name.removeprefix(parent): tensor for name, tensor in tensors.items() if name.startswith(parent)}
     result = {name: tensor for name, tensor in inner.items() if name.startswith("decoder.")}
     if any(name.startswith("decoder_") for name in inner):
         for theirs, ours in PUBLISHED.items():
@@ -229,7 +229,7 @@ def decoder_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class MaeMethod:
-    """What the training loop needs of MAE; see `training.methods.Method`."""
+    """The training loop's interface of MAE; see training/methods/method.py."""
 
     def __init__(self, config: MaeConfig, augmentation: Augmentation) -> None:
         self.config, self.augmentation = config, augmentation
@@ -255,16 +255,16 @@ class MaeMethod:
         return normalise(crops, self.mean, self.std), noise_BT.to(images.device)
 
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
-        """Run `model`: the module, or what wraps it."""
+        """Run `model`: the module or its wrapper."""
         return cast(Tensor, model(*views))
 
-    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    def remaining_tensors(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """The decoder's tensors of a checkpoint, published or ours."""
         return decoder_of(tensors, prefix)
 
     @torch.no_grad()
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Side by side the original, the masked (grey) and the reconstructed crop, its visible patches pasted in."""
+        """Side by side the original, the masked (grey) and the reconstructed crop with its visible patches."""
         pixels, noise_BT = self.views(images, generator)
         predicted, masked_BT = self.module.reconstruct(pixels, noise_BT)
         values = 3 * self.module.patch**2

@@ -1,4 +1,4 @@
-"""What one training loop needs of a pre-training method. It knows none."""
+"""The interface between the training loop and a pre-training method. It knows no method."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -19,7 +19,7 @@ class Method(Protocol):
 
     @property
     def encoder(self) -> VisionTransformer:
-        """The part of `module` that stays: plain timm."""
+        """The part of `module` that is exported: plain timm."""
 
     @property
     def compares_images(self) -> bool:
@@ -36,21 +36,21 @@ class Method(Protocol):
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Turn uint8 images [B, H, W, 3] or [B, 3, H, W] into what `loss` takes, on their device.
 
-        Every random choice of a step is made here, from `generator`, in a number that depends on B alone.
+        Every random choice of a step is made here, from `generator`; how many depends only on B.
         """
 
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
-        """Return this rank's mean loss, a scalar; `model` is `module` or what wraps it, and runs once.
+        """Return this rank's mean loss, a scalar; `model` is `module` or its wrapper, and runs once.
 
         The mean over ranks is the loss of the whole batch.
         """
 
-    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Name the tensors of a file that are `module`'s beside the encoder; `prefix` is the encoder's there."""
+    def remaining_tensors(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Name the tensors of a file for `module` without the encoder; `prefix` is the encoder's in the file."""
 
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Show what the model does to each image: uint8 [B, 3, S, n S], n panels side by side."""
+        """Draw the model's output for each image: uint8 [B, 3, S, n S], n panels side by side."""
 
 
 class NotFiniteError(ValueError):
-    """A loss or gradient that is no number: the update, and the frames of its batch."""
+    """A loss or gradient that is not finite: the update, and the frames of its batch."""

@@ -59,9 +59,9 @@ class SimCLR(nn.Module):
 def nt_xent(first_ND: Tensor, second_ND: Tensor, temperature: float, group: ProcessGroup | None = None) -> Tensor:
     """Return this rank's mean of the paper's loss (eq. 1) over its 2 N views, each against the views of all ranks.
 
-    Every rank brings as many images. The mean over ranks is the loss of the whole batch, and gradients reach every
-    rank's projections: so gradients averaged over ranks, as DDP does, are those of one rank with the whole batch.
-    Costs 4 W N^2 D multiplications, in float32 or what wider type the projections have.
+    Every rank has equally many images. The mean over ranks is the loss of the whole batch, and gradients reach every
+    rank's projections: so gradients averaged over ranks, as DDP does, are equal to one rank's with the whole batch.
+    Costs 4 W N^2 D multiplications, in float32 or a wider type of the projections.
     """
     assert first_ND.shape == second_ND.shape
     both = torch.cat([first_ND, second_ND])
@@ -78,7 +78,7 @@ def nt_xent(first_ND: Tensor, second_ND: Tensor, temperature: float, group: Proc
 
 
 class _Gather(torch.autograd.Function):
-    """Stack the rows of all ranks; the gradient of a rank's rows is the sum of what every rank has for them.
+    """Stack the rows of all ranks; the gradient of a rank's rows is the sum over all ranks.
 
     PyTorch deprecates its own (torch.distributed.nn.functional.all_gather) for one that only new versions have.
     """
@@ -102,7 +102,7 @@ def _gather(rows: Tensor, group: ProcessGroup | None) -> Tensor:
 
 
 class SimclrMethod:
-    """What the training loop needs of SimCLR; see `training.methods.Method`."""
+    """The training loop's interface of SimCLR; see training/methods/method.py."""
 
     def __init__(self, config: SimclrConfig, augmentation: SimclrAugmentation) -> None:
         self.config, self.augmentation = config, augmentation
@@ -127,15 +127,15 @@ class SimclrMethod:
         return normalise(pixels, self.mean, self.std).chunk(2)
 
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
-        """Project by `model`, the module or what wraps it, and compare."""
+        """Project by `model`, the module or its wrapper, and compare."""
         first, second = model(*views)
         return nt_xent(first, second, self.config.temperature)
 
-    def beside_encoder(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    def remaining_tensors(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """The projection head's tensors of a checkpoint of ours."""
-        beside = prefix.removesuffix("encoder.")
-        head = f"{beside}head."
-        return {name.removeprefix(beside): tensor for name, tensor in tensors.items() if name.startswith(head)}
+        parent = prefix.removesuffix("encoder.")
+        head = f"{parent}head."
+        return {name.removeprefix(parent): tensor for name, tensor in tensors.items() if name.startswith(head)}
 
     @torch.no_grad()
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals over images and seeds, and a paired test. It knows no mask and no model.
+"""How certain a mean is: bootstrap intervals over images and seeds, and a paired test. It knows no mask and no model.
 
 S seeds, N images, B replicates. A statistic is a function from weights of images [B, N] (how often each was drawn) to
 its value for each seed [B, S], so that a resample costs a product of matrices.
@@ -73,9 +73,9 @@ def mean_of(values_SN: Float64) -> Statistic:
 def bootstrap_draws(
     bootstrap: Bootstrap, images: int, seeds: tuple[int, ...]
 ) -> Iterator[tuple[Float64, list[Float64]]]:
-    """Yield, in blocks of replicates, how often each image is drawn [b, N] and the share of each seed [b, S] a group.
+    """Yield, in blocks of replicates, how often each image is drawn [b, N] and the share of each seed [b, S] per group.
 
-    Equal for equal arguments; seeds of different groups are drawn apart, images together.
+    Equal for equal arguments; seeds of different groups are drawn separately, images together.
     """
     generator = np.random.default_rng(bootstrap.seed)
     block = max(1, BLOCK_VALUES // images)
@@ -86,7 +86,7 @@ def bootstrap_draws(
 
 
 def percentiles(replicates_B: Float64, level: float) -> tuple[float, float]:
-    """Return the ends of the middle `level` of the replicates, those that are NaN left out."""
+    """Return the ends of the middle `level` of the replicates, NaN left out."""
     known = replicates_B[~np.isnan(replicates_B)]
     if not len(known):
         return np.nan, np.nan
@@ -95,13 +95,13 @@ def percentiles(replicates_B: Float64, level: float) -> tuple[float, float]:
 
 
 def estimate_values(values_SN: npt.ArrayLike, bootstrap: Bootstrap | None = None) -> Estimate:
-    """Return `estimate` for the mean of one value an image and seed, as per_image gives them; [N] is one seed."""
+    """Return `estimate` for the mean of one value per image and seed, as per_image gives them; [N] is one seed."""
     values = as_values(values_SN)
     return resampled(mean_of(values), (values.shape[0], values.shape[1]), bootstrap or Bootstrap())
 
 
 def as_values(values_SN: npt.ArrayLike) -> Float64:
-    """Return one value an image and seed as float64 [S, N]; ValueError for another shape, or none."""
+    """Return one value per image and seed as float64 [S, N]; ValueError for another shape, or none."""
     values = np.atleast_2d(np.asarray(values_SN, np.float64))
     require(
         values.ndim == 2 and values.size > 0,
@@ -123,7 +123,7 @@ def resampled(of_weights: Statistic, shape_SN: tuple[int, ...], bootstrap: Boots
 def paired_comparison(
     first_SN: npt.ArrayLike, second_SN: npt.ArrayLike, bootstrap: Bootstrap | None = None
 ) -> Comparison:
-    """Compare two encoders on the same images from one value an image and seed, [S, N] or [N]; S may differ.
+    """Compare two encoders on the same images by one value per image and seed, [S, N] or [N]; S may differ.
 
     The p-value is of scipy's permutation test: seeds are averaged, then the sign of each image's difference is
     flipped at random (every way where there are few images). It is about these fine-tunings on other images; the

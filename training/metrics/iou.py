@@ -1,15 +1,15 @@
-"""How well predicted masks meet the truth: counts, then mIoU by three definitions and other scores. It knows no model.
+"""How well predicted masks match the truth: counts, then mIoU by three definitions and other scores. It knows no model.
 
 N images, H x W pixels, C classes (0 is the background, the others are lesions), S seeds, B replicates; the 4 counts
-are true positive, false positive, false negative, true negative. Masks are counted and let go: what stays is 32 bytes
-an image and class.
+are true positive, false positive, false negative, true negative. Masks are counted and dropped: what stays is 32 bytes
+per image and class.
 
-Nothing to find, nothing found: a class that neither the truth nor the prediction of an image has is left out of that
-image's mean over classes. Where that leaves no lesion class, `empty` decides: "one" (the default: saying nothing was
+Empty masks: a class that neither the truth nor the prediction of an image has is left out of that image's mean over
+classes. Where that leaves no lesion class, `empty` decides: "one" (the default: predicting nothing was
 right), "zero", or "skip" (the image is left out). Where only one of the two is empty every score is 0, so precision
-is 0, not undefined, when a lesion is missed altogether. torchmetrics differs there, so it is not used: where both are
+is 0, not undefined, when a lesion is missed entirely. torchmetrics differs there, so it is not used: where both are
 empty it gives 0 (precision, recall, F1) or NaN (mean_iou), and its counts by image fail on a single image. On other
-masks it is equal, as the tests show.
+masks it agrees, as the tests show.
 """
 
 from typing import Any, Literal
@@ -159,7 +159,7 @@ def estimate(
     """Return a metric over seeds on one test set, with its bootstrap interval; [N, C, 4] is one seed.
 
     Seeds are drawn with replacement, and images too; one draw of images serves every seed, since all are tested on
-    the same ones (drawing anew for each seed would average away what the images contribute). With one seed only
+    the same ones (drawing again for each seed would average away what the images contribute). With one seed only
     images vary. Few seeds make the interval too narrow by up to a factor sqrt(S / (S - 1)), and so do frames of one
     sequence, which are not independent. ValueError: no image, or an unknown metric.
     """

@@ -1,4 +1,4 @@
-"""NormDEL: what a subset is worth, from mIoU and retention ratio (arXiv 2401.17542, eq. 4-5). It trains nothing.
+"""NormDEL: the value of a subset, from mIoU and retention ratio (arXiv 2401.17542, eq. 4-5). It trains nothing.
 
     DEL     = mIoU * exp(-alpha * R)     mIoU in [0, 1]; R, the share of the pool that is retained, in (0, 1]
     NormDEL = 1 / (1 + exp(-DEL))
@@ -8,7 +8,7 @@ percentage points, so alpha = 1 is the default here. The ratios of its table are
 the column "30 %" is the 33 % subset, at 0.33.
 
 What NormDEL rewards: with alpha = 1 it lies in [0.5, 0.7311), 0.01 of mIoU moves it by at most 0.0025, and a ratio of
-0.05 instead of 1 by about 0.1. Between subsets of close mIoU it mostly says which is smaller: read mIoU beside it.
+0.05 instead of 1 by about 0.1. Between subsets of close mIoU it mostly says which is smaller: read it with mIoU.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ NOMINAL_WITHIN = 0.1  # of a nominal ratio: the paper's own shares are within 0.
 
 
 class Sensitivity(NamedTuple):
-    """Change of NormDEL for a small change of mIoU, and for one of the ratio (negative), each a unit of 1."""
+    """Change of NormDEL for a small change of mIoU, and of the ratio (negative), each per unit of 1."""
 
     miou: Float64
     ratio: Float64
@@ -41,9 +41,9 @@ class NormdelConfig:
 
     miou: float = option("mIoU on the test set, 0 to 1.")
     ratio: float | None = option("Share of the pool that the subset retains; instead of --subset.", None)
-    subset: str | None = option("A subset's folder with its subset.json, which tells the ratio.", None)
+    subset: str | None = option("A subset's folder; its subset.json holds the ratio.", None)
     reading: Literal["nominal", "actual"] = option(
-        "The ratio of a subset: the one of the paper's six that is near, as its values are made, or the actual one.",
+        "The ratio of a subset. nominal: the paper's, if one is within a tenth of the actual ratio; actual: its own.",
         "nominal",
     )
     alpha: float = option("Weight of the ratio.", 1.0)
@@ -82,7 +82,7 @@ def del_(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Float
 def normdel(miou: npt.ArrayLike, ratio: npt.ArrayLike, alpha: float = 1.0) -> Float64:
     """Return 1 / (1 + exp(-DEL)), of arrays that broadcast (eq. 5). ValueError as `check_range` says.
 
-    It rises with mIoU, so the interval of NormDEL is that of mIoU, each end put through this function.
+    It rises with mIoU, so the interval of NormDEL is that of mIoU, with both ends put through this function.
     """
     return sigmoid(del_(miou, ratio, alpha))
 

@@ -1,4 +1,4 @@
-"""What is kept of training: checkpoints to go on from, and an encoder that plain timm loads. It knows no engine.
+"""Checkpoints that a training resumes from: written, found, loaded and pruned. It knows no engine.
 
 A checkpoint is OUTPUT/checkpoints/update-00000500/checkpoint.pt, which appears whole or not at all.
 """
@@ -35,21 +35,21 @@ def save(state: State, folder: str) -> None:
 
 
 def upload(folder: str, run: RunDirectory, name: str) -> str:
-    """Put the checkpoint of a local folder at its place in `run`, whole or not at all; return its path there."""
+    """Copy the checkpoint of a local folder to `run`, whole or not at all; return its path there."""
     with (Path(folder) / CHECKPOINT).open("rb") as local, run.create(f"{FOLDER}/{name}/{CHECKPOINT}") as stream:
         shutil.copyfileobj(local, stream, 16 << 20)
     return f"{run.root}/{FOLDER}/{name}"
 
 
 def whole_updates(run: RunDirectory) -> list[int]:
-    """Updates whose checkpoints are whole, ascending."""
+    """Updates with a complete checkpoint, ascending."""
     found = (re.fullmatch(r"update-(\d+)", name) for name in run.folders(FOLDER))
     numbers = sorted(int(match[1]) for match in found if match)
     return [number for number in numbers if run.exists(f"{FOLDER}/{name_of(number)}/{CHECKPOINT}")]
 
 
 def last_update(run: RunDirectory) -> int:
-    """The update of the newest whole checkpoint; 0 where there is none."""
+    """The update of the newest complete checkpoint; 0 if there is none."""
     return (whole_updates(run) or [0])[-1]
 
 
@@ -61,7 +61,7 @@ def load(run: RunDirectory, update: int) -> State:
 
 
 def prune(run: RunDirectory, keep: int) -> None:
-    """Delete all checkpoints but the last `keep`, and what half-written ones left behind."""
+    """Delete all checkpoints but the last `keep`, and the rest of incomplete ones."""
     run.clear_temporary(FOLDER)
     last = {name_of(update) for update in whole_updates(run)[-keep:]}
     for name in run.folders(FOLDER):
@@ -70,5 +70,5 @@ def prune(run: RunDirectory, keep: int) -> None:
 
 
 def halt_folder(output: str, update: int) -> str:
-    """Where a training that halts after an update leaves its encoder, for whoever wants to try it so early."""
+    """The folder for the encoder of a training that halts after an update."""
     return below(output, f"halts/{name_of(update)}")

@@ -1,6 +1,6 @@
-"""What a training cost, counted as FLOPs, device-hours and bytes, and what it saved against the full pool.
+"""What a training cost, in FLOPs, device-hours and bytes, and what it saved against the full pool.
 
-FLOPs are those of the layers' matrix products and convolutions, two for each multiply-add, forward and backward: the
+FLOPs are counted for the layers' matrix products and convolutions, two for each multiply-add, forward and backward: the
 same on every chip, whichever kernels it computes them with.
 """
 
@@ -18,10 +18,10 @@ SAMPLE = 2  # images that FLOPs are counted on
 
 
 def flops_per_image(method: Method, side: int) -> float:
-    """FLOPs of one forward and backward pass, for each image. Nothing is computed: tensors are shapes only.
+    """FLOPs of one forward and backward pass, per image. Nothing is computed: tensors are shapes only.
 
-    Attention is counted as the products it consists of: a fused kernel, which a chip may have or not, computes its
-    weights twice, and torch counts it on some chips only.
+    Attention is counted as the products it consists of: a fused kernel, which a chip may or may not have, computes its
+    weights twice, and torch counts it only on some chips.
     """
     pixels = torch.zeros(SAMPLE, side, side, 3, dtype=torch.uint8)
     views = method.views(pixels, torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ def flops_per_image(method: Method, side: int) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """What is counted of a finished training."""
+    """The counts of a finished training."""
 
     updates: int
     images_seen: int
@@ -51,7 +51,7 @@ class Cost:
         return self.images_seen / self.frames
 
     def card(self) -> dict[str, Any]:
-        """The cost as the model card tells it. Encoded bytes are read once into a cache, else every epoch."""
+        """The cost for the model card. Encoded bytes are read once into a cache, else every epoch."""
         passes = 1.0 if self.decoded_bytes else self.epochs
         return {
             "updates": self.updates,
@@ -68,7 +68,7 @@ class Cost:
         """Shares saved against training on all `pool` frames for `reference_epochs` epochs.
 
         Compute is images seen (every image costs the same FLOPs): nothing is saved by a schedule of equal compute,
-        and 1 - ratio by one of equal epochs. Storage is encoded bytes, of the frames that are kept for training.
+        and 1 - ratio by one of equal epochs. Storage is the encoded bytes of the kept frames.
         """
         full = pool * reference_epochs
         return {

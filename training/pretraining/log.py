@@ -21,11 +21,11 @@ from training.pretraining.loop import State
 from training.pretraining.recipe import RankJob
 from training.pretraining.trackers import Trackers
 
-PICTURE_SLICE = 2**31  # a slice that no update has: its crops and masks are the same in every picture
+PICTURE_SLICE = 2**31  # a slice number that no update has: crops and masks are the same in every picture
 
 
 class Log:
-    """A rank's records: rows of metrics on all ranks, so that any may go on; all that is written, on rank 0."""
+    """A rank's records: rows of metrics on all ranks, so that any can resume; only rank 0 writes."""
 
     def __init__(self, job: RankJob, rank: Rank, run: RunDirectory, state: State | None) -> None:
         self.job, self.rank, self.run = job, rank, run
@@ -34,17 +34,17 @@ class Log:
         self.device_seconds: float = state.pop("device_seconds") if state else 0.0
         self.window: list[dict[str, float]] = state.pop("window") if state else []
         settings, record = job.settings.shaping(), job.settings.record
-        self.records = Trackers(run, record.logger, settings, self.done) if rank.number == 0 else None
+        self.trackers = Trackers(run, record.logger, settings, self.done) if rank.number == 0 else None
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.records is not None:
-            self.records.__exit__(*error)
+        if self.trackers is not None:
+            self.trackers.__exit__(*error)
 
     def add(self, update: int, metrics: dict[str, float]) -> None:
-        """Note an update; every few, a row."""
+        """Record an update; every few, a row."""
         self.done = update
         self.window.append(metrics)
         self.device_seconds += metrics["seconds"] * self.rank.ranks
@@ -53,43 +53,43 @@ class Log:
         row = metrics_row(update, self.window, self.job.plan.length.batch_size)
         self.history.append(row)
         self.window = []
-        if self.records is not None:
-            self.records.row(row)
-            self.job.mailbox.show.remote(row)
+        if self.trackers is not None:
+            self.trackers.row(row)
+            self.job.mailbox.put_row.remote(row)
 
     def due_for_picture(self, update: int) -> bool:
-        """Whether this rank slices a picture after this update."""
+        """Whether this rank draws a picture after this update."""
         steps = self.job.settings.record.picture_steps
-        return self.records is not None and steps > 0 and (update % steps == 0 or update == self.job.plan.total)
+        return self.trackers is not None and steps > 0 and (update % steps == 0 or update == self.job.plan.total)
 
     def picture(self, method: Method, source: Any, update: int) -> None:
-        """Draw what the model does to the first frames of the first epoch, always cut and masked alike."""
-        assert self.records is not None
+        """Draw the model's output for the first frames of the first epoch, always with the same crops and masks."""
+        assert self.trackers is not None
         count = min(self.job.settings.record.pictures, len(source))
         order = self.job.plan.order(len(source))
         places = iter([(0, number) for number in range(-(-count // order.size))])
         pixels = torch.cat(list(source.images(order, places)))[:count].to(self.rank.device)
         generator = slice_generator(self.job.plan.seed, 0, PICTURE_SLICE)
         method.module.eval()
-        self.records.picture(method.picture(pixels, generator), update)
+        self.trackers.picture(method.picture(pixels, generator), update)
         method.module.train()
 
-    def keep(self, snapshot: Callable[[], State], *, last: bool) -> None:
-        """Keep a checkpoint: written to local disk here, and brought to the output while training goes on."""
+    def save_checkpoint(self, snapshot: Callable[[], State], *, last: bool) -> None:
+        """Save a checkpoint: to local disk here, then uploaded to the output while training continues."""
         metrics = self.history[-1] if self.history else {}
         name, mode = checkpoint.name_of(self.done), CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC
         if self.rank.number > 0:
             ray.train.report(metrics, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
             return
-        assert self.records is not None
-        self.records.publish()
+        assert self.trackers is not None
+        self.trackers.publish()
         folder = tempfile.mkdtemp()
         own = {"history": self.history, "window": self.window, "device_seconds": self.device_seconds}
         try:
             checkpoint.save(snapshot() | own, folder)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            self.stop(name, error)
+            self.report_failure(name, error)
             raise
         ray.train.report(
             metrics,
@@ -101,18 +101,18 @@ class Log:
         )
 
     def upload(self, local: Checkpoint, name: str) -> Checkpoint:
-        """Bring a checkpoint to the output; called by Ray Train, beside the training."""
+        """Upload a checkpoint to the output; called by Ray Train, in parallel to the training."""
         try:
             path = checkpoint.upload(local.path, self.run, name)
         except OSError as error:
-            self.stop(name, error)
+            self.report_failure(name, error)
             raise
         return Checkpoint(path=path, filesystem=self.run.filesystem)
 
-    def stop(self, name: str, error: OSError) -> None:
-        """Tell the driver that a checkpoint could not be written, and what to do."""
-        reason = f"checkpoint {name} could not be written: {error}. The ones before it are whole; make room"
-        ray.get(self.job.mailbox.stop.remote(f"{reason}, and give the same command again"))
+    def report_failure(self, name: str, error: OSError) -> None:
+        """Report to the driver that a checkpoint could not be written, and what to do."""
+        reason = f"checkpoint {name} could not be written: {error}. The ones before it are complete; free some space"
+        ray.get(self.job.mailbox.stop.remote(f"{reason}, and rerun the same command"))
 
 
 def metrics_row(update: int, window: list[dict[str, float]], batch: int) -> dict[str, float]:
@@ -130,7 +130,7 @@ def metrics_row(update: int, window: list[dict[str, float]], batch: int) -> dict
 
 
 def memory_gb() -> float:
-    """The most memory that this process has had so far, in GB: the GPU's where it has one."""
+    """The peak memory of this process so far, in GB: the GPU's if it has one."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

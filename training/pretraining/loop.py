@@ -1,4 +1,4 @@
-"""One pre-training loop for every method: forward, backward, update, what is recorded. It knows no engine.
+"""One pre-training loop for every method: forward, backward, update, metrics. It knows no engine.
 
 Legend: B images of a rank's share of one update; S their side.
 """
@@ -25,7 +25,7 @@ Update = tuple[int, dict[str, float], Callable[[], State]]
 
 
 class FrameSource(Protocol):
-    """Where decoded frames come from."""
+    """The source of decoded frames."""
 
     def __len__(self) -> int:
         """How many frames there are."""
@@ -39,14 +39,14 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the loop does: its length in updates, its batches and its optimiser."""
+    """The settings of the loop: its length in updates, its batches and its optimiser."""
 
     total: int
     seed: int
     length: LengthConfig
     optimiser: OptimiserConfig
     precision: str  # float32 or bfloat16
-    until: int | None = None  # end after this update, as if killed there: rates are those of the whole length
+    until: int | None = None  # end after this update, as if killed there: rates are for the whole length
 
     @property
     def last(self) -> int:
@@ -59,9 +59,9 @@ class Plan:
 
 
 class Trainer:
-    """A method's module with its optimiser and average on one rank; one `update` after another.
+    """A method's module with its optimiser and moving average on one rank.
 
-    `wrap` puts the module into DDP or compiles it; the module itself stays plain, and is what is kept.
+    `wrap` puts the module into DDP or compiles it; the unwrapped module is what is saved.
     """
 
     def __init__(self, method: Method, plan: Plan, rank: Rank, wrap: Callable[[nn.Module], nn.Module]) -> None:
@@ -82,7 +82,7 @@ class Trainer:
         self.done = 0
 
     def load(self, state: State) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         self.module.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
@@ -90,22 +90,22 @@ class Trainer:
         self.done = state["update"]
 
     def state(self) -> State:
-        """All that the next updates depend on. Tensors are the living ones: save or copy them before going on."""
+        """All that the next updates depend on. Tensors are not copied: save or copy them before the next update."""
         average = {} if self.average is None else {"average": self.average.state_dict()}
         kept = {"model": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "update": self.done}
         return kept | average
 
-    def update(self, order: Batches, arriving: Iterator[Tensor], names: Callable[[Any], list[str]]) -> dict[str, float]:
-        """Do the next update; metrics: loss of the whole batch, gradient_norm, learning_rate, data_s (waiting)."""
+    def update(self, order: Batches, frames: Iterator[Tensor], names: Callable[[Any], list[str]]) -> dict[str, float]:
+        """Do the next update; metrics: loss of the whole batch, gradient_norm, learning_rate, data_s (waited)."""
         settings = self.plan.optimiser
         rate = learning_rate(self.done, self.peak, self.warmup, self.plan.total, settings.minimum_learning_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        loss, waited = self.accumulate(order, arriving)
+        loss, waited = self.accumulate(order, frames)
         norm = self.gradient_norm()
         total, finite = across_ranks(loss, norm, self.rank)
         if not finite:
-            self.complain(order, loss, norm, names)
+            self.raise_not_finite(order, loss, norm, names)
         if settings.clip_norm > 0:
             gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
             torch._foreach_mul_(gradients, (settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -116,54 +116,54 @@ class Trainer:
         self.done += 1
         return {"loss": total, "gradient_norm": float(norm), "learning_rate": rate, "data_s": waited}
 
-    def accumulate(self, order: Batches, arriving: Iterator[Tensor]) -> tuple[Tensor, float]:
+    def accumulate(self, order: Batches, frames: Iterator[Tensor]) -> tuple[Tensor, float]:
         """Add up the gradients of this rank's share; return its part of the loss and the seconds spent on data."""
         share = order.share(self.rank)
-        together = self.plan.length.micro_batch // order.size or len(share)
-        passes = [share[first : first + together] for first in range(0, len(share), together)]
+        per_pass = self.plan.length.micro_batch // order.size or len(share)
+        passes = [share[first : first + per_pass] for first in range(0, len(share), per_pass)]
         total, waited = torch.zeros((), device=self.rank.device), 0.0
         for slices in passes:
             began = time.perf_counter()
-            images = dict(zip(slices, islice(arriving, len(slices)), strict=True))
+            images = dict(zip(slices, islice(frames, len(slices)), strict=True))
             views = views_of(self.method, images, self.plan.seed, self.done, self.rank.device)
             waited += time.perf_counter() - began
-            with self.quietly(last=slices is passes[-1]):
+            with self.without_sync(last=slices is passes[-1]):
                 with torch.autocast(
                     self.rank.device.split(":")[0], torch.bfloat16, enabled=self.plan.precision == "bfloat16"
                 ):
                     loss = self.method.loss(self.model, views)
-                part = loss * (len(slices) * self.rank.ranks / order.each)  # DDP takes the mean over ranks
+                part = loss * (len(slices) * self.rank.ranks / order.slices)  # DDP takes the mean over ranks
                 torch.autograd.backward(part)
             total += part.detach()
         return total, waited
 
-    def quietly(self, *, last: bool) -> Any:
-        """Hold DDP's exchange of gradients back in all passes but the last."""
-        held = isinstance(self.model, nn.parallel.DistributedDataParallel) and not last
-        return self.model.no_sync() if held else nullcontext()  # type: ignore[operator]
+    def without_sync(self, *, last: bool) -> Any:
+        """Skip DDP's gradient synchronisation in all passes but the last."""
+        skip = isinstance(self.model, nn.parallel.DistributedDataParallel) and not last
+        return self.model.no_sync() if skip else nullcontext()  # type: ignore[operator]
 
     def gradient_norm(self) -> Tensor:
         """Return the norm of all gradients together, a scalar."""
         return nn.utils.get_total_norm([each.grad for each in self.module.parameters() if each.grad is not None])
 
-    def complain(self, order: Batches, loss: Tensor, norm: Tensor, names: Callable[[Any], list[str]]) -> None:
-        """Raise NotFiniteError on every rank, with the frames of the ranks whose own loss is no number (or of all)."""
+    def raise_not_finite(self, order: Batches, loss: Tensor, norm: Tensor, names: Callable[[Any], list[str]]) -> None:
+        """Raise NotFiniteError on every rank, with the frames of ranks whose loss is not finite (or of all)."""
         mine = [name for number in order.share(self.rank) for name in names(order.rows(self.done, number))]
         gathered: list[tuple[bool, list[str]]] = [(bool(loss.isfinite()), mine)]
         if self.rank.ranks > 1:
             gathered = [(True, [])] * self.rank.ranks
             dist.all_gather_object(gathered, (bool(loss.isfinite()), mine))
-        guilty = [name for fine, frames in gathered if not fine for name in frames]
-        frames = guilty or [name for _, each in gathered for name in each]
-        what = f"gradient norm {float(norm)}" if not guilty else "loss is no finite number"
+        not_finite = [name for fine, frames in gathered if not fine for name in frames]
+        frames = not_finite or [name for _, each in gathered for name in each]
+        what = f"gradient norm {float(norm)}" if not not_finite else "loss is not finite"
         raise NotFiniteError(
-            f"training stopped at update {self.done + 1} before it changed a weight: {what}; the frames of its batch: "
+            f"training stopped at update {self.done + 1} before any weight changed: {what}; the frames of its batch: "
             f"{', '.join(frames)}"
         )
 
 
 def unfuse_attention(module: nn.Module) -> None:
-    """Let timm's blocks write attention out: on CPUs SDPA's backward in bfloat16 takes 2.5 to 5 times as long."""
+    """Make timm's blocks write attention out: on CPUs SDPA's backward in bfloat16 takes 2.5 to 5 times as long."""
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = False  # type: ignore[assignment]
@@ -187,24 +187,24 @@ def train(
     wrap: Callable[[nn.Module], nn.Module],
     state: State | None = None,
 ) -> Iterator[Update]:
-    """Train from `state` or from the start; yields after each update: its number, metrics, and how to get the state.
+    """Train from `state` or from the start; yields after each update: its number, metrics, a function for the state.
 
-    Metrics are those of `Trainer.update`, and seconds. Raises NotFiniteError before a loss or a gradient that is no
-    number changes any weight.
+    Metrics are as of `Trainer.update`, and seconds. Raises NotFiniteError before a loss or a gradient that is not
+    finite changes any weight.
     """
     order = plan.order(len(source))
     trainer = Trainer(method, plan, rank, wrap)
     if state is not None:
         trainer.load(state)
-    arriving = source.images(order, order.places(rank, trainer.done, plan.last))
+    frames = source.images(order, order.places(rank, trainer.done, plan.last))
     while trainer.done < plan.last:
         began = time.perf_counter()
-        metrics = trainer.update(order, arriving, source.names)
+        metrics = trainer.update(order, frames, source.names)
         yield trainer.done, metrics | {"seconds": time.perf_counter() - began}, trainer.state
 
 
 def views_of(method: Method, images: dict[int, Tensor], seed: int, update: int, device: str) -> tuple[Tensor, ...]:
-    """Return the views of the images [b, S, S, 3] of some slices together, each by its own generator."""
+    """Return the views of the images [b, S, S, 3] of some slices, each by its own generator."""
     each = [
         method.views(pixels.to(device, non_blocking=True), slice_generator(seed, update, number))
         for number, pixels in images.items()

@@ -1,4 +1,4 @@
-"""What the ranks of a training tell its driver: an actor's class that imports nothing, so it starts at once."""
+"""What the ranks of a training report to its driver: an actor's class that imports nothing, so it starts at once."""
 
 
 class Mailbox:
@@ -8,18 +8,18 @@ class Mailbox:
         self.last: dict[str, float] = {}
         self.reason: str | None = None
 
-    def show(self, row: dict[str, float]) -> None:
-        """Put a row up."""
+    def put_row(self, row: dict[str, float]) -> None:
+        """Replace the last row."""
         self.last = row
 
-    def row(self) -> dict[str, float]:
+    def last_row(self) -> dict[str, float]:
         """The last row; empty before the first."""
         return self.last
 
     def stop(self, reason: str) -> None:
-        """Say what the user has to mend; the first word stands."""
+        """Report what the user has to correct; the first reason is kept."""
         self.reason = self.reason or reason
 
-    def stopped(self) -> str | None:
-        """What the user has to mend, or None."""
+    def stop_reason(self) -> str | None:
+        """What the user has to correct, or None."""
         return self.reason

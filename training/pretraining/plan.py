@@ -1,4 +1,4 @@
-"""How long a pre-training is and in what arithmetic, on the chips that there are."""
+"""The length and precision of a pre-training on the chips of the cluster."""
 
 from importlib.util import find_spec
 
@@ -13,7 +13,7 @@ from training.pretraining.schedule import equal_compute_epochs, total_steps
 
 
 def plan_of(settings: Recipe, subset: Subset) -> Plan:
-    """How long and in what arithmetic; ValueError where that cannot be, or a logger is not installed."""
+    """The plan of a pre-training; ValueError for invalid settings, or a logger that is not installed."""
     for name in settings.record.logger:
         package = {"mlflow": "mlflow-skinny"}.get(name, name)
         require(find_spec(name) is not None, f"--logger {name} needs a package: pip install {package}")

@@ -1,4 +1,4 @@
-"""Pre-training on a subset with Ray Train: what is checked before, what is shown meanwhile, what is left behind."""
+"""Pre-training on a subset with Ray Train: checks before it, progress during it, and the encoder and card after it."""
 
 import dataclasses
 import json
@@ -34,19 +34,19 @@ from training.pretraining.recipe import RankJob, Recipe
 SETTINGS = "settings.json"
 REFRESH_S = 1.0
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
-ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others go on
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others continue
 
 
 def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
-    """Train an encoder on exactly the frames a subset keeps; return its card. A rerun goes on where it stopped.
+    """Train an encoder on exactly the frames a subset keeps; return its card. A rerun resumes where it stopped.
 
     With `until`, training halts after that update, and its encoder and card are left in `halt_folder(output, until)`;
-    a later call goes on from there, and ends with the bits of a training that never halted.
+    a later call resumes there, and ends bit for bit like a training that never halted.
 
     Leaves in `output`: encoder.safetensors, card.json, metrics.parquet, checkpoints/, tensorboard/, pictures/, and
     cache/ with the decoded frames.
-    ValueError: no such subset, frames that have gone, weights that do not fit, settings that changed since, an output
-    in use, a full disk, a loss that is no number.
+    ValueError: no such subset, missing frames, weights that do not fit, settings that changed since, an output in use,
+    a full disk, a loss that is not finite.
     """
     subset = read_subset(settings.what.subset)
     run = RunDirectory(settings.what.output)
@@ -60,13 +60,13 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
     method = settings.method()
     if settings.what.init != "scratch":
         print(f"init {settings.what.init}: {about(method.encoder)}", flush=True)
-    flops = flops_per_image(method, side)  # what cannot be built is told before anything starts
+    flops = flops_per_image(method, side)  # what cannot be built is reported before anything starts
     with run.lock():
         record_settings(run, settings, plan, subset.about["digest"])
         checkpoint.prune(run, settings.record.keep_checkpoints)
         if checkpoint.last_update(run) < plan.last:
-            fed = cache_frames(subset, run, side, settings.compute.cache_gb)
-            run_ranks(run, RankJob(settings, plan, fed, ray.remote(Mailbox).options(num_cpus=0).remote()))
+            frames = cache_frames(subset, run, side, settings.compute.cache_gb)
+            run_ranks(run, RankJob(settings, plan, frames, ray.remote(Mailbox).options(num_cpus=0).remote()))
         state = checkpoint.load(run, plan.last)
         checkpoint.prune(run, settings.record.keep_checkpoints)
         cost = Cost(
@@ -87,15 +87,15 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
     return card
 
 
-def precision_of(run: RunDirectory, wanted: str) -> str:
-    """The arithmetic of a training: for `auto` what it was begun with, on whatever chips, else what these have."""
-    if wanted == "auto" and run.exists(SETTINGS):
+def precision_of(run: RunDirectory, requested: str) -> str:
+    """The precision of a training: for `auto` the one of its first call, on whatever chips, else the best of these."""
+    if requested == "auto" and run.exists(SETTINGS):
         return str(run.read_json(SETTINGS)["arithmetic"])
-    return resolve_precision(wanted, *resources.chips())
+    return resolve_precision(requested, *resources.chips())
 
 
 def shaping_of(settings: Recipe, plan: Plan) -> dict[str, Any]:
-    """All that shapes the weights, the data aside: the arithmetic stands for how it was asked for."""
+    """All settings that shape the weights, without the data; the precision in use replaces the requested one."""
     return {key: value for key, value in settings.shaping().items() if key != "precision"} | {
         "arithmetic": plan.precision
     }
@@ -103,34 +103,34 @@ def shaping_of(settings: Recipe, plan: Plan) -> dict[str, Any]:
 
 def record_settings(run: RunDirectory, settings: Recipe, plan: Plan, subset_digest: str) -> None:
     """Record the settings in settings.json; ValueError where the folder holds another training."""
-    wanted = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
+    current = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
     if run.exists(SETTINGS):
         found = run.read_json(SETTINGS)
         changes = [
-            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
+            f"{key} was {found.get(key)!r}, now {current.get(key)!r}"
+            for key in sorted(found.keys() | current.keys())
+            if found.get(key) != current.get(key)
         ]
         if changes:
             raise ValueError(
                 f"{run.uri} holds a training with other settings: {'; '.join(changes)}. Use the old settings, or "
                 "another --output"
             )
-    run.write_json(SETTINGS, wanted)
+    run.write_json(SETTINGS, current)
 
 
 class InterruptibleTrainer(TorchTrainer):
-    """Ray Train's trainer, without its answer to Ctrl-C: it would wait for its controller, and exit with 1."""
+    """Ray Train's trainer, without its handler of Ctrl-C: it would wait for its controller, and exit with 1."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave the interruption to the command line."""
 
 
 def run_ranks(run: RunDirectory, job: RankJob) -> None:
-    """Run the ranks to the end. ValueError for what the user has to mend."""
-    wanted = POLL | (ALONE if len(resources.nodes()) == 1 else {})
-    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
-    for name in run.names(checkpoint.FOLDER):  # Ray Train's notes on an earlier call: the checkpoints speak for it
+    """Run the ranks to the end. ValueError for what the user has to correct."""
+    variables = POLL | (ALONE if len(resources.nodes()) == 1 else {})
+    os.environ.update({name: value for name, value in variables.items() if name not in os.environ})
+    for name in run.names(checkpoint.FOLDER):  # Ray Train's files of an earlier call: checkpoints are enough
         run.delete(f"{checkpoint.FOLDER}/{name}")
     trainer = InterruptibleTrainer(
         train_rank,
@@ -148,54 +148,54 @@ def run_ranks(run: RunDirectory, job: RankJob) -> None:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError:
-            if ray.get(job.mailbox.stopped.remote()) is None:
+            if ray.get(job.mailbox.stop_reason.remote()) is None:
                 raise
-    if reason := ray.get(job.mailbox.stopped.remote()):
+    if reason := ray.get(job.mailbox.stop_reason.remote()):
         raise ValueError(reason)
 
 
 def scaling(job: RankJob) -> ScalingConfig:
-    """The ranks, a GPU or an equal share of the CPUs each; some is left to decoding where frames are streamed."""
+    """The ranks, each with a GPU or an equal share of the CPUs; some are left for decoding if frames are streamed."""
     compute = job.settings.compute
-    wanted: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
+    workers: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
     if resources.count("GPU"):
-        return ScalingConfig(num_workers=wanted, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1})
-    streamed = not (job.feed.files or job.feed.blocks)
+        return ScalingConfig(num_workers=workers, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1})
+    streamed = not (job.frames.files or job.frames.blocks)
     cpus = (compute.cpus or resources.count("CPU")) - (4 * DECODER_CPUS if streamed else 0)
     share = min(max(0.5, cpus / compute.workers), resources.largest("CPU"))
-    return ScalingConfig(num_workers=wanted, resources_per_worker={"CPU": int(share) if share >= 1 else share})
+    return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": int(share) if share >= 1 else share})
 
 
 @contextmanager
 def showing_progress(job: RankJob) -> Iterator[None]:
     """Show the mailbox's last row on a progress line until the block ends."""
-    over = threading.Event()
+    finished = threading.Event()
     done = checkpoint.last_update(RunDirectory(job.settings.what.output))
 
     def refresh() -> None:
         with progress("pretrain", job.plan.total, "update", done=done) as bar:
-            while not over.wait(REFRESH_S):
-                show_row(bar, ray.get(job.mailbox.row.remote()))
-            show_row(bar, ray.get(job.mailbox.row.remote()))
+            while not finished.wait(REFRESH_S):
+                show_row(bar, ray.get(job.mailbox.last_row.remote()))
+            show_row(bar, ray.get(job.mailbox.last_row.remote()))
 
     watcher = threading.Thread(target=refresh, daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         watcher.join(timeout=10)
 
 
 def show_row(bar: Any, row: dict[str, float]) -> None:
-    """Bring a progress bar to a row of metrics."""
+    """Update a progress bar to a row of metrics."""
     if row and row["update"] != bar.n:
         bar.set_postfix_str(progress_line(row), refresh=False)
         bar.update(row["update"] - bar.n)
 
 
 def progress_line(row: dict[str, float]) -> str:
-    """A row of metrics as the progress line tells it."""
+    """A row of metrics as text of the progress line."""
     return (
         f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, data {row['data_wait_share']:.0%}, "
         f"{row['memory_gb']:.1f} GB"
@@ -203,7 +203,7 @@ def progress_line(row: dict[str, float]) -> str:
 
 
 def encoder_of(state: State) -> dict[str, Any]:
-    """The encoder's tensors in timm's names: the moving average's where there is one."""
+    """The encoder's tensors by timm's names: the moving average if there is one."""
     prefix, tensors = "encoder.", state["model"]
     if "average" in state:
         prefix, tensors = "module.encoder.", state["average"]

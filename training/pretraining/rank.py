@@ -1,4 +1,4 @@
-"""One rank of Ray Train: the loop of loop.py with its checkpoints, records and progress. pretrain.py starts it."""
+"""One rank of Ray Train: the loop with its checkpoints, records and progress. pretrain.py starts it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +22,14 @@ from training.pretraining.loop import State, train
 from training.pretraining.recipe import RankJob
 
 
-def train_rank(given: dict[str, Any]) -> None:
-    """Train as one rank, from the last checkpoint where there is one; `given["job"]` is a reference to a Job.
+def train_rank(config: dict[str, Any]) -> None:
+    """Train as one rank, from the last checkpoint where there is one; `config["job"]` refers to a RankJob.
 
-    What only the user can mend (ValueError, OSError) is put on the mailbox, so that the ranks that Ray Train starts in
-    place of the failed ones leave at once.
+    What only the user can correct (ValueError, OSError) is reported to the mailbox, so that the ranks that Ray Train
+    starts in place of the failed ones return at once.
     """
-    job: RankJob = ray.get(given["job"])
-    if ray.get(job.mailbox.stopped.remote()):
+    job: RankJob = ray.get(config["job"])
+    if ray.get(job.mailbox.stop_reason.remote()):
         return
     try:
         train_to_the_end(job)
@@ -41,19 +41,19 @@ def train_rank(given: dict[str, Any]) -> None:
 
 
 def train_to_the_end(job: RankJob) -> None:
-    """Train, record and keep checkpoints."""
+    """Train, record and save checkpoints."""
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size(), resources.device())
     if rank.device == "cpu":
         limit_threads(resources.granted_cpus())
     run = RunDirectory(job.settings.what.output)
-    source = job.feed.source(read_subset(job.settings.what.subset), gpu=rank.device != "cpu")
+    source = job.frames.source(read_subset(job.settings.what.subset), gpu=rank.device != "cpu")
     method = job.settings.method()
     job.plan.order(len(source)).check(rank.ranks, even=method.compares_images)
     state = last_state(run)
     log = Log(job, rank, run, state)
     with log:
-        kept = log.done
+        saved = log.done
         try:
             for update, metrics, snapshot in train(
                 method, source, job.plan, rank, wrapper(rank, job.settings.compute.compile), state
@@ -62,23 +62,23 @@ def train_to_the_end(job: RankJob) -> None:
                 if log.due_for_picture(update):
                     log.picture(method, source, update)
                 if update % job.settings.record.checkpoint_steps == 0 or update == job.plan.last:
-                    log.keep(snapshot, last=update == job.plan.last)
-                    kept = update
+                    log.save_checkpoint(snapshot, last=update == job.plan.last)
+                    saved = update
         except NotFiniteError as error:  # the same on every rank
-            if log.done > kept:
-                log.keep(snapshot, last=True)
-            ray.get(job.mailbox.stop.remote(f"{error}. The checkpoint of update {log.done} is from before"))
+            if log.done > saved:
+                log.save_checkpoint(snapshot, last=True)
+            ray.get(job.mailbox.stop.remote(f"{error}. The checkpoint of update {log.done} is from before that"))
 
 
 def last_state(run: RunDirectory) -> State | None:
-    """The state of the newest whole checkpoint: the one Ray Train names after a restart, else the output's own."""
+    """The state of the newest complete checkpoint: the one Ray Train names after a restart, else the output's."""
     named = ray.train.get_checkpoint()
     updates = [int(named.path.rpartition("-")[2])] if named is not None else checkpoint.whole_updates(run)[-1:]
     return checkpoint.load(run, updates[0]) if updates else None
 
 
 def wrapper(rank: Rank, compiled: bool) -> Callable[[nn.Module], nn.Module]:
-    """How a rank wraps its module: torch.compile where asked for, DDP where there are several ranks."""
+    """How a rank wraps its module: torch.compile if `compiled`, DDP if there are several ranks."""
 
     def wrap(module: nn.Module) -> nn.Module:
         whole: Any = torch.compile(module) if compiled else module

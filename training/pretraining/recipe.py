@@ -1,4 +1,4 @@
-"""All configs of one pre-training together, and what a rank is given. It knows no engine."""
+"""All configs of one pre-training together, and the job of a rank. It knows no engine."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Recipe:
         return shaping | {"init": weights.init_identity(self.what.init)}
 
     def method(self) -> Method:
-        """Make the method with its first weights."""
+        """Make the method with its initial weights."""
         made: Method = METHODS[self.what.method].load("method")(self.model, self.augmentation)
         if self.what.init != "scratch":
             weights.initialise_from(made, self.what.init, self.model)
@@ -39,9 +39,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RankJob:
-    """All that a rank needs to know."""
+    """Everything that a rank needs."""
 
     settings: Recipe
     plan: Plan
-    feed: Any  # a Feed of training/loader/cache.py
-    mailbox: Any  # handle of a Board
+    frames: Any  # a FrameCache of training/loader/cache.py
+    mailbox: Any  # handle of a Mailbox

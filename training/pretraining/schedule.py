@@ -14,7 +14,7 @@ WARMUP_SHARE = 0.05  # of the steps: the MAE recipe's 40 epochs of 800
 
 
 def peak_learning_rate(base: float, batch: int, reading: Literal["scaled", "absolute"]) -> float:
-    """Return the highest learning rate. The paper names one number; it can be read in two ways.
+    """Return the highest learning rate. The paper gives one number; it can be read in two ways.
 
     scaled: base * batch / 256, where `batch` counts the images of one update over all ranks and accumulations.
     absolute: base.
@@ -48,9 +48,9 @@ def total_steps(
     steps: int | None = None,
     images_seen: int | None = None,
 ) -> int:
-    """Return the updates that one of the three lengths comes to, rounded up to whole batches.
+    """Return the number of updates of one of the three lengths, rounded up to whole batches.
 
-    Batches run on from one epoch into the next, so a subset smaller than a batch loses nothing. ValueError unless
+    Batches continue from one epoch into the next, so a subset smaller than a batch loses nothing. ValueError unless
     exactly one length is given and it is above 0.
     """
     given = {"epochs": epochs, "steps": steps, "images_seen": images_seen}
@@ -66,7 +66,7 @@ def total_steps(
 
 
 def epochs_to_images(epochs: float, frames: int) -> int:
-    """Return how many images are seen, each as often as it is seen."""
+    """Return how many images are seen, counted each time."""
     return round(epochs * frames)
 
 
@@ -83,9 +83,9 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
     """Sort the parameters that are trained into groups for an optimiser, each parameter into one.
 
     A group has `params`, `weight_decay` (0 for biases, norms, layer scales, tokens and position tables) and
-    `lr_scale`, which the learning rate is to be multiplied by: layer_decay to the power of how far a layer is from
-    the last; embeddings and tokens count as one layer, each encoder block as one, all behind them as the last (Clark
-    et al. 2020, Bao et al. 2021). `module` is not wrapped: a timm model, or one that has it as `encoder`.
+    `lr_scale`, a factor on the learning rate: layer_decay to the power of a layer's distance from the last; embeddings
+    and tokens count as one layer, each encoder block as one, all after them as the last (Clark et al. 2020, Bao et al.
+    2021). `module` is not wrapped: a timm model, or one with it as `encoder`.
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     blocks = [int(found[1]) + 1 for name, _ in trained if (found := BLOCK.match(name))]

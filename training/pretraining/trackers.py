@@ -1,6 +1,6 @@
-"""What is seen of a training: TensorBoard always, MLflow and Weights & Biases when asked, and pictures.
+"""Tracking of a training: TensorBoard always, MLflow and Weights & Biases by option, and pictures.
 
-It is given numbers and pixels; it knows neither the loop nor the engine.
+It takes numbers and pixels; it knows neither the loop nor the engine.
 """
 
 import io
@@ -23,21 +23,21 @@ PROJECT = "endosieve"
 
 
 class Trackers:
-    """Writes rows of numbers and pictures by update; a context. After a restart it goes on behind update `start`."""
+    """Writes rows of numbers and pictures by update; a context. After a restart it continues after update `start`."""
 
     def __init__(self, run: RunDirectory, loggers: Sequence[str], settings: dict[str, Any], start: int) -> None:
         self.run = run
         local = run.filesystem.type_name == "local"
         self.folder = Path(run.root) / "tensorboard" if local else Path(tempfile.mkdtemp())
-        self.mailbox = SummaryWriter(str(self.folder), purge_step=start + 1)
+        self.writer = SummaryWriter(str(self.folder), purge_step=start + 1)
         self.loggers = [LOGGERS[name](run, settings) for name in loggers]
 
     def row(self, row: dict[str, float]) -> None:
         """Write the numbers of one update, all but its number by their names."""
         numbers = {name: value for name, value in row.items() if name != "update"}
         for name, value in numbers.items():
-            self.mailbox.add_scalar(name, value, int(row["update"]))
-        self.mailbox.flush()
+            self.writer.add_scalar(name, value, int(row["update"]))
+        self.writer.flush()
         for logger in self.loggers:
             logger.row(numbers, int(row["update"]))
 
@@ -47,11 +47,11 @@ class Trackers:
         sink = io.BytesIO()
         Image.fromarray(sheet_CHW.permute(1, 2, 0).numpy()).save(sink, "PNG")
         self.run.write_bytes(f"pictures/update-{update:08d}.png", sink.getvalue())
-        self.mailbox.add_image("pictures", sheet_CHW, update)
+        self.writer.add_image("pictures", sheet_CHW, update)
 
     def publish(self) -> None:
-        """Copy TensorBoard's files to where the output is, if that is no local directory."""
-        self.mailbox.flush()
+        """Copy TensorBoard's files to where the output is, if that is not a local directory."""
+        self.writer.flush()
         if self.run.filesystem.type_name != "local":
             for path in self.folder.iterdir():
                 self.run.write_bytes(f"tensorboard/{path.name}", path.read_bytes())
@@ -61,7 +61,7 @@ class Trackers:
 
     def __exit__(self, *error: object) -> None:
         self.publish()
-        self.mailbox.close()
+        self.writer.close()
         for logger in self.loggers:
             logger.close()
 
@@ -73,7 +73,7 @@ def stacked(panels_BCHW: Tensor) -> Tensor:
 
 
 class Mlflow:
-    """One MLflow run an output, found again by its name; where it goes is MLFLOW_TRACKING_URI's to say."""
+    """One MLflow run per output, found again by its name; MLFLOW_TRACKING_URI says where it goes."""
 
     def __init__(self, run: RunDirectory, settings: dict[str, Any]) -> None:
         import mlflow  # noqa: PLC0415 (an optional dependency)
@@ -99,7 +99,7 @@ class Mlflow:
 
 
 class Wandb:
-    """One Weights & Biases run an output, continued after a restart; WANDB_MODE and WANDB_PROJECT are heeded."""
+    """One Weights & Biases run per output, continued after a restart; WANDB_MODE and WANDB_PROJECT apply."""
 
     def __init__(self, run: RunDirectory, settings: dict[str, Any]) -> None:
         import wandb  # noqa: PLC0415 (an optional dependency)

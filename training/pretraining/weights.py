@@ -1,4 +1,4 @@
-"""Weights that pre-training begins with, and the encoder that it leaves, which plain timm loads. It knows no engine."""
+"""The weights that pre-training starts with, and the encoder it exports, which plain timm loads. It knows no engine."""
 
 import functools
 import hashlib
@@ -22,25 +22,25 @@ from training.methods.method import Method
 def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     """Load a weights file, an output folder of ours, or timm's weights by name, into the method's encoder.
 
-    A file may also hold the rest of the method's module, ours or a published MAE's. What fits is told in
-    curation/weights.py; the statistics that come with the weights are those that images are normalised by from then
-    on. ValueError where the encoder does not fit.
+    A file may also hold the rest of the method's module, ours or a published MAE's. curation/embeddings/weights.py
+    describes what fits; images are normalised by the statistics of the weights from then on. ValueError where the
+    encoder does not fit.
     """
-    encoder, wanted = method.encoder, method.module.state_dict()
+    encoder, expected = method.encoder, method.module.state_dict()
     if (Path(init) / WEIGHTS).is_file():
         init = str(Path(init) / WEIGHTS)
     if not Path(init).exists() and is_timm_name(init):
         built = build(timm_config(init, config))
         theirs, ours = built.state_dict(), encoder.state_dict()
         wrong = [
-            f"{name} is {tuple(theirs[name].shape) if name in theirs else 'not there'}, expected {tuple(each.shape)}"
+            f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'}, expected {tuple(each.shape)}"
             for name, each in ours.items()
             if name not in theirs or theirs[name].shape != each.shape
         ]
         require(
             not wrong and theirs.keys() == ours.keys(),
-            f"weights {init} do not fit the encoder {config.encoder}: {'; '.join(wrong[:3])}; name the encoder they "
-            "were trained as with --encoder",
+            f"weights {init} do not fit the encoder {config.encoder}: {'; '.join(wrong[:3])}; name the encoder "
+            "they were trained as with --encoder",
         )
         encoder.load_state_dict(theirs)
         encoder.pretrained_cfg = built.pretrained_cfg
@@ -48,13 +48,13 @@ def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     checkpoint = read_weights(init)
     found = load_into(encoder, checkpoint, f"the encoder {config.encoder}")
     normalise_by(encoder, checkpoint, "auto")
-    rest = method.beside_encoder(checkpoint.tensors, found.prefix)
-    fitting = {name: value for name, value in rest.items() if name in wanted and value.shape == wanted[name].shape}
+    rest = method.remaining_tensors(checkpoint.tensors, found.prefix)
+    fitting = {name: value for name, value in rest.items() if name in expected and value.shape == expected[name].shape}
     method.module.load_state_dict(fitting, strict=False)
 
 
 def init_identity(init: str) -> str:
-    """What weights to begin with are, wherever they lie: a file's by the hash of its bytes, others by their name."""
+    """The identity of initial weights, wherever they are: a file by the hash of its bytes, others by their name."""
     path = Path(init)
     return f"sha256:{file_hash(init, path.stat().st_mtime_ns)}" if path.is_file() else init
 
@@ -67,12 +67,12 @@ def file_hash(path: str, _modified: int) -> str:
 
 
 def absolute_init(init: str) -> str:
-    """Where weights to begin with are, for any process: an absolute path where there is such a file or folder."""
+    """The location of initial weights, for any process: an absolute path if there is such a file or folder."""
     return str(Path(init).absolute()) if Path(init).exists() else init
 
 
 def is_timm_name(name: str) -> bool:
-    """Whether timm has a model of this name, or may find it on the hub."""
+    """Whether timm has a model of this name, or can find it on the hub."""
     prefix, colon, _ = name.partition(":")
     return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
 

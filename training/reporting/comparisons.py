@@ -31,7 +31,7 @@ LEVELS = (("normdel", "miou"), ("normdel_low", "low"), ("normdel_high", "high"))
 
 
 def summary(table: pa.Table, reading: Reading) -> Report:
-    """Return a line for each encoder and pair of data sets, over its seeds: mIoU and NormDEL of the ratio as read.
+    """Return one line per encoder and pair of data sets, over its seeds: mIoU and NormDEL of the ratio as read.
 
     The CSV has tables.COLUMNS and `reading`. ValueError as results.checked says, or where no row is final.
     """
@@ -43,13 +43,13 @@ def summary(table: pa.Table, reading: Reading) -> Report:
             to: float(normdel(record[of], ratio)) if known and record[of] is not None else None for to, of in LEVELS
         }
         made.append([*record.values(), reading])
-        worth = "" if record["normdel"] is None else markdown.percent(record["normdel"])
-        if worth and record["normdel_low"] is not None:
-            worth += f" [{markdown.percent(record['normdel_low'])}, {markdown.percent(record['normdel_high'])}]"
+        normdel_text = "" if record["normdel"] is None else markdown.percent(record["normdel"])
+        if normdel_text and record["normdel_low"] is not None:
+            normdel_text += f" [{markdown.percent(record['normdel_low'])}, {markdown.percent(record['normdel_high'])}]"
         share = "none" if ratio is None else f"{ratio:.2%}".replace("%", " %")
         counts = [str(record["images"]), str(record["seeds"])]
         names = [tables.pair_label(record), record["subset"], record["method"], share]
-        lines.append([*names, tables.estimate_text(record), worth, *counts])
+        lines.append([*names, tables.estimate_text(record), normdel_text, *counts])
     header = ["data set", "subset", "method", f"{reading} ratio", "mIoU ± std [95 %]", "NormDEL [95 %]"]
     return Report(
         markdown.markdown([*header, "images", "seeds"], lines), markdown.as_csv([*tables.COLUMNS, "reading"], made)
@@ -57,7 +57,7 @@ def summary(table: pa.Table, reading: Reading) -> Report:
 
 
 def measures(table: pa.Table) -> Report:
-    """Return every measure of each encoder and pair of data sets, over its seeds; a line of the CSV is one of them.
+    """Return every measure of each encoder and pair of data sets, over seeds; one per line of the CSV.
 
     The interval is a bootstrap's over images and seeds. Rows without their images' counts are left out.
     """
@@ -84,8 +84,8 @@ def measures(table: pa.Table) -> Report:
 def comparisons(table: pa.Table, first: str | None = None, bootstrap: Bootstrap | None = None) -> list[Row]:
     """Return records (COMPARED) of paired comparisons, of each encoder's longest pre-training, on the same images.
 
-    Each is set against the one named `first`; without it against every random subset of its size (within a tenth) and
-    against the full data. Rows without their images' IoU are left out.
+    Each is compared with the one named `first`; without it with every random subset of its size (within a tenth) and
+    with the full data. Rows without their images' IoU are left out.
     """
     made: list[Row] = []
     final = [row for row in results.longest(results.final_rows(table).to_pylist()) if row["image_iou"]]
@@ -106,7 +106,7 @@ def comparisons(table: pa.Table, first: str | None = None, bootstrap: Bootstrap 
 
 
 def is_baseline(row: Row, of: Row, first: str | None) -> bool:
-    """Whether the encoder of one row is what that of another is set against."""
+    """Whether the encoder of one row is the baseline of another's."""
     if first is not None:
         return bool(row["subset"] == first)
     if of["method"] == "full":
@@ -137,5 +137,5 @@ def comparison_table(made: list[Row]) -> Report:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with as many digits as are sure."""
+    """A p-value with as many digits as are reliable."""
     return "" if math.isnan(p_value) else f"{p_value:.4f}" if p_value >= 0.0001 else "< 0.0001"

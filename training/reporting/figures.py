@@ -1,8 +1,8 @@
-"""The paper's figures 3 and 4 from a results table: curves and box plots; what all figures share. It trains nothing.
+"""The paper's figures 3 and 4 from a results table: curves and box plots. It trains nothing.
 
 Figures are matplotlib's own objects drawn by Agg: no pyplot, no window, no global state. Equal tables give equal SVG
-bytes; its text stays text. Colours are Okabe and Ito's, told apart by colour-blind readers, and lines also differ in
-marker and dash. mIoU is shown in percent.
+bytes; its text stays text. Colours are Okabe and Ito's, which colour-blind readers can distinguish, and lines also
+differ in marker and dash. mIoU is shown in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from training.reporting.style import STYLE, legend, line_style, panel_grid
 
 
 def curves(table: pa.Table, *, columns: int = 3) -> Figure:
-    """Return figure 3: test mIoU by fine-tune epoch, a panel a data set, a line a subset.
+    """Return figure 3: test mIoU by fine-tune epoch, one panel per data set, one line per subset.
 
     A line is the mean over seeds and the band around it runs from the lowest to the highest seed; an epoch that a
-    seed lacks is left out. Only tests on the data set that was trained on. ValueError where there are none, or where
-    no line has two epochs.
+    seed lacks is left out. Only tests on the data set that was trained on. ValueError if there are none, or if no line
+    has two epochs.
     """
     panels = by_dataset(table)
     subsets = subset_order([row for rows in panels.values() for row in rows])
@@ -77,31 +77,33 @@ def curve(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.fl
 
 
 def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure:
-    """Return figure 4: box plots of test mIoU by nominal ratio, a panel a data set, a colour a method (or subset).
+    """Return figure 4: box plots of test mIoU by nominal ratio, one panel per set, one colour per method (or subset).
 
-    A box holds the last `last_epochs` epochs of every seed (all of them where there are fewer): the line is the
+    A box holds the last `last_epochs` epochs of every seed (all if there are fewer): the line is the
     median, the box the middle half, the whiskers reach to the lowest and highest value, the dots are the values. Only
-    tests on the data set that was trained on; the longest pre-training of a subset. ValueError where there are none.
+    tests on the data set that was trained on; the longest pre-training of a subset. ValueError if there are none.
     """
     require(last_epochs >= 1, f"last_epochs is {last_epochs}; it must be at least 1")
     panels = by_dataset(table)
     every = [row for rows in panels.values() for row in rows]
-    called = results.labels(every)
-    methods = in_order(every, called)
+    labels_of = results.labels(every)
+    methods = in_order(every, labels_of)
     ratios = sorted({row["ratio_nominal"] for row in every}, key=lambda ratio: ratio or 0)
     figure, axes = panel_grid(len(panels), columns)
     width = 0.8 / len(methods)
     with mpl.rc_context(STYLE):
         for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
-            ran = {(called[row["subset"]], row["ratio_nominal"]) for row in rows}
+            ran = {(labels_of[row["subset"]], row["ratio_nominal"]) for row in rows}
             for place, method in enumerate(methods):
                 groups, positions = [], []
                 for number, ratio in enumerate(ratios):
-                    there = [name for name in methods if (name, ratio) in ran]
-                    if method in there:
-                        own = [row for row in rows if (called[row["subset"]], row["ratio_nominal"]) == (method, ratio)]
+                    present = [name for name in methods if (name, ratio) in ran]
+                    if method in present:
+                        own = [
+                            row for row in rows if (labels_of[row["subset"]], row["ratio_nominal"]) == (method, ratio)
+                        ]
                         groups.append(last_values(own, last_epochs))
-                        positions.append(number + width * (there.index(method) - (len(there) - 1) / 2))
+                        positions.append(number + width * (present.index(method) - (len(present) - 1) / 2))
                 if groups:
                     draw_boxes(axis, groups, positions, (line_style(place)[0], method, 0.8 * width))
             labels = [results.percent_label(ratio) for ratio in ratios]
@@ -113,17 +115,17 @@ def boxes(table: pa.Table, *, last_epochs: int = 10, columns: int = 3) -> Figure
     return figure
 
 
-def in_order(rows: Sequence[Row], called: Mapping[str, str]) -> list[str]:
-    """Return what the rows' subsets are called, each once, by method."""
+def in_order(rows: Sequence[Row], labels_of: Mapping[str, str]) -> list[str]:
+    """Return the labels of the rows' subsets, each once, by method."""
     return [
-        label for _, label in sorted({(results.method_order(row["method"]), called[row["subset"]]) for row in rows})
+        label for _, label in sorted({(results.method_order(row["method"]), labels_of[row["subset"]]) for row in rows})
     ]
 
 
 def draw_boxes(
     axis: Axes, groups: Sequence[Sequence[float]], positions: Sequence[float], style: tuple[str, str, float]
 ) -> None:
-    """Draw one box a group, all with the colour, the name for the legend and the width that `style` gives."""
+    """Draw one box per group, all with the colour, legend text and width of `style`."""
     colour, name, width = style
     drawn = axis.boxplot(
         groups,
@@ -151,15 +153,15 @@ def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
 
 
 def by_dataset(table: pa.Table) -> dict[str, list[Row]]:
-    """Return the rows tested on the data set they were trained on, by its name in the paper's order."""
+    """Return the rows tested on the data set they were trained on, by name in the paper's order."""
     groups = results.group_rows(results.checked(table), ("train_dataset", "test_dataset"))
     same = {train: rows for (train, test), rows in groups.items() if train == test}
-    require(bool(same), "no row is tested on the data set it was trained on; this figure shows those alone")
+    require(bool(same), "no row is tested on the data set it was trained on; this figure shows no others")
     return {name: same[name] for name in sorted(same, key=results.dataset_order)}
 
 
 def subset_key(row: Row) -> tuple[str, float | None]:
-    """Return what tells the subsets and lengths of pre-training apart."""
+    """Return the key of a subset and length of pre-training."""
     return row["subset"], row["pretrain_epochs"]
 
 

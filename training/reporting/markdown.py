@@ -13,14 +13,14 @@ from curation.store.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Report:
-    """One table twice."""
+    """One table in two formats."""
 
     markdown: str
     csv: str
 
 
 def write_table(report: Report, folder: RunDirectory, name: str) -> None:
-    """Put NAME.md and NAME.csv into a folder."""
+    """Write NAME.md and NAME.csv into a folder."""
     folder.write_bytes(f"{name}.md", report.markdown.encode())
     folder.write_bytes(f"{name}.csv", report.csv.encode())
 
@@ -41,12 +41,12 @@ def finite_or_none(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """Return a number with thousands marked, or a text."""
+    """Return a number with thousands separators, or a text."""
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with a line end behind its last row."""
+    """Return a Markdown table with a line end after its last row."""
     every = [header, ["---"] * len(header), *lines]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in every)
 

@@ -19,27 +19,27 @@ from training.reporting.tables import Cell, cell_of
 
 CELL_INCHES = 0.62
 
-Panel = dict[tuple[int, int], Cell]  # by the places of the sets trained on and tested on
+Panel = dict[tuple[int, int], Cell]  # by the indices of the sets trained on and tested on
 
 
 def matrix(table: pa.Table, methods: Sequence[str] = (), ratios: Sequence[float | None] = ()) -> Figure:
-    """Return figure 6: mean mIoU by data set trained on (row) and tested on (column), a panel a method and ratio.
+    """Return figure 6: mean mIoU by data set trained on (row) and tested on (column), per method and ratio.
 
-    Below each mean stands half its interval (training.tables.cell_of). Without `methods` and `ratios` all there are;
-    subsets of one method and ratio get panels of their own. At ratio 1 every method is the full pool, so `full` stands
-    in where a method has none. All panels share one colour scale; a pair that was not run is blank. ValueError where
+    Below each mean is half its interval (training/reporting/tables.py). Without `methods` and `ratios` all are drawn;
+    subsets of one method and ratio get separate panels. At ratio 1 every method is the full pool, so `full` is
+    drawn where a method has none. All panels share one colour scale; a pair that was not run is blank. ValueError where
     none of the panels has a value.
     """
     final = results.longest(results.final_rows(table).to_pylist())
-    called = results.labels(final)
+    labels_of = results.labels(final)
     names = sorted({row[key] for row in final for key in ("train_dataset", "test_dataset")}, key=results.dataset_order)
     given = methods or sorted({row["method"] for row in final} - {"full"}) or ["full"]
     shares = ratios or sorted({row["ratio_nominal"] for row in final}, key=lambda ratio: ratio or 0)
-    lines = in_order([row for row in final if row["method"] in given], called)
+    lines = in_order([row for row in final if row["method"] in given], labels_of)
     panels: dict[tuple[str, float | None], tuple[str, Panel]] = {}
     for label in lines:
         for ratio in shares:
-            own = [row for row in final if called[row["subset"]] == label and row["ratio_nominal"] == ratio]
+            own = [row for row in final if labels_of[row["subset"]] == label and row["ratio_nominal"] == ratio]
             whole = [row for row in final if row["method"] == "full"] if ratio == 1 and not own else []
             panels[label, ratio] = ("full" if whole else label), panel(own or whole, names)
     present = [ratio for ratio in shares if any(panels[label, ratio][1] for label in lines)]

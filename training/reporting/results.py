@@ -1,6 +1,6 @@
 """The table of a benchmark's results: its columns, how a row is made from counts, how rows are grouped. No drawing.
 
-One row a (subset, data set trained on, data set tested on, seed, fine-tune epoch). `final` marks the epoch that the
+One row per (subset, data set trained on, data set tested on, seed, fine-tune epoch). `final` marks the epoch that the
 run is judged by (chosen on the validation part, never on the test part); the other rows are for curves.
 """
 
@@ -42,12 +42,14 @@ SCHEMA = pa.schema(
         pa.field("low", pa.float64()),  # interval of miou over images
         pa.field("high", pa.float64()),
         pa.field("image_iou", pa.list_(pa.float64())),  # in the test set's order; null where it was not kept
-        pa.field("image_counts", pa.list_(pa.int64())),  # [images, classes, 4] in one row, as training.metrics counts
+        pa.field(
+            "image_counts", pa.list_(pa.int64())
+        ),  # [images, classes, 4] in one row, as training/metrics/iou.py counts
     ]
 )
 RUN = ("subset", "method", "pretrain_epochs", "train_dataset", "test_dataset", "seed")
 MEASURES = ("miou", "miou_dataset", "miou_background", "dice", "precision", "recall", "low", "high")
-LAST_METHODS = ("random", "full")  # the baselines stand below the others
+LAST_METHODS = ("random", "full")  # the baselines are listed below the others
 
 
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -62,10 +64,15 @@ def checked(results: pa.Table) -> pa.Table:
     two rows for one epoch, or with two final ones.
     """
     missing = [name for name in SCHEMA.names if name not in results.column_names]
-    require(not missing, f"the results lack the columns {', '.join(missing)}; write them with training.results")
+    require(
+        not missing, f"the results lack the columns {', '.join(missing)}; write them with training/reporting/results.py"
+    )
     results = results.select(SCHEMA.names)
     wrong = [field.name for field in SCHEMA if results.schema.field(field.name).type != field.type]
-    require(not wrong, f"the results' columns {', '.join(wrong)} have another type than training.results.SCHEMA")
+    require(
+        not wrong,
+        f"the results' columns {', '.join(wrong)} have another type than SCHEMA of training/reporting/results.py",
+    )
     null = [field.name for field in SCHEMA if not field.nullable and results[field.name].null_count]
     require(not null, f"the results have no value in {', '.join(null)} of some rows; each needs one")
     for name in (*MEASURES, "ratio_nominal", "ratio_actual"):
@@ -78,7 +85,7 @@ def checked(results: pa.Table) -> pa.Table:
         )
     lengths = pc.list_value_length(results["image_iou"])
     uneven = pc.sum(pc.not_equal(lengths, results["images"])).as_py()
-    require(not uneven, f"{uneven} rows hold another number of image_iou than of images; write one for each image")
+    require(not uneven, f"{uneven} rows hold another number of image_iou than of images; write one per image")
     for rows, keys in ((results, (*RUN, "epoch")), (results.filter(results["final"]), RUN)):
         counted = rows.group_by(list(keys)).aggregate([([], "count_all")])
         twice = counted.filter(pc.greater(counted["count_all"], 1)).to_pylist()
@@ -93,7 +100,7 @@ def checked(results: pa.Table) -> pa.Table:
 def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     """Return images, every score, the interval of mIoU over images, image_iou and image_counts of one test, by name.
 
-    Empty masks count as training.metrics' default says; `seed` is the bootstrap's.
+    Empty masks count as by default in training/metrics/iou.py; `seed` is the bootstrap's.
     """
     everything = iou.summarise(counts_NC4)
     image_iou = iou.per_image(counts_NC4)["iou"]
@@ -105,7 +112,7 @@ def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
 
 
 def group_rows(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """Return rows by the values of some columns; groups and their rows by run, seed and epoch, whatever the order."""
+    """Return rows by the values of some columns; groups and their rows are sorted by run, seed and epoch."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     run = [name for name in RUN if name != "seed"]
     ordered = sorted(results.to_pylist(), key=lambda row: (str([row[n] for n in run]), row["seed"], row["epoch"]))
@@ -139,12 +146,12 @@ def values_of(rows: Sequence[Row], column: str = "miou") -> npt.NDArray[np.float
 
 
 def counts_of(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
-    """Return the counts [S, N, classes, 4] that rows of one test kept, one a seed."""
+    """Return the counts [S, N, classes, 4] that rows of one test kept, one row per seed."""
     return np.stack([np.array(row["image_counts"], np.int64).reshape(row["images"], -1, 4) for row in rows])
 
 
 def labels(rows: Iterable[Row]) -> dict[str, str]:
-    """Return what tables and figures call each subset, by name.
+    """Return each subset's label in tables and figures, by name.
 
     That is its method, with the subset's name where another one has the same method and nominal ratio.
     """

@@ -1,4 +1,4 @@
-"""What all figures share: style, colours, panels, and files of them."""
+"""What all figures share: style, colours, panels, and their files."""
 
 import io
 from collections.abc import Sequence
@@ -13,20 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from curation.store.directory import RunDirectory
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-
-
 MARKERS = "osD^vPX"
-
-
 DASHES = ("-", "--", "-.", ":")
-
-
 PANEL_INCHES = (4.2, 3.4)
-
-
 DPI = 150
-
-
 STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -48,19 +38,19 @@ def render_figure(figure: Figure, kind: Literal["png", "svg"], dpi: int = DPI) -
 
 
 def write_figure(figure: Figure, folder: RunDirectory, name: str) -> None:
-    """Put NAME.png and NAME.svg into a folder."""
+    """Write NAME.png and NAME.svg into a folder."""
     folder.write_bytes(f"{name}.png", render_figure(figure, "png"))
     folder.write_bytes(f"{name}.svg", render_figure(figure, "svg"))
 
 
 def line_style(place: int) -> tuple[str, str, str]:
-    """Return colour, marker and dash of the line at a place."""
+    """Return colour, marker and dash of the line with an index."""
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     return colour, marker, DASHES[place % len(DASHES)]
 
 
 def panel_grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one axis a panel, in even rows of at most `columns`."""
+    """Return a figure with one axis per panel, in even rows of at most `columns`."""
     lines = -(-panels // columns)
     columns = -(-panels // lines)
     figure = Figure(

@@ -1,9 +1,9 @@
 """The paper's tables 2, 3 and 4 of our own results, as Markdown to read and CSV to compute with. It draws nothing.
 
-Values in Markdown are percent, in CSV shares. A cell stands for the runs of one subset on one pair of data sets, one
-run a seed: `mean ± standard deviation over seeds [95 % interval of the mean]`. The interval is over images and seeds
+Values in Markdown are percent, in CSV shares. A cell covers the runs of one subset on one pair of data sets, one
+run per seed: `mean ± standard deviation over seeds [95 % interval of the mean]`. The interval is over images and seeds
 (bootstrap) where every run kept its images' IoU, else over seeds (Student's t, two or more), else the run's own over
-images; `interval` in the CSV says which.
+images; `interval` in the CSV names it.
 """
 
 import math
@@ -30,7 +30,7 @@ COLUMNS = (*KEYS, *MEASURED, *DERIVED)
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """What table 2 says of a data set: images in each part and in none, which sum to `images`, and how it was split."""
+    """A row of table 2: images in each part and in none, which sum to `images`, and how the set was split."""
 
     name: str
     images: int
@@ -43,7 +43,7 @@ class DatasetRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """mIoU over the runs that differ in their seed alone, as a share; NaN where it is not known."""
+    """mIoU over the runs that differ only in their seed, as a share; NaN where it is not known."""
 
     mean: float
     std: float
@@ -55,7 +55,7 @@ class Cell:
 
 
 def cell_of(rows: Sequence[Row], bootstrap: Bootstrap | None = None) -> Cell:
-    """Return mean, deviation and interval of final rows, one a seed. ValueError where the test sets differ in size."""
+    """Return mean, deviation and interval of final rows, one per seed. ValueError where test sets differ in size."""
     bootstrap = bootstrap or Bootstrap()
     miou_S = results.values_of(rows)
     seeds, images = len(rows), {row["images"] for row in rows}
@@ -89,7 +89,7 @@ def datasets_table(rows: Sequence[DatasetRow]) -> Report:
 def records(table: pa.Table, *, external: bool = True, bootstrap: Bootstrap | None = None) -> list[Row]:
     """Return a record (COLUMNS) for each subset, pre-training length and pair of data sets, over its seeds.
 
-    Without `external` only tests on the data set that was trained on. NormDEL is of the nominal ratio, alpha 1.
+    Without `external` only tests on the data set that was trained on. NormDEL is for the nominal ratio, alpha 1.
     ValueError as results.checked says.
     """
     final = results.final_rows(table)
@@ -126,12 +126,12 @@ def record_order(record: Row) -> tuple[Any, ...]:
 
 
 def ratio_table(
-    table: pa.Table, *, external: bool = True, beside_paper: bool = False, bootstrap: Bootstrap | None = None
+    table: pa.Table, *, external: bool = True, with_published: bool = False, bootstrap: Bootstrap | None = None
 ) -> Report:
     """Return table 3: mIoU / NormDEL by data set, method and nominal ratio.
 
-    A subset pre-trained for several lengths stands with the longest. Two subsets of one method and ratio get rows of
-    their own, named. `beside_paper` adds the published row under each data set that has one.
+    A subset pre-trained for several lengths is listed with the longest. Two subsets of one method and ratio get
+    separate rows, named. `with_published` adds the published row under each data set that has one.
     """
     made = results.longest(records(table, external=external, bootstrap=bootstrap))
     called = results.labels(made)
@@ -145,8 +145,8 @@ def ratio_table(
 
     ratios = sorted({record["ratio_nominal"] for record in made}, key=lambda ratio: ratio or 0)
     header, lines = pivot(made, row_of, ("ratio_nominal", ratios, results.percent_label), cell_text)
-    if beside_paper:
-        lines = with_paper(lines, ratios)
+    if with_published:
+        lines = published_lines(lines, ratios)
     return Report(markdown(["data set", "method", *header], lines), as_csv(COLUMNS, [list(r.values()) for r in made]))
 
 
@@ -192,8 +192,8 @@ def pivot(
     return [*map(label, values), "images", "seeds"], lines
 
 
-def with_paper(lines: Sequence[list[str]], ratios: Sequence[float | None]) -> list[list[str]]:
-    """Return the lines with the published one after the last of each data set that has one."""
+def published_lines(lines: Sequence[list[str]], ratios: Sequence[float | None]) -> list[list[str]]:
+    """Return the lines with the paper's one after the last of each data set that has one."""
     made = []
     for place, line in enumerate(lines):
         made.append(line)
@@ -207,13 +207,13 @@ def with_paper(lines: Sequence[list[str]], ratios: Sequence[float | None]) -> li
 
 
 def pair_label(record: Row) -> str:
-    """Return the data set tested on, with the one trained on before it where that is another."""
+    """Return the data set tested on; before it the one trained on, if another."""
     test, train = record["test_dataset"], record["train_dataset"]
     return test if test == train else f"{train} → {test}"
 
 
 def estimate_text(record: Row) -> str:
-    """Return mean ± deviation [interval] in percent, without what is not known."""
+    """Return mean ± deviation [interval] in percent, without unknown parts."""
     std = "" if record["std"] is None else f" ± {percent(record['std'])}"
     interval = "" if record["low"] is None else f" [{percent(record['low'])}, {percent(record['high'])}]"
     return f"{percent(record['miou'])}{std}{interval}"

@@ -1,4 +1,4 @@
-"""How an encoder learns to segment."""
+"""How an encoder is fine-tuned for segmentation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,22 +10,23 @@ PAPER_EPOCHS = {"paper-short": 200, "paper-long": 500}
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """How an encoder learns to segment. Batch and lengths are the paper's; it gives no other number."""
+    """How an encoder is fine-tuned. Batch size and lengths are the paper's; it gives no other number."""
 
     epochs: int | Literal["paper-short", "paper-long"] = option(
-        "Passes at most; the paper's are 200 and 500.", "paper-short"
+        "Largest number of epochs; the paper's are 200 and 500.", "paper-short"
     )
-    batch_size: int = option("Images of one update.", 16)
+    batch_size: int = option("Images per update.", 16)
     learning_rate: float = option("Highest rate of AdamW, after a warm-up over 5 % of the updates.", 3e-4)
     weight_decay: float = option("Decoupled weight decay.", 0.05)
-    layer_decay: float = option("Factor on the rate for each layer farther from the head.", 0.75)
-    frozen: bool = option("Train the head alone, on tokens computed once: whole images and flips, no crops.", False)
+    layer_decay: float = option("Factor on the rate per layer away from the head.", 0.75)
+    frozen: bool = option("Train only the head, on tokens computed once: whole images and flips, no crops.", False)
     image_size: int = option("Side in pixels of the squares that the encoder sees.", 224)
     patience: int = option("Stop after this many epochs without a better validation IoU; 0: never.", 50)
     head_width: int = option("Width of the head's hidden layer.", 256)
-    head_cells: int = option("Logits a patch and side: the head's grid before upsampling.", 4)
+    head_cells: int = option("Logits per patch and side: the head's grid before upsampling.", 4)
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "Arithmetic of forward and backward; auto: what was begun with, else bfloat16 where every chip has it.", "auto"
+        "Precision of forward and backward; auto: the one of the first call, else bfloat16 where every chip has it.",
+        "auto",
     )
     seed: int = option("Seed of the head, the order, crops and flips.", 0)
 

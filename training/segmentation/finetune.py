@@ -1,9 +1,9 @@
 """Fine-tuning for segmentation: an encoder, a small head, image and mask cropped together. It knows no data set.
 
-Nor has it a test part: it trains on one part and stops by another. Every random choice is a function of
+It sees no test part: it trains on one part, and stops early by the IoU on another. Every random choice is a function of
 (seed, update): on the CPU the same seed gives the same weights, bit for bit.
 
-Legend: N images of side S0, B of a batch; S side of the encoder's input; T patches of D values; K outputs: one logit
+Legend: N images of side S0, B per batch; S side of the encoder's input; T patches of D values; K outputs: one logit
 for a single class, else background and each class.
 """
 
@@ -34,30 +34,30 @@ from training.segmentation.model import SegmentationModel, masks_of, segmentatio
 from training.segmentation.tokens import encode, input_size, patch_tokens, whole_images
 
 PAIRED = Augmentation(scale=(0.5, 1.0), vertical_flip=0.5)
-Drawn = Callable[[Rows, torch.Generator], tuple[Tensor, Tensor]]
+MakeBatch = Callable[[Rows, torch.Generator], tuple[Tensor, Tensor]]
 
 
 class Epoch(NamedTuple):
-    """What is told after each epoch."""
+    """What is reported after each epoch."""
 
     number: int  # from 1
     metrics: dict[str, float]  # loss, validation_iou, images_per_second (of training), learning_rate
-    model: "SegmentationModel"  # with the weights of now; when all epochs are through, the best
+    model: "SegmentationModel"  # with the current weights; after the last epoch, the best
 
 
-def cropped(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> Drawn:
-    """Return what makes tokens [B, T, D] and masks [B, S, S] of some rows: anew each time, with gradients."""
+def cropped(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> MakeBatch:
+    """Return a function from rows to tokens [B, T, D], with gradients, and masks [B, S, S] of random crops."""
 
-    def draw(rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images, masks = (as_tensor(each[rows]).to(model.device) for each in (train.images, train.masks))
         pixels, cut = paired_crops(images, masks, input_size(model.encoder), augmentation, generator)
         return patch_tokens(model.encoder, pixels), cut
 
-    return draw
+    return make
 
 
-def cached(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> Drawn:
-    """Return the like of `cropped` for a frozen encoder: whole images, their flips drawn from tokens computed here."""
+def cached(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -> MakeBatch:
+    """Like `cropped`, for a frozen encoder: whole images and random flips, by tokens that are computed here."""
     chances = (augmentation.vertical_flip, augmentation.horizontal_flip)
     vertical, horizontal = ((False, True) if chance > 0 else (False,) for chance in chances)
     views = [whole_images(vertical=v, horizontal=h) for v, h in itertools.product(vertical, horizontal)]
@@ -67,12 +67,12 @@ def cached(model: SegmentationModel, train: Pairs, augmentation: Augmentation) -
     size, all_masks, unused = input_size(model.encoder), as_tensor(train.masks), torch.Generator()
     masks = torch.cat([mask_crops(all_masks, size, view, unused) for view in views]).to(model.device)
 
-    def draw(rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def make(rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         up, left = torch.rand(2, len(rows), generator=generator) < torch.tensor(chances)[:, None]
         place = (up * len(horizontal) + left) * len(train.images) + torch.from_numpy(rows)
         return tokens[place.to(tokens.device)], masks[place.to(masks.device)]
 
-    return draw
+    return make
 
 
 def finetune(
@@ -85,10 +85,10 @@ def finetune(
 ) -> Iterator[Epoch]:
     """Train a copy of the encoder with a head, and yield after each epoch; see `Epoch`.
 
-    The weights of the best validation IoU (the first of equals) are back in the model when the iterator has ended.
+    The weights of the best validation IoU (the first of equals) are back in the model when the iterator ends.
     With `frozen`, tokens of whole images and of the flips that `augmentation` allows are computed once and kept on the
     device: up to 4 N T D values. ValueError, at the first epoch: an encoder for another image size, no lesion pixel to
-    learn from, a loss that is no number.
+    train on, a loss that is not finite.
     """
     highest = max(highest_class(train.masks), highest_class(validation.masks))
     require(
@@ -101,7 +101,7 @@ def finetune(
     )
     model = SegmentationModel(copy.deepcopy(encoder), 1 if highest == 1 else highest + 1, config).to(device).eval()
     model.encoder.requires_grad_(not config.frozen)
-    drawn = (cached if config.frozen else cropped)(model, train, augmentation)
+    make_batch = (cached if config.frozen else cropped)(model, train, augmentation)
     kept = list(encode(model.encoder, validation.images, model.precision)) if config.frozen else None
     batch = min(config.batch_size, len(train.images))
     order = Batches(len(train.images), batch, size=batch, seed=salted(config.seed, "fine-tuning"))
@@ -115,7 +115,7 @@ def finetune(
             rate = learning_rate(update, config.learning_rate, warmup_steps(ends[-1]), ends[-1])
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            losses.append(backward(model, drawn, order, update))
+            losses.append(backward(model, make_batch, order, update))
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         loss = float(torch.stack(losses).mean())
@@ -134,10 +134,10 @@ def finetune(
     model.load_state_dict(best, strict=False)
 
 
-def backward(model: SegmentationModel, drawn: Drawn, order: Batches, update: int) -> Tensor:
+def backward(model: SegmentationModel, make_batch: MakeBatch, order: Batches, update: int) -> Tensor:
     """Add the gradients of one update's batch; return its loss, a scalar on the device."""
     with model.autocast():
-        tokens, masks = drawn(order.rows(update, 0), slice_generator(order.seed, update, 0))
+        tokens, masks = make_batch(order.rows(update, 0), slice_generator(order.seed, update, 0))
         logits = model.decode(tokens, masks.shape[2])
     loss = segmentation_loss(logits, masks)
     torch.autograd.backward(loss)

@@ -16,7 +16,7 @@ from training.segmentation.tokens import encode, patch_tokens
 
 
 class SegmentationModel(nn.Module):
-    """A timm encoder and a two-layer head that turns each patch's token into cells * cells logits an output."""
+    """A timm encoder and a two-layer head that turns each patch's token into cells * cells logits per output."""
 
     def __init__(self, encoder: VisionTransformer, outputs: int, config: FinetuneConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -56,7 +56,7 @@ def segmentation_loss(logits_BKSS: Tensor, masks_BSS: Tensor) -> Tensor:
     """Cross-entropy plus soft Dice, a scalar; binary cross-entropy where there is one output.
 
     Dice, over an image's pixels, is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1); its mean over images and lesions.
-    Pixels that are IGNORED are in no sum and no mean, and have no gradient; a batch of nothing else has the loss 0.
+    IGNORED pixels are in no sum and no mean, and have no gradient; a batch of nothing else has the loss 0.
     """
     counted = (masks_BSS != IGNORED)[:, None].to(logits_BKSS.dtype)
     pixels = counted.sum().clamp(min=1)
@@ -75,7 +75,7 @@ def segmentation_loss(logits_BKSS: Tensor, masks_BSS: Tensor) -> Tensor:
 
 
 def predict(model: SegmentationModel, images: UInt8, batch: int = 64) -> UInt8:
-    """Return the class of every pixel, uint8 [N, S0, S0], of images uint8 [N, S0, S0, 3] of any one size.
+    """Return the class of every pixel, uint8 [N, S0, S0], of images uint8 [N, S0, S0, 3] of any size.
 
     An image is scaled to the encoder's input, its logits back to its own size.
     """
@@ -84,7 +84,7 @@ def predict(model: SegmentationModel, images: UInt8, batch: int = 64) -> UInt8:
 
 @torch.no_grad()
 def masks_of(model: SegmentationModel, tokens: Iterable[Tensor], side: int) -> UInt8:
-    """Return masks uint8 [N, side, side] of pieces of tokens [B, T, D]: where a logit is above 0, or the highest."""
+    """Return masks uint8 [N, side, side] of batches of tokens [B, T, D]: where a logit is above 0, or the highest."""
     pieces = []
     for tokens_BTD in tokens:
         with model.autocast():

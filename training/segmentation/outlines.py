@@ -1,4 +1,4 @@
-"""Predictions to look at: the outlines of truth and prediction on an image, side by side. It knows no model.
+"""Pictures of predictions: the outlines of truth and prediction on an image, side by side. It knows no model.
 
 Legend: N images of H x W pixels.
 """
@@ -17,14 +17,14 @@ UInt8 = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
 
 TRUTH, PREDICTION = (0, 220, 90), (60, 160, 255)  # green and blue: endoscopy is red
-BAR = 16  # pixels for the writing above an image
+BAR = 16  # pixels for the text above an image
 GAP = 4
 
 
 def outline(mask_HW: UInt8, width: int = 2) -> npt.NDArray[np.bool_]:
-    """Return where a mask's regions end, bool [H, W]: their pixels within `width` of a pixel of another class.
+    """Return the border of a mask's regions, bool [H, W]: their pixels within `width` of a pixel of another class.
 
-    Distance is counted along rows and columns. What lies beyond the image's edge is background, so an outline is
+    Distance is counted along rows and columns. Beyond the image's edge is background, so an outline is
     always closed; it never covers a pixel outside its region.
     """
     height, wide = mask_HW.shape
@@ -61,11 +61,11 @@ def outlined(image_HW3: UInt8, truth_HW: UInt8, found_HW: UInt8, text: str) -> U
 
 
 def best_and_worst(iou_N: npt.NDArray[np.floating], count: int) -> tuple[Order, Order]:
-    """Return the images of the highest IoU, best first, and of the lowest, worst first; of equals the earlier first.
+    """Return the images of the highest IoU, best first, and of the lowest, worst first; ties in order.
 
-    Where there are fewer than 2 * count images, none is in both: the best have the odd one.
+    Where there are fewer than 2 * count images, none is in both: the best include the odd one.
     """
-    require(count >= 1 and len(iou_N) >= 1, f"{count} of {len(iou_N)} images asked for; both must be at least 1")
+    require(count >= 1 and len(iou_N) >= 1, f"{count} of {len(iou_N)} images requested; both must be at least 1")
     best = np.argsort(-np.asarray(iou_N), kind="stable")
     worst = np.argsort(np.asarray(iou_N), kind="stable")
     high = best[: min(count, (len(best) + 1) // 2)]
@@ -81,16 +81,16 @@ def outline_sheet(
     count: int = 3,
     names: Sequence[str] | None = None,
 ) -> bytes:
-    """Return a PNG: the `count` best images by IoU, and beside them the worst, each as `outlined`.
+    """Return a PNG: the `count` best images by IoU, and next to them the worst, each as `outlined`.
 
-    images uint8 [N, H, W, 3], truth and found uint8 [N, H, W]; names are written beside the IoU (default: places).
+    images uint8 [N, H, W, 3], truth and found uint8 [N, H, W]; names are written next to the IoU (default: indices).
     """
     sizes = {len(images), len(truth), len(found), len(iou_N), len(iou_N if names is None else names)}
-    require(len(sizes) == 1, f"images, masks, IoUs and names are {sorted(sizes)} in number; give one of each an image")
+    require(len(sizes) == 1, f"images, masks, IoUs and names are {sorted(sizes)} in number; pass one of each per image")
 
     def column(kind: str, places: Order) -> list[UInt8]:
-        called = [str(place) if names is None else names[place] for place in places]
-        texts = [f"{kind} IoU {iou_N[place]:.3f}  {name}" for place, name in zip(places, called, strict=True)]
+        shown = [str(place) if names is None else names[place] for place in places]
+        texts = [f"{kind} IoU {iou_N[place]:.3f}  {name}" for place, name in zip(places, shown, strict=True)]
         return [outlined(images[p], truth[p], found[p], text) for p, text in zip(places, texts, strict=True)]
 
     high, low = best_and_worst(iou_N, count)

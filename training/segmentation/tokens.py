@@ -1,4 +1,4 @@
-"""Encoders loaded for segmentation, and the tokens that they make of images. It knows neither masks nor data sets."""
+"""Encoders loaded for segmentation, and the tokens they compute of images. It knows neither masks nor data sets."""
 
 import math
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def load_encoder(
 
     `source` is a folder that pre-training wrote (encoder.safetensors, card.json), a weights file of the timm model
     `name`, or `random`: `name` with weights drawn from the seed as pre-training from scratch draws them. `statistics`
-    is EmbedConfig's. ValueError: nothing there, no name, weights that do not fit, an image size that is not a multiple
+    is EmbedConfig's. ValueError: no such file, no name, weights that do not fit, an image size that is not a multiple
     of the patch.
     """
     if source == UNTRAINED and name is not None:
@@ -43,7 +43,7 @@ def load_encoder(
     if name is None and (Path(source).is_dir() or "://" in source):
         name, source = source, ""
     if name is None:
-        raise ValueError(f"the encoder of {source} is not named; give its name in timm, as vit_base_patch16_224")
+        raise ValueError(f"the encoder of {source} is not named; add its name in timm, such as vit_base_patch16_224")
     config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, pooling="mean", statistics=statistics)
     return build(replace(config, weights=source or None))
 
@@ -67,7 +67,7 @@ def encode(
     They are in `precision`, as is the arithmetic. `view` is one of `whole_images`.
     """
     device = next(encoder.parameters()).device
-    unused = torch.Generator()  # a view of whole images leaves nothing to chance
+    unused = torch.Generator()  # views of whole images are not random
     for start in range(0, len(images), batch):
         piece = as_tensor(np.ascontiguousarray(images[start : start + batch])).to(device)
         pixels = random_crops(piece, input_size(encoder), view or whole_images(), unused)

@@ -185,7 +185,7 @@ def test_an_image_size_that_patches_do_not_divide_names_one_that_they_do() -> No
 @pytest.mark.parametrize("name", [NAME, "hf-hub:nobody/nothing"])
 def test_without_network_both_ways_to_weights_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="could not be had from the hub") as caught:
+    with pytest.raises(ValueError, match="could not be downloaded from the hub") as caught:
         encoder.build(config(encoder=name, weights=None))
     assert "--weights FILE" in str(caught.value)
     assert "--weights random" in str(caught.value)

@@ -319,7 +319,7 @@ def test_statistics_come_with_the_weights(tmp_path: Path) -> None:
     assert "the weights do not say" in statistics(path)[1]
     assert statistics(path, statistics="imagenet") == (
         NAMED["imagenet"],
-        "colours normalised by imagenet (as asked for)",
+        "colours normalised by imagenet (as requested)",
     )
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}}))
     assert statistics(path)[0] == ((0.1, 0.2, 0.3), (0.4, 0.4, 0.4))

@@ -89,34 +89,37 @@ def rejected(*rows: tuple[str, str, str | None]) -> pa.Table:
     return pa.Table.from_pylist(made, schema.REJECTED)
 
 
-def fates(run: RunDirectory) -> dict[str, str]:
+def copies_of(run: RunDirectory) -> dict[str, str]:
     """because_of of each exact copy."""
-    known = copies.read_heirs(run)
+    known = copies.read_replacements(run)
     tables = [copies.copies_in(run.read_table(path), known) for path in run.parts("frames").values()]
     return {row["frame_id"]: row["because_of"] for table in tables for row in table.to_pylist()}
 
 
 def test_copies_of_an_original_and_of_what_took_its_place(marked: RunDirectory) -> None:
-    a, heir, last, b = frame(0, 0), frame(0, 1), frame(1, 1), frame(0, 2)
-    assert fates(marked) == {heir: a, last: a, frame(3, 0): b}
-    marked.write_table("rejected/part-000000-embed.parquet", rejected((a, "missing", heir)))
-    assert fates(marked) == {last: heir, frame(3, 0): b}
-    tried = rejected((a, "missing", last), (heir, "changed since ingest", last), (b, "corrupt", None))
+    a, replacement, last, b = frame(0, 0), frame(0, 1), frame(1, 1), frame(0, 2)
+    assert copies_of(marked) == {replacement: a, last: a, frame(3, 0): b}
+    marked.write_table("rejected/part-000000-embed.parquet", rejected((a, "missing", replacement)))
+    assert copies_of(marked) == {last: replacement, frame(3, 0): b}
+    tried = rejected((a, "missing", last), (replacement, "changed since ingest", last), (b, "corrupt", None))
     marked.write_table("rejected/part-000000-embed.parquet", copies.with_their_copies(marked, 0, tried))
-    assert fates(marked) == {}
+    assert copies_of(marked) == {}
 
 
 def test_what_is_wrong_with_bytes_is_wrong_with_their_copies(marked: RunDirectory) -> None:
-    a, heir, last, b = frame(0, 0), frame(0, 1), frame(1, 1), frame(0, 2)
+    a, replacement, last, b = frame(0, 0), frame(0, 1), frame(1, 1), frame(0, 2)
     bad = rejected((a, "not finite", None), (b, "missing", None))
     found = copies.with_their_copies(marked, 0, bad).to_pylist()
-    assert [(row["frame_id"], row["reason"]) for row in found[2:]] == [(heir, "not finite"), (last, "not finite")]
+    assert [(row["frame_id"], row["reason"]) for row in found[2:]] == [
+        (replacement, "not finite"),
+        (last, "not finite"),
+    ]
     assert (found[3]["uri"], found[3]["path"]) == ("u11", "p11")
-    promoted = rejected((a, "missing", last), (heir, "missing", last), (last, "not finite", None))
+    promoted = rejected((a, "missing", last), (replacement, "missing", last), (last, "not finite", None))
     assert copies.with_their_copies(marked, 0, promoted).equals(promoted)
-    promoted = rejected((a, "missing", heir), (heir, "not finite", None))
+    promoted = rejected((a, "missing", replacement), (replacement, "not finite", None))
     found = copies.with_their_copies(marked, 0, promoted).to_pylist()
-    assert [row["frame_id"] for row in found] == [a, heir, last]
+    assert [row["frame_id"] for row in found] == [a, replacement, last]
 
 
 @settings(max_examples=50, deadline=None)

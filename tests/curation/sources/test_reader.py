@@ -136,7 +136,7 @@ def test_sources_that_cannot_be_read_are_refused(tree: Path) -> None:
         reader.check_there(reader.parse_sources(("/nowhere/at/all",)))
     with pytest.raises(ValueError, match=r"b.txt is not a folder"):
         reader.check_there(reader.parse_sources((f"{tree}/b.txt",)))
-    with pytest.raises(ValueError, match=r"two sources are named 'tree' .* tell them apart with NAME=PATH"):
+    with pytest.raises(ValueError, match=r"two sources are named 'tree' .* give each a name of its own with NAME=PATH"):
         reader.parse_sources((str(tree), f"tree={tree}/a"))
     with pytest.raises(ValueError, match="no file system is known for zzz://"):
         reader.parse_sources(("zzz://bucket/x",))
@@ -210,18 +210,18 @@ def test_lineage_by_hand() -> None:
 
 @pytest.mark.parametrize("taken", ["path", "frame_id", "width", "copy_of"])
 def test_lineage_refuses_the_names_of_our_columns(taken: str) -> None:
-    with pytest.raises(ValueError, match=rf"named like columns of ours: \['{taken}'\]"):
+    with pytest.raises(ValueError, match=rf"named like built-in columns: \['{taken}'\]"):
         lineage.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
 
 
 @pytest.mark.parametrize("taken", ["cluster", "centroid_distance", "image"])
 def test_lineage_refuses_the_names_that_export_adds(taken: str) -> None:
-    with pytest.raises(ValueError, match="named like columns of ours"):
+    with pytest.raises(ValueError, match="named like built-in columns"):
         lineage.Lineage(f"(?P<patient>p)(?P<{taken}>x)")
 
 
 def test_lineage_refuses_bad_patterns() -> None:
-    with pytest.raises(ValueError, match=r"is no regular expression: .*position 0"):
+    with pytest.raises(ValueError, match=r"is not a regular expression: .*position 0"):
         lineage.Lineage("(")
     with pytest.raises(ValueError, match="has no named group; write for example"):
         lineage.Lineage(r"p\d+")

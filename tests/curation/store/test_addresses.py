@@ -109,7 +109,7 @@ def test_keys_that_cannot_be_asked_for_are_counted_with_a_reason(server: str, pu
     entries = listed(f"s3://{ACCESS}:{SECRET}@frames/odd?endpoint_override={server}&scheme=http&region=us-east-1")
     assert sorted(entry.path for entry in entries) == sorted([*bad, "good.png", "x/1.png"])
     assert {entry.path for entry in entries if entry.problem} == set(bad)
-    assert {entry.problem[0] for entry in entries if entry.problem} == {"name cannot be asked for"}
+    assert {entry.problem[0] for entry in entries if entry.problem} == {"name cannot be requested"}
     assert [entry.path.split("/") for entry in entries] == sorted(entry.path.split("/") for entry in entries)
 
 
@@ -178,7 +178,7 @@ def test_addresses_that_are_refused() -> None:
         ("s3://bucket/x?secret_key=hidden", "has secret_key among its options"),
         ("s3://bucket/x?region=eu&access_key=hidden", "has access_key among its options"),
         ("s3://hidden@bucket/x", "an access key without its secret"),
-        ("file://elsewhere/x", "is of this machine and absolute"),
+        ("file://elsewhere/x", "must be absolute and on this machine"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             filesystem_of(uri)
@@ -238,7 +238,7 @@ def test_existing_paths_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read("frames/") == ("frames", "frames")
     assert read("./center=1") == ("center=1", "center=1")
     [told] = reader.readings(("a=b", "c=b", "center=1/frames"))
-    assert "a=b is taken as the folder of this name" in told
+    assert "a=b is read as the existing folder of this name" in told
     assert "give a=./b" in told
     with pytest.raises(ValueError, match="has no name of its own; name it with NAME=/"):
         reader.parse_source("/")
@@ -248,7 +248,7 @@ def test_sources_that_are_not_there_say_whether_a_disk_may_be_missing(tmp_path: 
     (tmp_path / "disk").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x.png").write_bytes(b"1")
-    hint = "is empty: is a disk or share to be mounted there first"
+    hint = "is empty: is a disk or share not mounted there yet"
     with pytest.raises(ValueError, match=f"disk/frames does not exist .*disk {hint}"):
         reader.check_there(reader.parse_sources((f"{tmp_path}/disk/frames",)))
     with pytest.raises(ValueError, match=r"full/frames does not exist$"):

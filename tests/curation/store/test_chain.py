@@ -177,10 +177,10 @@ def test_an_unfinished_step_of_other_inputs_is_not_resumed(whole: RunDirectory) 
 def test_without_run_json_nothing_is_mixed(whole: RunDirectory) -> None:
     whole.delete("run.json")
     assert step_of(whole, "clusters", 0).find() is not None
-    with pytest.raises(IntegrityError, match=r"run.json .* does not say with what settings clusters/ was made"):
+    with pytest.raises(IntegrityError, match=r"run.json .* does not say with which settings clusters/ was made"):
         step_of(whole, "clusters", 1).find()
     whole.delete(f"scores/{SUCCESS}")
-    with pytest.raises(IntegrityError, match="does not say with what settings scores/ was made"):
+    with pytest.raises(IntegrityError, match="does not say with which settings scores/ was made"):
         step_of(whole, "scores", 0).find()
 
 

@@ -100,7 +100,7 @@ def test_a_call_chain_may_hold_again_and_another_thread_may_not(run: RunDirector
         message = in_thread(lambda: take(again))
         assert f"{run.uri} is in use by another process" in message
         assert f"process {os.getpid()} on " in message
-        assert "UTC; wait for its end" in message
+        assert "UTC; wait until it ends" in message
         take(RunDirectory(f"{run.uri}-other"))
     assert in_thread(lambda: take(again)) == ""
 

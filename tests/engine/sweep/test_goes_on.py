@@ -66,7 +66,7 @@ def test_a_spent_budget_stops_and_more_goes_on(
     run_dir, output = begun("clusters"), tmp_path / "out"
     stopped = sweep(make(run_dir, output, config={"max_gpu_hours": 1e-9}))
     assert set(stopped["state"].to_pylist()) == {"unfinished"}
-    assert "goes on" in capsys.readouterr().out
+    assert "it resumes" in capsys.readouterr().out
     one = sweep(make(run_dir, output, config={"max_trials": 1}))
     assert sorted(one["state"].to_pylist()) == ["finished", "unfinished", "unfinished"]
     shutil.rmtree(output / "best")

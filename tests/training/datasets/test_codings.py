@@ -92,7 +92,7 @@ def colours(path: Path, number: int, border: bool = False) -> None:
 
 
 def halved(path: Path, number: int) -> None:
-    """Drawn at twice the size and shrunk: seams of 64, 128 and 191."""
+    """Drawn at twice the size and shrunk: edges of 64, 128 and 191."""
     large = Image.fromarray(disc(number, 18.0, 2 * SIDE).astype(np.uint8) * 255)
     large.resize((SIDE, SIDE), Image.Resampling.BOX).save(path.with_suffix(".png"))
 
@@ -129,7 +129,10 @@ DOUBTFUL = {
     "three grays": (gray(inside=128, around=255), "the values 0, 128, 255"),
     "nothing bright": (gray(inside={n: 60 + n for n in range(NUMBER)}), "the values 0, 60, 61"),
     "many numbers": (gray(inside={n: 10 * n + 1 for n in range(NUMBER)}, around=255), "the values 0, 1, 11"),
-    "two codings": (gray(inside={n: 255 if n % 2 else 1 for n in range(NUMBER)}), "no file holds 255 beside another"),
+    "two codings": (
+        gray(inside={n: 255 if n % 2 else 1 for n in range(NUMBER)}),
+        "no file holds 255 together with another",
+    ),
     "dark jpegs": (gray(inside=6, suffix="jpg"), "lossy files with no value above"),
     "white alone": (gray(outside=255), "the values 255"),
     "16-bit numbers": (gray(inside=1000, around=2000, kind=np.uint16), "the values 0, 1000, 2000"),
@@ -148,7 +151,7 @@ def test_the_disc_is_foreground_in_every_coding(name: str, tmp_path: Path) -> No
     assert one.faults == ()
 
 
-def test_seams_are_no_classes(tmp_path: Path) -> None:
+def test_gray_edges_are_not_classes(tmp_path: Path) -> None:
     _, masks = made(drawn(tmp_path / "set", halved), tmp_path / "run")
     expected = np.stack([np.asarray(Image.open(p)) > 127 for p in sorted((tmp_path / "set/masks").iterdir())])
     assert np.array_equal(masks, expected)
@@ -204,8 +207,8 @@ def test_one_missing_mask_is_told_and_many_are_refused(tmp_path: Path) -> None:
     found = folders.find_dataset("generic", str(folder))
     assert len(found.examples) == NUMBER - 1
     assert found.notes() == [
-        "generic: images without a mask are passed over: 1 (images/03.png)",
-        "generic: masks without an image are passed over: 1 (masks/extra.png)",
+        "generic: images without a mask are skipped: 1 (images/03.png)",
+        "generic: masks without an image are skipped: 1 (masks/extra.png)",
     ]
     (folder / "masks/04.png").unlink()
     with pytest.raises(ValueError, match=r"images without a mask: 2 \(images/03.png, images/04.png\)"):
@@ -309,7 +312,7 @@ def test_test_images_that_are_trained_ones_at_another_size_are_left_out(tmp_path
     assert len(tested.test_rows(trained)) == NUMBER  # bytes alone do not tell
     [line] = copy_notes(sets)
     assert line.startswith(f"other: {len(copies)} (")
-    assert "images that first trains on or stops by" in line
+    assert "of training or validation images of first" in line
     assert len(pairs(run, sets[1], sets[1].test_rows(sets[0])).images) == len(left)
 
 

@@ -43,7 +43,7 @@ def test_a_partial_set_is_told_what_is_missing(tmp_path: Path) -> None:
     folder = pairs(195, tmp_path)
     (folder / "masks" / "7.jpg").unlink()
     (folder / "images" / "8.jpg").unlink()
-    with pytest.raises(ValueError, match=r"kvasir-sessile in .* is not whole") as caught:
+    with pytest.raises(ValueError, match=r"kvasir-sessile in .* is incomplete") as caught:
         folders.find_dataset("kvasir-sessile", str(folder))
     text = str(caught.value)
     assert "images without a mask: 1 (images/7.jpg)" in text
@@ -126,7 +126,7 @@ def test_a_name_in_both_of_pranets_folders_is_an_error(tmp_path: Path) -> None:
     """Names tell examples apart: two of one name would be one."""
     root = pranet(tmp_path, {"CVC-ClinicDB": range(1, 63)}, range(62, 613))
     for partial in (False, True):
-        with pytest.raises(ValueError, match=re.escape("doubles: 1 (TrainDataset/image/62.png)")):
+        with pytest.raises(ValueError, match=re.escape("another file: 1 (TrainDataset/image/62.png)")):
             folders.find_dataset("cvc-clinicdb", str(root), partial=partial)
     for kind in ("image", "mask"):
         (root / f"TrainDataset/{kind}/62.png").unlink()
@@ -167,7 +167,7 @@ def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
     folder = pairs(2, tmp_path)
     (folder / "images" / "1.png").touch()
     for partial in (False, True):
-        with pytest.raises(ValueError, match=re.escape("the same name doubles: 1 (images/1.png)")):
+        with pytest.raises(ValueError, match=re.escape("the same name as another file: 1 (images/1.png)")):
             folders.find_dataset("generic", str(folder), partial=partial)
 
 
@@ -199,9 +199,9 @@ def test_the_official_lists_are_the_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ("0 1 2", "3 9", r"images that are not there: 1 \(9\)"),
+        ("0 1 2", "3 9", r"images that do not exist: 1 \(9\)"),
         ("0 1", "3", r"no list in .* names these images: 1 \(2\)"),
-        ("0 1 2 3", "3", r"test.txt names what another list names too: 1 \(3\)"),
+        ("0 1 2 3", "3", r"test.txt names images that another list names too: 1 \(3\)"),
     ],
 )
 def test_lists_that_do_not_fit_are_an_error(
@@ -240,7 +240,7 @@ def test_the_table_tells_every_set() -> None:
             assert "\n    " + ", ".join(pair.shown for pair in tree.pairs) + "\n" in table
     assert f"above {masks.THRESHOLD} in" in table
     assert f"value\nabove {masks.CODES - 1}," in table
-    assert "\n  masks: a plane for each of five artefact classes" in table
+    assert "\n  masks: one plane per artefact class, five in all" in table
     assert "polypgen2021: 3,762 images" in table
     assert "generic: count unknown" in table
 

@@ -107,7 +107,7 @@ def test_images_of_all_modes_are_rgb(mode: str, tmp_path: Path) -> None:
     assert np.array_equal(pixels, np.repeat(disc()[:, :, None] * np.uint8(255), 3, axis=2))
 
 
-def test_jpeg_masks_lose_their_seams(tmp_path: Path) -> None:
+def test_jpeg_masks_lose_their_gray_edges(tmp_path: Path) -> None:
     """JPEG rings around the border, and blur: values from 0 to 255 that a test for non-zero would take."""
     soft = Image.fromarray(disc() * np.uint8(255)).filter(ImageFilter.GaussianBlur(1))
     soft.save(tmp_path / "soft.jpg", quality=60)
@@ -282,7 +282,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
             masks.arrays([Example("x", str(tmp_path / name), (str(tmp_path / "m.png"),))], 8)
     with pytest.raises(ValueError, match=r"gone.png cannot be read: .*No such file"):
         masks.read_mask(example(tmp_path, str(tmp_path / "gone.png")))
-    with pytest.raises(ValueError, match=r"image.png has no mask; leave it out or draw one"):
+    with pytest.raises(ValueError, match=r"image.png has no mask; leave it out or annotate it"):
         masks.read_mask(example(tmp_path))
 
 

@@ -143,7 +143,7 @@ def numbered(name: str, root: Path) -> Dataset:
 
 def test_the_sets_in_order_are_those_whose_sequences_nobody_lists() -> None:
     assert {name for name, layout in LAYOUTS.items() if layout.ordered} == set(ORDERED)
-    assert all(LAYOUTS[name].split.startswith("a stretch of consecutive numbers") for name in ORDERED)
+    assert all(LAYOUTS[name].split.startswith("one stretch of consecutive numbers per part") for name in ORDERED)
 
 
 @pytest.mark.parametrize("name", ORDERED)
@@ -258,5 +258,5 @@ def test_the_split_does_not_depend_on_where_the_set_lies(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("shares", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.1, -0.1, 0.0), (0.0, 0.5, 0.5)])
 def test_shares_that_are_none(shares: tuple[float, ...], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give those of train, validation and test, which sum to 1"):
+    with pytest.raises(ValueError, match="give one for train, validation and test each, with the sum 1"):
         splits.split(dataset(examples(tmp_path, [1] * 10)), 0, shares)  # type: ignore[arg-type]

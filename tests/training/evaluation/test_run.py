@@ -115,7 +115,7 @@ def test_arrays_of_other_rules_are_not_used_again(
     monkeypatch.setattr("training.datasets.prepared.READING", 0)
     other = ready(run, folder)
     assert other.stem != one.stem
-    assert other.marks == one.marks
+    assert other.fingerprints == one.fingerprints
 
 
 def test_an_object_store_holds_the_decoded_images_too(folder: Path, tmp_path: Path) -> None:
@@ -157,13 +157,16 @@ def test_a_file_is_named_by_all_that_shapes_it(trial: EvaluationRun, folder: Pat
         replace(trial, config=replace(CONFIG, seed=1)),
         replace(trial, config=replace(CONFIG, learning_rate=1e-3)),
         replace(trial, config=replace(CONFIG, precision="bfloat16")),
-        replace(trial, way="linear"),
+        replace(trial, probe="linear"),
         replace(trial, test_every=0),
     ]
-    paths = [trial.path, *(each.path for each in changed)]
+    paths = [trial.results_path, *(each.results_path for each in changed)]
     assert len(set(paths)) == len(paths)
-    assert replace(trial, train=same, tests=(same,)).path == trial.path  # the same files elsewhere
-    assert replace(trial, subject=Subject("elsewhere", subject.name, subject.sha256, subject.about)).path == trial.path
+    assert replace(trial, train=same, tests=(same,)).results_path == trial.results_path  # the same files elsewhere
+    assert (
+        replace(trial, subject=Subject("elsewhere", subject.name, subject.sha256, subject.about)).results_path
+        == trial.results_path
+    )
 
 
 def test_a_set_named_later_is_tested_without_fine_tuning_again(
@@ -171,24 +174,24 @@ def test_a_set_named_later_is_tested_without_fine_tuning_again(
 ) -> None:
     run = RunDirectory(str(tmp_path))
     first = run.read_table(carry_out_run(run, trial, "cpu")).to_pylist()
-    assert 0 < run.read_json(trial.cost)["device_hours"] < 0.1
+    assert 0 < run.read_json(trial.cost_path)["device_hours"] < 0.1
     more = replace(trial, tests=(trial.train, ready(run, draw(tmp_path / "other", seed=1), "later", split_seed=None)))
     with monkeypatch.context() as patch:
         patch.setattr(finetuned, "finetune", None)
         both = run.read_table(carry_out_run(run, more, "cpu"))
     assert [row for row in both.to_pylist() if row["test_dataset"] == trial.train.name] == first
     shutil.rmtree(tmp_path / finetuned.FOLDER)
-    assert run.read_table(carry_out_run(run, replace(more, keep=False), "cpu")).equals(both)  # from the beginning
+    assert run.read_table(carry_out_run(run, replace(more, keep_model=False), "cpu")).equals(both)  # from the beginning
     assert not (tmp_path / finetuned.FOLDER).exists()
 
 
 def test_names_that_are_no_file_names_make_pictures_too(trial: EvaluationRun) -> None:
     named = replace(trial, subject=replace(trial.subject, about=trial.subject.about | {"subset": "hub:a/b c"}))
-    assert re.fullmatch(r"overlays/hub_a_b_c-squares-squares-seed0-[0-9a-f]{8}\.png", named.picture(trial.train))
+    assert re.fullmatch(r"outlines/hub_a_b_c-squares-squares-seed0-[0-9a-f]{8}\.png", named.picture_path(trial.train))
     alike = [replace(trial.train, name=name) for name in ("a b", "a_b", "a/b", "../a_b", "x" * 300, "x" * 301)]
-    pictures = {named.picture(test) for test in alike}
+    pictures = {named.picture_path(test) for test in alike}
     assert len(pictures) == len(alike)
-    assert all(re.fullmatch(r"overlays/[A-Za-z0-9._-]{1,251}\.png", picture) for picture in pictures)
+    assert all(re.fullmatch(r"outlines/[A-Za-z0-9._-]{1,251}\.png", picture) for picture in pictures)
 
 
 def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: EvaluationRun, tmp_path: Path) -> None:
@@ -202,9 +205,9 @@ def test_the_curve_has_a_row_each_few_epochs_and_the_final_one(trial: Evaluation
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("way", ["finetune", "linear", "knn"])
-def test_a_gpu_as_the_cpu(trial: EvaluationRun, tmp_path: Path, way: Any) -> None:
-    run, asked = RunDirectory(str(tmp_path)), replace(trial, way=way)
+@pytest.mark.parametrize("probe", ["finetune", "linear", "knn"])
+def test_a_gpu_as_the_cpu(trial: EvaluationRun, tmp_path: Path, probe: Any) -> None:
+    run, asked = RunDirectory(str(tmp_path)), replace(trial, probe=probe)
     tables = [run.read_table(carry_out_run(run, asked, device)).to_pylist() for device in ("cpu", "cuda")]
     assert torch.cuda.max_memory_allocated() > 0
     for here, there in zip(*tables, strict=True):

@@ -40,7 +40,7 @@ def test_places_start_where_training_stands() -> None:
 
 def test_what_ranks_cannot_share_is_refused() -> None:
     order = Batches(100, 8, 2, 0)
-    with pytest.raises(ValueError, match="makes 4 draws of 2 images, which 3 workers cannot share evenly"):
+    with pytest.raises(ValueError, match="makes 4 slices of 2 images, which 3 workers cannot share evenly"):
         order.check(3, even=True)
     order.check(3, even=False)
     order.check(4, even=True)

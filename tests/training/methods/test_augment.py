@@ -235,7 +235,7 @@ def test_options_that_cannot_be() -> None:
         Augmentation(scale=(0.0, 1.0))
     with pytest.raises(ValueError, match=r"ratio is 2.0, 1.0"):
         SimclrAugmentation(ratio=(2.0, 1.0))
-    with pytest.raises(ValueError, match=r"blur is 1.5; a chance lies between 0 and 1"):
+    with pytest.raises(ValueError, match=r"blur is 1.5; a probability lies between 0 and 1"):
         SimclrAugmentation(blur=1.5)
     with pytest.raises(ValueError, match=r"strength is -1; it must be between 0 and 2.5"):
         SimclrAugmentation(strength=-1)

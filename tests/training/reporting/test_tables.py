@@ -54,9 +54,9 @@ TABLE_3 = """\
 
 
 def test_table_3_word_for_word() -> None:
-    report = tables.ratio_table(results.as_table(RUNS), beside_paper=True)
+    report = tables.ratio_table(results.as_table(RUNS), with_published=True)
     assert report.markdown == TABLE_3
-    assert report == tables.ratio_table(results.as_table(RUNS[::-1]), beside_paper=True)  # whatever the rows' order
+    assert report == tables.ratio_table(results.as_table(RUNS[::-1]), with_published=True)  # whatever the rows' order
     without = tables.ratio_table(results.as_table(RUNS), external=False).markdown
     assert "→" not in without
     assert "published" not in without
@@ -100,7 +100,7 @@ def test_table_4_by_length() -> None:
 | kvasir-seg | full | 100 % | 71.00 ± 1.41 [58.29, 83.71] |  |  | 100 | 2 |
 """
     assert tables.length_table(results.as_table(runs)).markdown == expected
-    assert tables.ratio_table(results.as_table(runs), beside_paper=True).markdown == TABLE_3  # the longest
+    assert tables.ratio_table(results.as_table(runs), with_published=True).markdown == TABLE_3  # the longest
     with pytest.raises(ValueError, match=r"no final row has one of the ratios 0\.33"):
         tables.length_table(results.as_table(runs), [0.33])
 

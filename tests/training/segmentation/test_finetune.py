@@ -256,9 +256,9 @@ def test_settings_and_data_that_do_not_fit_are_told(encoder: Any) -> None:
         next(iter(finetune.finetune(encoder, Pairs(pairs.images, pairs.masks * 0), pairs, config())))
     with pytest.raises(ValueError, match="image_size is 48, but the encoder was made for 32"):
         next(iter(finetune.finetune(encoder, pairs, pairs, config(image_size=48))))
-    with pytest.raises(ValueError, match="a mask of its size each"):
+    with pytest.raises(ValueError, match="one mask of that size each"):
         Pairs(pairs.images, pairs.masks[:, 1:])
-    with pytest.raises(ValueError, match="expected some squares in colour"):
+    with pytest.raises(ValueError, match="expected square colour images"):
         Pairs(pairs.images[:, 1:], pairs.masks[:, 1:])
     with pytest.raises(ValueError, match="expected uint8"):
         Pairs(pairs.images, pairs.masks.astype(np.int64))

@@ -1,4 +1,4 @@
-"""Overlays: outlines counted by hand, the image untouched elsewhere, and the right images on the sheet."""
+"""Outlines counted by hand, the image untouched elsewhere, and the right images on the sheet."""
 
 import io
 
@@ -46,7 +46,7 @@ def test_outlines_are_those_of_brute_force(seed: int, width: int) -> None:
             assert outlines.outline(mask, width)[row, column] == (here > 0 and any(each != here for each in near))
 
 
-def test_an_overlay_draws_truth_left_and_prediction_right() -> None:
+def test_outlined_draws_truth_left_and_prediction_right() -> None:
     image = np.full((40, 40, 3), 7, np.uint8)
     truth, found = np.zeros((2, 40, 40), np.uint8)
     truth[5:15, 5:15], found[20:30, 20:30] = 1, 1
@@ -89,5 +89,5 @@ def test_the_sheet_is_a_png_of_the_right_images(count: int) -> None:
     if count == 5:
         assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, 15] == 30).all()
         assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, right] == 0).all()
-    with pytest.raises(ValueError, match="give one of each an image"):
+    with pytest.raises(ValueError, match="pass one of each per image"):
         outlines.outline_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)

@@ -221,7 +221,7 @@ def test_masks_that_do_not_fit_are_told() -> None:
     for kind in (probes.linear_probe, probes.neighbour_probe):
         with pytest.raises(ValueError, match="no lesion pixel in 4 training masks"):
             kind(train, masks * 0, train, 12)
-        with pytest.raises(ValueError, match="give a square mask for each image"):
+        with pytest.raises(ValueError, match="pass one square mask per image"):
             kind(train, masks[1:], train, 12)
 
 
