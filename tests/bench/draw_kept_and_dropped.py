@@ -37,7 +37,10 @@ def main() -> None:
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for row in decisions:
         by_reason.setdefault(row["reason"], []).append(row)
-    duplicates = sorted(by_reason["duplicate"], key=lambda row: row["similarity"])
+    kept = {row["frame_id"] for row in by_reason["kept"]}
+    duplicates = sorted(
+        (row for row in by_reason["duplicate"] if row["because_of"] in kept), key=lambda row: row["similarity"]
+    )
     step = max(1, len(duplicates) // COLUMNS)
     shown = duplicates[step // 2 :: step][:COLUMNS]
     left = [*by_reason["outlier"][: COLUMNS // 2], *by_reason["exact copy"][: COLUMNS // 2]]
@@ -70,7 +73,7 @@ def caption(row: dict[str, Any]) -> str:
     """Why an outlier or an exact copy was dropped."""
     if row["reason"] == "outlier":
         return f"outlier, {row['centroid_distance']:.2f} from its centroid"
-    return "exact copy of a kept frame's file"
+    return "exact copy of another file"
 
 
 if __name__ == "__main__":
