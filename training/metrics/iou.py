@@ -174,11 +174,5 @@ def image_ious(found: UInt8, truth: UInt8) -> npt.NDArray[np.float64]:
 
     Pixels where the truth is IGNORED do not count.
     """
-    total, known = np.zeros(len(truth)), np.zeros(len(truth))
-    counted = truth != IGNORED
-    for label in range(1, max(int(found.max()), highest_class(truth)) + 1):
-        both = ((found == label) & (truth == label)).sum(axis=(1, 2))
-        either = (counted & ((found == label) | (truth == label))).sum(axis=(1, 2))
-        total += both / np.maximum(either, 1)
-        known += either > 0
-    return np.where(known > 0, total / np.maximum(known, 1), 1.0)
+    classes = max(int(found.max(initial=1)), highest_class(truth), 1) + 1
+    return per_image(confusion_counts(found, truth, classes, ignored=IGNORED))["iou"]

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.loader.order import Batches, Rank, slice_generator
 from training.methods.method import Method, NotFiniteError
 from training.pretraining.config import LengthConfig, OptimiserConfig
-from training.pretraining.schedule import learning_rate, parameter_groups, peak_learning_rate, warmup_steps
+from training.pretraining.schedule import learning_rate, parameter_groups, peak_learning_rate, take_step, warmup_steps
 
 State = dict[str, Any]
 Update = tuple[int, dict[str, float], Callable[[], State]]
@@ -99,18 +99,14 @@ class Trainer:
         """Do the next update; metrics: loss of the whole batch, gradient_norm, learning_rate, data_s (waited)."""
         settings = self.plan.optimiser
         rate = learning_rate(self.done, self.peak, self.warmup, self.plan.total, settings.minimum_learning_rate)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["lr_scale"]
         loss, waited = self.accumulate(order, frames)
         norm = self.gradient_norm()
         total, finite = across_ranks(loss, norm, self.rank)
         if not finite:
             self.raise_not_finite(order, loss, norm, names)
         if settings.clip_norm > 0:
-            gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
-            torch._foreach_mul_(gradients, (settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+            nn.utils.clip_grads_with_norm_(self.module.parameters(), settings.clip_norm, norm)
+        take_step(self.optimiser, rate)
         if self.average is not None:
             self.average.update_parameters(self.module)
         self.done += 1

@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from curation.options import require
@@ -85,7 +86,8 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
     A group has `params`, `weight_decay` (0 for biases, norms, layer scales, tokens and position tables) and
     `lr_scale`, a factor on the learning rate: layer_decay to the power of a layer's distance from the last; embeddings
     and tokens count as one layer, each encoder block as one, all after them as the last (Clark et al. 2020, Bao et al.
-    2021). `module` is not wrapped: a timm model, or one with it as `encoder`.
+    2021). `module` is not wrapped: a timm model, or one with it as `encoder`. timm's param_groups_layer_decay takes the
+    last block for the last layer where a model has no head, so that it would not be decayed.
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     blocks = [int(found[1]) + 1 for name, _ in trained if (found := BLOCK.match(name))]
@@ -99,3 +101,11 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
         empty = {"params": [], "weight_decay": decay, "lr_scale": scale}
         groups.setdefault((decay, scale), empty)["params"].append(parameter)
     return list(groups.values())
+
+
+def take_step(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Update the parameters at a learning rate, times each group's own scale, and drop the gradients."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)

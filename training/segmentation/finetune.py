@@ -27,7 +27,7 @@ from training.loader.order import Batches, Rows, slice_generator
 from training.methods.config import Augmentation
 from training.methods.method import NotFiniteError
 from training.metrics.iou import image_ious
-from training.pretraining.schedule import learning_rate, parameter_groups, total_steps, warmup_steps
+from training.pretraining.schedule import learning_rate, parameter_groups, take_step, total_steps, warmup_steps
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.crops import mask_crops, paired_crops
 from training.segmentation.model import SegmentationModel, masks_of, segmentation_loss
@@ -113,11 +113,8 @@ def finetune(
         model.train()
         for update in range(first, last):
             rate = learning_rate(update, config.learning_rate, warmup_steps(ends[-1]), ends[-1])
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["lr_scale"]
             losses.append(backward(model, make_batch, order, update))
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            take_step(optimiser, rate)
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
             raise NotFiniteError(f"the mean loss of epoch {epoch} is {loss}; lower the learning rate, or use float32")
