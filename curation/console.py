@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -50,11 +51,23 @@ class Stopwatch:
         return time.perf_counter() - self.start
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepSummary:
+    """What a step did: rows in = rows out + rejected + exact copies, in so many seconds, on which chips."""
+
+    rows_in: int
+    rows_out: int
+    rejected: int = 0
+    copies: int = 0
+    seconds: float
+    device: str = ""
+    note: str = ""
+
+
 def summary(markers: list[dict[str, Any]], where: str) -> str:
     """A table of the steps (rows in, out, rejected, skipped, seconds, rate) and where the results are.
 
-    Each marker has step, rows_in, rows_out, rejected, copies, seconds and optionally note; `reused` where the
-    step had been done before.
+    Each marker has `step` and a StepSummary; `reused` where the step had been done before.
     """
     lines = [f"{'step':<9}{'in':>10}{'out':>10}{'rejected':>10}{'copies':>9}{'seconds':>10}{'rows/s':>10}"]
     for marker in markers:
@@ -62,7 +75,7 @@ def summary(markers: list[dict[str, Any]], where: str) -> str:
         spent = f"{'done':>10}{'before':>10}" if marker.get("reused") else f"{seconds:>10.1f}{rate(marker):>10}"
         counts = f"{marker['rows_in']:>10}{marker['rows_out']:>10}{marker['rejected']:>10}{marker['copies']:>9}"
         lines.append(f"{marker['step']:<9}{counts}{spent}")
-    notes = [f"{marker['step']}: {marker['note']}" for marker in markers if marker.get("note")]
+    notes = [f"{marker['step']}: {marker['note']}" for marker in markers if marker["note"]]
     return "\n".join([*lines, *notes, f"results: {where}"])
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from typing import Any, get_type_hints
 
@@ -64,6 +64,15 @@ def hashed_fields(config: Any) -> dict[str, Any]:
     values |= getattr(config, "stands_for", {})
     result: dict[str, Any] = json.loads(json.dumps(values))
     return result
+
+
+def changes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What differs between recorded settings and those of now, a clause for each name, sorted."""
+    return [
+        f"{name} was {found.get(name)!r}, now {expected.get(name)!r}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
 
 
 def digest(value: Any) -> str:

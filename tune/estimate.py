@@ -12,9 +12,7 @@ from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet, load_array, pairs
 from training.loader.decoded import DecodedFrames
 from training.loader.order import Rank
-from training.loader.subset import read_subset
 from training.pretraining.loop import Plan, train
-from training.pretraining.plan import plan_of
 from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.finetune import finetune
@@ -35,8 +33,7 @@ class Speed:
 
 def speed(job: SweepJob, candidate: Candidate) -> Speed:
     """Time both on the device of a trial, with made-up frames and some images of the first set."""
-    [settings, *_] = job.planned(candidate)
-    plan = plan_of(settings, read_subset(candidate.folder))
+    [(settings, plan), *_] = job.planned(candidate)
     cpus = max(1, int(min(settings.compute.cpus, resources.largest("CPU"))))
     one = next(one for one in job.sets if one.parts["train"])
     timed = ray.remote(time_steps).options(**resources.arithmetic_options() | {"num_cpus": cpus})
@@ -72,6 +69,6 @@ def hours(job: SweepJob, candidate: Candidate, found: Speed) -> float:
     train_images = sum(len(one.parts["train"]) + len(one.parts["validation"]) for one in job.sets)
     test_images = sum(len(one.parts["test"]) for one in job.sets)
     planned = job.planned(candidate)
-    updates = sum(plan_of(settings, read_subset(settings.what.subset)).total for settings in planned)
+    updates = sum(plan.total for _, plan in planned)
     seconds = updates * found.update + len(planned) * (passes * train_images + test_images) * found.image
     return seconds * job.devices / 3600

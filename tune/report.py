@@ -3,10 +3,11 @@
 Values are percent. The page holds its figures inside.
 """
 
-import html
 from collections.abc import Sequence
 
 import pyarrow as pa
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from curation.options import require
 from curation.store.directory import RunDirectory
@@ -32,6 +33,31 @@ STYLE = (
     "border-bottom:1px solid #ddd}tr.best{background:#e8f3ea}figure{margin:2rem 0}"
     "figure svg{max-width:100%;height:auto}.scroll{overflow-x:auto}"
 )
+
+PAGE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Threshold sweep</title>
+<style>{{ style }}</style>
+<h1>Threshold sweep</h1>
+<p>{{ words }}</p>
+<div class="scroll"><table>
+<thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for best, cells in lines %}
+<tr{% if best %} class="best"{% endif %}>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% for text in said %}
+<p>{{ text }}</p>
+{% endfor %}
+{% for figure, caption in figures %}
+<figure>{{ figure }}<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+</html>
+""")
 
 
 def listing(candidates: Sequence[Candidate]) -> str:
@@ -135,22 +161,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def page(rows: Sequence[Row], found: Answer, said: Sequence[str], figures: Sequence[str], folder: RunDirectory) -> str:
     """The whole page."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
-    body = []
-    for row in by_question(rows):
-        best = " class=best" if found.best is not None and row["name"] == found.best["name"] else ""
-        body.append(f"<tr{best}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in summary_line(row)) + "</tr>")
-    drawn = [
-        f"<figure>{svg(folder.read_bytes(f'{name}.svg').decode())}<figcaption>{CAPTIONS[name]}</figcaption></figure>"
-        for name in figures
+    drawn = [(Markup(svg(folder.read_bytes(f"{name}.svg").decode())), CAPTIONS[name]) for name in figures]
+    lines = [
+        (found.best is not None and row["name"] == found.best["name"], summary_line(row)) for row in by_question(rows)
     ]
-    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in said)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Threshold sweep</title><style>{STYLE}</style><h1>Threshold sweep</h1><p>{html.escape(found.words)}</p>"
-        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f"{paragraphs}{''.join(drawn)}</html>\n"
-    )
+    return PAGE.render(style=Markup(STYLE), words=found.words, header=HEADER, lines=lines, said=said, figures=drawn)
 
 
 def svg(text: str) -> str:

@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,13 @@ from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.pretrainings import delete_cache, pretrain_once, pretrainings
+from training.evaluation.pretrainings import Planned, delete_cache, pretrain_once, pretrainings
 from training.evaluation.run import EvaluationRun, subject_of
 from training.evaluation.runs import evaluation_runs, run_all
 from training.loader.subset import read_subset
 from training.metrics.normdel import normdel
 from training.pretraining import checkpoint
 from training.pretraining.checkpoint import halt_folder
-from training.pretraining.plan import plan_of
 from training.pretraining.pretrain import pretrain
 from training.pretraining.recipe import Recipe
 from training.segmentation.config import FinetuneConfig
@@ -53,12 +52,15 @@ class SweepJob:
     halving: HalvingConfig
     question: Question
     devices: int
+    plans: dict[str, list[Planned]] = field(default_factory=dict, compare=False)  # by a subset's folder
 
-    def planned(self, candidate: Candidate) -> list[Recipe]:
-        """The pre-trainings of a candidate, one per seed. ValueError for invalid ones."""
-        run, lengths = RunDirectory(self.output), (self.recipe.length,)
-        subset = read_subset(candidate.folder)
-        return list(pretrainings(run, subset, self.recipe, lengths, self.evaluation.seeds))
+    def planned(self, candidate: Candidate) -> list[Planned]:
+        """The pre-trainings of a candidate, one per seed, read from its subset once. ValueError for invalid ones."""
+        if candidate.folder not in self.plans:
+            run, lengths = RunDirectory(self.output), (self.recipe.length,)
+            found = pretrainings(run, read_subset(candidate.folder), self.recipe, lengths, self.evaluation.seeds)
+            self.plans[candidate.folder] = list(found)
+        return self.plans[candidate.folder]
 
     @property
     def key(self) -> str:
@@ -77,7 +79,7 @@ class SweepJob:
 
         Halving does not shape what a finished trial ends with, so it is not in the hash.
         """
-        pretrained = [settings.what.output.rpartition("/")[2] for settings in self.planned(candidate)]
+        pretrained = [recipe.what.output.rpartition("/")[2] for recipe, _ in self.planned(candidate)]
         return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
 
     def record(self, candidate: Candidate) -> Reported | None:
@@ -105,13 +107,13 @@ def carry_out_trial(job: SweepJob, candidate: Candidate, report: Callable[[Repor
     with exclusive(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
         record = job.record(candidate)
         if record is None:
-            planned = job.planned(candidate)
-            halts = list(report_rungs(job, candidate, planned, report))
-            for settings in planned:
+            recipes = [one.recipe for one in job.planned(candidate)]
+            halts = list(report_rungs(job, candidate, report))
+            for settings in recipes:
                 pretrain_once(settings)
-            evaluations = [one for settings in planned for one in trials_of(job, settings, job.evaluation)]
+            evaluations = [one for settings in recipes for one in trials_of(job, settings, job.evaluation)]
             table = run_all(run, evaluations)
-            record = measure(table) | recorded(run, planned, evaluations)
+            record = measure(table) | recorded(run, recipes, evaluations)
             record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
     report(reported(job, candidate, record | {"unit": job.halving.units}))
@@ -127,9 +129,9 @@ def exclusive(path: str) -> Iterator[None]:
         yield
 
 
-def recorded(run: RunDirectory, planned: list[Recipe], evaluations: list[EvaluationRun]) -> Reported:
+def recorded(run: RunDirectory, recipes: list[Recipe], evaluations: list[EvaluationRun]) -> Reported:
     """The record of a finished trial besides what was measured: where its rows are, and what it cost in all calls."""
-    costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in planned]
+    costs = [RunDirectory(settings.what.output).read_json(CARD)["cost"] for settings in recipes]
     return {
         "results": [one.results_path for one in evaluations],
         "updates": sum(cost["updates"] for cost in costs),
@@ -151,17 +153,14 @@ def trial(
     carry_out_trial(job, candidate, ray_tune.report)
 
 
-def report_rungs(
-    job: SweepJob, candidate: Candidate, planned: list[Recipe], report: Callable[[Reported], None]
-) -> Iterator[Reported]:
+def report_rungs(job: SweepJob, candidate: Candidate, report: Callable[[Reported], None]) -> Iterator[Reported]:
     """Pre-train to each rung but the last, probe the encoders there, `report` and yield what was measured."""
     quick = replace(job.evaluation, probe=job.halving.rung_probe, test_every=0)
     for unit in job.halving.rungs[:-1] if candidate.point.baseline is None else ():
         evaluations: list[EvaluationRun] = []
         updates = 0
-        for settings in planned:
-            total = plan_of(settings, read_subset(settings.what.subset)).total
-            until = max(1, round(total * unit / job.halving.units))
+        for settings, plan in job.planned(candidate):
+            until = max(1, round(plan.total * unit / job.halving.units))
             folder = at_rung(settings, until)
             evaluations += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until

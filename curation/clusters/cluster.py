@@ -15,7 +15,7 @@ import ray
 
 from curation.clusters import kmeans, seeding
 from curation.clusters.config import ClusterConfig
-from curation.console import Stopwatch, progress, warn
+from curation.console import StepSummary, Stopwatch, progress, warn
 from curation.embeddings.nearest import Prepared, prepare, vectors_of
 from curation.embeddings.storage import load_vectors, read_vectors, vectors_table
 from curation.embeddings.vectors import (
@@ -75,16 +75,10 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     for caution in kmeans.centering_warnings(spread, 1 - inertia / (2 * frames), clusters):
         warn(caution)
         note += f"; warning: {caution}"
-    counts = {
-        "rows_in": frames,
-        "rows_out": frames,
-        "rejected": 0,
-        "copies": 0,
-        "seconds": watch.seconds,
-        "device": resources.device_names(),
-        "note": note,
-    }
-    return step.finish(counts, files)
+    summary = StepSummary(
+        rows_in=frames, rows_out=frames, seconds=watch.seconds, device=resources.device_names(), note=note
+    )
+    return step.finish(summary, files)
 
 
 def load_shards(

@@ -14,11 +14,11 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation.console import Stopwatch, progress
+from curation.console import StepSummary, Stopwatch, progress
 from curation.embeddings.checkpoints import statistics_beside
 from curation.embeddings.chunks import CHUNK, DecodePart
 from curation.embeddings.config import EmbedConfig
-from curation.embeddings.encoder import UNTRAINED, Encoder, about, build, resolved
+from curation.embeddings.encoder import UNTRAINED, Encoder, about, configured, resolved
 from curation.embeddings.vectors import faults, limit_threads
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
@@ -53,7 +53,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     step = Step(run, "embed", "embeddings", config, embed_inputs(config, before, precision))
     if marker := step.find():
         return marker | {"reused": True}
-    model = build(config)
+    model = configured(config)
     dimensions = model.num_features
     gpus = resources.count("GPU")
     require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
@@ -79,11 +79,18 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     assert embedded <= originals <= embedded + rejections, found
     assert 0 <= left <= before["copies"], found
     check_rejected("embed", rejections, before["rows_out"], config.max_rejected)
-    counts = {"rows_in": before["rows_out"], "rows_out": embedded, "rejected": rejections, "copies": left}
     note = f"{config.encoder}, {dimensions} dimensions, {precision}, {about(model)}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
-    timing = {"seconds": watch.seconds, "device": resources.device_names()}
-    return step.finish(counts | timing | {"note": note}, written)
+    summary = StepSummary(
+        rows_in=before["rows_out"],
+        rows_out=embedded,
+        rejected=rejections,
+        copies=left,
+        seconds=watch.seconds,
+        device=resources.device_names(),
+        note=note,
+    )
+    return step.finish(summary, written)
 
 
 def precision_of(run: RunDirectory, requested: str) -> str:

@@ -31,47 +31,63 @@ CPU_BATCH = 8  # images of one forward pass: what stays in a core's cache
 
 
 def resolved(config: EmbedConfig) -> EmbedConfig:
-    """Resolve what the config leaves open: a folder's architecture, weights (absolute) and image size.
+    """The config with what it leaves open: a folder's architecture, weights (absolute) and image size.
 
     ValueError: a folder without a finished training.
     """
-    if config.weights not in (None, UNTRAINED):
-        config = dataclasses.replace(config, weights=absolute(str(config.weights)))
-    if not (Path(config.encoder).expanduser().is_dir() or "://" in config.encoder):
-        return dataclasses.replace(config, image_size=config.image_size or USUAL_SIZE)
-    folder = RunDirectory(config.encoder)
+    name, image_size, weights = resolve(config.encoder, config.image_size, config.weights)
+    return dataclasses.replace(config, encoder=name, image_size=image_size, weights=weights)
+
+
+def resolve(name: str, image_size: int = 0, weights: str | None = None) -> tuple[str, int, str | None]:
+    """The timm name, image size and weights (an absolute address) that an encoder's name or folder stands for.
+
+    ValueError: a folder without a finished training.
+    """
+    if weights not in (None, UNTRAINED):
+        weights = absolute(str(weights))
+    if not (Path(name).expanduser().is_dir() or "://" in name):
+        return name, image_size or USUAL_SIZE, weights
+    folder = RunDirectory(name)
     require(
         folder.exists(WEIGHTS) and folder.exists(CARD),
-        f"encoder {config.encoder} is a folder without {WEIGHTS} and {CARD}; give the output of a finished "
+        f"encoder {name} is a folder without {WEIGHTS} and {CARD}; give the output of a finished "
         "`python -m training pretrain`, or a timm name",
     )
     recipe = folder.read_json(CARD)["recipe"]
-    weights = config.weights or below(folder.address, WEIGHTS)
-    size = config.image_size or recipe["image_size"]
-    return dataclasses.replace(config, encoder=recipe["encoder"], weights=weights, image_size=size)
+    return recipe["encoder"], image_size or recipe["image_size"], weights or below(folder.address, WEIGHTS)
 
 
-def build(config: EmbedConfig) -> VisionTransformer:
-    """The encoder of `config` in float32 on the CPU, ready for inference.
-
-    Weights are fitted by the rules of curation/embeddings/weights.py, and the statistics that come with them are in
-    `pretrained_cfg`, where timm's data config looks; `about` describes both. ValueError: unknown name, not a Vision
-    Transformer, an image size that the patches do not divide, weights that do not fit, are not finite or cannot be
-    downloaded.
-    """
-    config = resolved(config)
-    checkpoint = read_weights(config.weights) if config.weights not in (None, UNTRAINED) else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = _create(config, pretrained=config.weights is None)
+def configured(config: EmbedConfig) -> VisionTransformer:
+    """The encoder of a config: `build`, and ValueError where it lacks the class token that is to be pooled."""
+    model = build(config.encoder, config.image_size, config.weights, config.seed, config.statistics)
     require(
         config.pooling == "mean" or model.cls_token is not None,
         f"encoder {config.encoder} has no class token; use --pooling mean",
     )
+    return model
+
+
+def build(
+    name: str, image_size: int = 0, weights: str | None = None, seed: int = 0, statistics: str = "auto"
+) -> VisionTransformer:
+    """An encoder in float32 on the CPU, ready for inference; `statistics` as in EmbedConfig.
+
+    `name` is timm's or a folder of a finished training; `weights` a file, `random` (drawn from the seed), or None for
+    the folder's or the hub's. They are fitted by the rules of curation/embeddings/weights.py, and the statistics that
+    come with them are in `pretrained_cfg`, where timm's data config looks; `about` describes both. ValueError: unknown
+    name, not a Vision Transformer, an image size that the patches do not divide, weights that do not fit, are not
+    finite or cannot be downloaded.
+    """
+    name, image_size, weights = resolve(name, image_size, weights)
+    checkpoint = read_weights(weights) if weights not in (None, UNTRAINED) else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _create(name, image_size, pretrained=weights is None)
     if checkpoint is not None:
-        load_into(model, checkpoint, config.encoder)
-    _check_finite(model, config)
-    normalise_by(model, checkpoint, config.statistics)
+        load_into(model, checkpoint, name)
+    _check_finite(model, f"{weights or 'from the hub'} of {name}")
+    normalise_by(model, checkpoint, statistics)
     return model.eval().requires_grad_(False)
 
 
@@ -104,46 +120,44 @@ def about(model: VisionTransformer) -> str:
     return "; ".join(filter(None, (cfg.get("statistics", ""), cfg.get("found", ""))))
 
 
-def _create(config: EmbedConfig, pretrained: bool) -> VisionTransformer:
+def _create(encoder: str, image_size: int, pretrained: bool) -> VisionTransformer:
     known = [model for family in FAMILIES for model in timm.list_models(module=family)]
-    name = config.encoder.split(".")[0].removeprefix("hf-hub:")
+    name = encoder.partition(".")[0].removeprefix("hf-hub:")
     if name not in known and "/" not in name:
         near = ", ".join(difflib.get_close_matches(name, known, 3)) or "vit_base_patch16_224"
-        raise ValueError(f"encoder {config.encoder!r} is not a Vision Transformer of timm; did you mean {near}?")
+        raise ValueError(f"encoder {encoder!r} is not a Vision Transformer of timm; did you mean {near}?")
     try:
-        model = timm.create_model(config.encoder, pretrained=pretrained, num_classes=0, img_size=config.image_size)
+        model = timm.create_model(encoder, pretrained=pretrained, num_classes=0, img_size=image_size)
     except (AssertionError, RuntimeError, TypeError) as error:
         if pretrained and isinstance(error, RuntimeError):
-            raise _no_weights(config, error) from error
-        raise ValueError(
-            f"encoder {config.encoder} cannot be made for images of {config.image_size} px: {error}"
-        ) from error
+            raise _no_weights(encoder, error) from error
+        raise ValueError(f"encoder {encoder} cannot be made for images of {image_size} px: {error}") from error
     except (OSError, ValueError) as error:  # raised by the hub without network or without such weights
-        raise _no_weights(config, error) from error
+        raise _no_weights(encoder, error) from error
     patch = cast(Any, model.patch_embed).patch_size[0]
     require(
-        config.image_size % patch == 0,
-        f"image_size {config.image_size} is not a multiple of the encoder's patch, {patch}; "
-        f"use {config.image_size // patch * patch or patch}",
+        image_size % patch == 0,
+        f"image_size {image_size} is not a multiple of the encoder's patch, {patch}; "
+        f"use {image_size // patch * patch or patch}",
     )
     return cast(VisionTransformer, model)
 
 
-def _no_weights(config: EmbedConfig, error: Exception) -> ValueError:
+def _no_weights(encoder: str, error: Exception) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"the weights of {config.encoder} could not be downloaded from the hub ({reason}); connect to the network, or "
+        f"the weights of {encoder} could not be downloaded from the hub ({reason}); connect to the network, or "
         "give --weights FILE (safetensors or a PyTorch checkpoint), or --weights random for an untrained encoder"
     )
 
 
-def _check_finite(model: VisionTransformer, config: EmbedConfig) -> None:
+def _check_finite(model: VisionTransformer, weights: str) -> None:
     """ValueError, naming them, where weights are NaN or infinite: no frame would have a vector."""
     tensors = model.state_dict().items()
     bad = [name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     require(
         not bad,
-        f"weights {config.weights or 'from the hub'} of {config.encoder} hold values that are not finite, in "
+        f"weights {weights} hold values that are not finite, in "
         f"{len(bad)} tensors ({', '.join(bad[:3])}), as a training that diverged leaves them; use another checkpoint",
     )
 
@@ -156,7 +170,7 @@ class Encoder:
         self.dtype = PRECISIONS[precision]
         self.pooling = config.pooling
         self.batch_size = min(config.chunk_rows, CPU_BATCH) if self.device.type == "cpu" else config.chunk_rows
-        model = build(config)
+        model = configured(config)
         mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)
         self.mean = (torch.tensor(mean) * 255).view(shape).to(self.device, self.dtype)

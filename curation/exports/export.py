@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from curation.console import Stopwatch, progress
+from curation.console import StepSummary, Stopwatch, progress
 from curation.engine.connect import connect
 from curation.engine.stream import stream
 from curation.exports import folder
@@ -67,10 +67,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
     about, frames = run.read_json(f"{subset}/{ABOUT}"), marker["rows_out"]
     content = about | {"with_images": config.with_images}
     manifest = manifest_of(target, config, about["digest"])
-    counts = {"step": "export", "rows_in": frames, "rows_out": frames, "rejected": 0, "copies": 0}
-    note = f"{frames} frames in {target.uri}"
+
+    def summary(seconds: float) -> dict[str, Any]:
+        note = f"{frames} frames in {target.uri}"
+        return {"step": "export"} | vars(StepSummary(rows_in=frames, rows_out=frames, seconds=seconds, note=note))
+
     if config.format == "parquet" and target.exists(MANIFEST) and is_whole(run, target, content):
-        return counts | {"seconds": 0.0, "note": note, "reused": True}
+        return summary(0.0) | {"reused": True}
     watch = Stopwatch()
     connect()
     with target.lock() if config.output and target.root != run.root else nullcontext():
@@ -87,7 +90,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_files(run, target, kept, config.linking)
         if config.format == "folder" or manifest["images"] is None:
             claim_folder(target, manifest | {"complete": True})
-    return counts | {"seconds": watch.seconds, "note": note}
+    return summary(watch.seconds)
 
 
 def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict[str, Any]:

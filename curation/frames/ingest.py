@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from curation.console import Stopwatch, progress, warn
+from curation.console import StepSummary, Stopwatch, progress, warn
 from curation.engine.connect import connect
 from curation.engine.stream import stream
 from curation.frames import copies, decoding
@@ -87,11 +87,13 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     files = {file.path: file for result in done for file in result.files}
     marked, rewritten = mark_copies(run)
     files |= {file.path: file for file in rewritten}
-    counts = {"rows_in": listing.listed, "rows_out": frames, "rejected": rejected, "copies": marked}
     note = f"{marked} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
     note += listing.describe_pools() + unread_pages(done)
     run.write_json(changes.STATE, {"listing": changes.state_of(states)})
-    return step.finish(counts | {"seconds": watch.seconds, "note": note}, list(files.values()))
+    summary = StepSummary(
+        rows_in=listing.listed, rows_out=frames, rejected=rejected, copies=marked, seconds=watch.seconds, note=note
+    )
+    return step.finish(summary, list(files.values()))
 
 
 def unread_pages(done: list[IngestedPart]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from curation.console import Stopwatch, progress
+from curation.console import StepSummary, Stopwatch, progress
 from curation.embeddings.storage import load_vectors, read_vectors
 from curation.embeddings.vectors import Float32, limit_threads
 from curation.engine import resources
@@ -62,16 +62,10 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     rows = sum(file.rows for file in files.values())
     assert rows == frames, f"{frames} frames were clustered, {rows} scored"
     note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters"
-    counts = {
-        "rows_in": frames,
-        "rows_out": rows,
-        "rejected": 0,
-        "copies": 0,
-        "seconds": watch.seconds,
-        "device": resources.device_names(),
-        "note": note,
-    }
-    return step.finish(counts, list(files.values()))
+    summary = StepSummary(
+        rows_in=frames, rows_out=rows, seconds=watch.seconds, device=resources.device_names(), note=note
+    )
+    return step.finish(summary, list(files.values()))
 
 
 def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray[np.int64]:

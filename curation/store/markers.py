@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from curation.options import digest, hashed_fields
+from curation.console import StepSummary
+from curation.options import changes, digest, hashed_fields
 from curation.store import chain
 from curation.store.directory import SUCCESS, File, IntegrityError, Listed, RunDirectory
 
@@ -54,15 +55,11 @@ class Step:
                 )
             found = expected | {"inputs": marker["inputs"]}
         above = [name for name in chain.KINDS if found["inputs"].get(name) != self.inputs.get(name)]
-        changes = [
-            f"{name} was {found[part].get(name)!r}, now {expected[part].get(name)!r}"
-            for part in ("config", "inputs")
-            for name in sorted(found[part].keys() | expected[part].keys())
-            if found[part].get(name) != expected[part].get(name) and name not in above
-        ]
-        if changes:
+        other = changes(found["config"], expected["config"])
+        other += changes(*({k: v for k, v in part["inputs"].items() if k not in above} for part in (found, expected)))
+        if other:
             raise ValueError(
-                f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(changes)}. Use the old "
+                f"{self.name} was run in {self.run.uri} with other settings: {'; '.join(other)}. Use the old "
                 f"settings or another --run-dir; or {self._deletion()}"
             )
         if above:
@@ -72,12 +69,12 @@ class Step:
     def _deletion(self) -> str:
         return chain.deletion(self.run, chain.descendants(self.run, self.folder))
 
-    def finish(self, counts: dict[str, Any], files: list[File]) -> dict[str, Any]:
-        """Write the marker: counts and every file with its rows, size and checksum. Returns it."""
+    def finish(self, summary: StepSummary, files: list[File]) -> dict[str, Any]:
+        """Write the marker: the summary and every file with its rows, size and checksum. Returns it."""
         listed = [vars(file) for file in sorted(files, key=lambda file: file.path)]
         marker = {
             "step": self.name,
-            **counts,
+            **vars(summary),
             "config_hash": digest(hashed_fields(self.config)),
             "inputs": self.inputs,
             "made_from": chain.made_from(self.run, self.folder, self.inputs),

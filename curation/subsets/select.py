@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from curation.console import Stopwatch
+from curation.console import StepSummary, Stopwatch
 from curation.options import digest, hashed_fields
 from curation.store import schema
 from curation.store.directory import RunDirectory, holding
@@ -63,10 +63,16 @@ def select(config: SelectConfig) -> dict[str, Any]:
         "digest": digest([hashed_fields(config), inputs]),
     }
     run.write_json(f"{step.folder}/subset.json", result)
-    summary = {"rows_in": total, "rows_out": counts["kept"], "rejected": counts["rejected"]}
     note = f"{config.name} keeps {counts['kept']} of {pool} frames ({counts['kept'] / pool:.2%}); " + ", ".join(
         f"{count} {reason}" for reason, count in counts.items() if reason != "kept"
     )
     note += "; a budget of 1 keeps all that was left" if config.budget == 1 else ""
-    timing = {"copies": counts["exact copy"], "seconds": watch.seconds, "note": note}
-    return step.finish(summary | timing, [run.describe(path)])
+    summary = StepSummary(
+        rows_in=total,
+        rows_out=counts["kept"],
+        rejected=counts["rejected"],
+        copies=counts["exact copy"],
+        seconds=watch.seconds,
+        note=note,
+    )
+    return step.finish(summary, [run.describe(path)])

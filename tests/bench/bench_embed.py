@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from curation.embeddings import embed
 from curation.embeddings.config import EmbedConfig
-from curation.embeddings.encoder import PRECISIONS, Encoder
+from curation.embeddings.encoder import PRECISIONS, Encoder, build
 from curation.engine.chips import chip, resolve_precision
 from curation.frames import decoding
 from curation.frames.ingest import ingest
@@ -68,7 +68,7 @@ def ours(config: EmbedConfig, precision: str, workers: int) -> float:
             yield row
 
     encoded = timed(embed.encoded_chunks(run, config, list(run.parts("frames")), precision))
-    for part, table, rejected in embed.assemble(encoded, embed.build(config).num_features, config.storage):
+    for part, table, rejected in embed.assemble(encoded, embed.configured(config).num_features, config.storage):
         embed.write_part(run, part, table, rejected)
     counted = sum(frames for _, frames in arrivals[workers:])
     return counted / (time.perf_counter() - arrivals[workers - 1][0])
@@ -130,7 +130,7 @@ def products(name: str, size: int, precision: str) -> float:
     """Images a second if the encoder's matrix products ran at the rate of a large one."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = embed.build(EmbedConfig(run_dir=".", encoder=name, weights="random", image_size=size))
+    model = build(name, size, "random")
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     width, depth = model.num_features, len(model.blocks)
     work = 2 * tokens * width * (12 * width + 2 * tokens) * depth + 2 * tokens * width * 3 * 256

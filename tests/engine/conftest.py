@@ -25,6 +25,7 @@ from ray.data import DataContext
 
 from curation import pipeline
 from curation.clusters.config import ClusterConfig
+from curation.console import StepSummary
 from curation.embeddings.config import EmbedConfig
 from curation.exports.config import ExportConfig
 from curation.phantom import polyps as phantom_polyps
@@ -234,11 +235,11 @@ def synthetic() -> Callable[..., Path]:
             measures = [pa.array(np.zeros(len(block), np.float32)) for _ in schema.MEASURES]
             of_part = pa.Table.from_arrays([of_part["frame_id"].combine_chunks(), vectors, *measures], schema=columns)
             embeddings.append(run.write_table(f"embeddings/part-{number:06d}.parquet", of_part))
-        counts = {"rows_in": rows, "rows_out": rows, "rejected": 0, "copies": 0, "seconds": 0.0}
-        done = ingest.finish(counts, frames)
+        summary = StepSummary(rows_in=rows, rows_out=rows, seconds=0.0)
+        done = ingest.finish(summary, frames)
         embed = Step(run, "embed", "embeddings", EmbedConfig(run_dir=str(run_dir)), {"frames": done["output_hash"]})
         embed.begin()
-        embed.finish(counts, embeddings)
+        embed.finish(summary, embeddings)
         return run_dir
 
     return make

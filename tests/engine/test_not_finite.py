@@ -86,7 +86,7 @@ def test_a_frame_without_a_finite_vector_is_rejected(
     decisions = pq.read_table(run_dir / "subsets/curated/decisions.parquet").to_pylist()
     assert Counter(row["reason"] for row in decisions) == {"kept": 11, "rejected": 2}
     assert (markers["embed"]["rejected"], markers["select"]["rows_out"], markers["select"]["rejected"]) == (2, 11, 2)
-    assert "a budget of 1 is all that was left" in markers["select"]["note"]
+    assert "a budget of 1 keeps all that was left" in markers["select"]["note"]
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(

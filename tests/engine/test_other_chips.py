@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from curation.embeddings import embed
 from curation.embeddings.config import EmbedConfig
-from curation.embeddings.encoder import build
+from curation.embeddings.encoder import configured
 from curation.engine import resources
 from curation.engine.chips import Chip, chip
 from training.__main__ import main
@@ -33,7 +33,7 @@ def test_finished_embeddings_are_used_on_any_chip(
     files = [tmp_path / "here.safetensors", tmp_path / "moved/there.safetensors"]
     files[1].parent.mkdir()
     small = {"run_dir": str(run_dir), "encoder": "test_vit", "image_size": 32, "pooling": "mean"}
-    tensors = build(EmbedConfig(**small, weights="random")).state_dict()
+    tensors = configured(EmbedConfig(**small, weights="random")).state_dict()
     for file in files:
         save_file(tensors, file)
     config = EmbedConfig(**small, weights=str(files[0]), precision="float32")

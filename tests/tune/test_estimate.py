@@ -23,9 +23,8 @@ def test_hours_by_hand(
     one: Any = SimpleNamespace(parts={"train": range(60), "validation": range(20), "test": range(30)})
     external: Any = SimpleNamespace(parts={"train": (), "validation": (), "test": range(10)})
     job = replace(job_of(asked(evaluation={"probe": probe}), Shares(1, 4.0, 4, 4), []), sets=(one, external))
-    monkeypatch.setattr(SweepJob, "planned", lambda job, _: [job.recipe] * 3)  # three seeds
-    monkeypatch.setattr("tune.estimate.read_subset", lambda _: None)
-    monkeypatch.setattr("tune.estimate.plan_of", lambda *_: SimpleNamespace(total=1000))
+    three_seeds = [(job.recipe, SimpleNamespace(total=1000))] * 3
+    monkeypatch.setattr(SweepJob, "planned", lambda *_: three_seeds)
     found = hours(job, Candidate(Point(d=0.9)), Speed(update=0.5, image=0.01))
     seconds = 3 * 1000 * 0.5 + 3 * (passes * 80 + 40) * 0.01
     assert found == pytest.approx(4 * seconds / 3600)

@@ -220,7 +220,7 @@ def test_searched_candidates_are_shuffled_alike_for_one_seed() -> None:
 
 def test_a_record_is_of_what_is_trained(asked: Callable[..., SweepSettings], monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(job: SweepJob, candidate: Candidate) -> list[Any]:
-        return [replace(job.recipe, what=replace(job.recipe.what, output=f"out/pretrain/{candidate.folder}"))]
+        return [(replace(job.recipe, what=replace(job.recipe.what, output=f"out/pretrain/{candidate.folder}")), None)]
 
     monkeypatch.setattr(SweepJob, "planned", planned)
     job = job_of(asked(), Shares(1, 1.0, 0, 1), [])

@@ -50,7 +50,7 @@ def benchmark(
     recipe = replace(recipe, compute=replace(recipe.compute, precision=chosen_precision(run, recipe.compute.precision)))
     finetune = replace(finetune, precision=chosen_precision(run, finetune.precision))
     lengths = lengths_of(recipe.length, config.more_lengths)
-    planned = [one for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
+    planned = [one.recipe for subset in subsets for one in pretrainings(run, subset, recipe, lengths, evaluation.seeds)]
     planned[0].method()  # a model that cannot be built is reported before anything starts
     with run.lock():
         record_precision(run, finetune.precision)

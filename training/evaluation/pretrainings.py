@@ -3,22 +3,31 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from typing import NamedTuple
 
 from curation.engine import resources
 from curation.options import digest
 from curation.store.directory import RunDirectory
 from training.loader.subset import Subset
 from training.pretraining.config import LengthConfig
+from training.pretraining.loop import Plan
 from training.pretraining.plan import plan_of
 from training.pretraining.pretrain import pretrain
 from training.pretraining.recipe import Recipe
 from training.pretraining.weights import absolute_init
 
 
+class Planned(NamedTuple):
+    """A pre-training and how long it is."""
+
+    recipe: Recipe
+    plan: Plan
+
+
 def pretrainings(
     run: RunDirectory, subset: Subset, recipe: Recipe, lengths: Sequence[LengthConfig], seeds: int
-) -> Iterator[Recipe]:
-    """Yield the settings of every pre-training on a subset: each length and seed. ValueError for invalid ones.
+) -> Iterator[Planned]:
+    """Yield every pre-training on a subset: each length and seed. ValueError for invalid ones.
 
     An output is named by the hash of the subset and of all settings that shape the weights.
     """
@@ -30,9 +39,9 @@ def pretrainings(
                 length=length,
                 model=replace(recipe.model, seed=seed),
             )
-            plan_of(settings, subset)
+            plan = plan_of(settings, subset)
             output = f"{run.root}/pretrain/{digest([subset.about['digest'], settings.shaping()])}"
-            yield replace(settings, what=replace(settings.what, output=output))
+            yield Planned(replace(settings, what=replace(settings.what, output=output)), plan)
 
 
 def at_once(workers: int) -> int:

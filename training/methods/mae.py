@@ -13,7 +13,6 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, build, statistics_of
 from curation.options import require
 from training.methods.augment import Statistics, normalise, random_crops, to_bytes
@@ -72,8 +71,7 @@ def build_encoder(name: str, image_size: int, generator: torch.Generator) -> Vis
 
     ValueError: an unknown name, an image size that the patches do not divide, an encoder without a position table.
     """
-    config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, weights=UNTRAINED, pooling="mean")
-    encoder = build(config).train()
+    encoder = build(name, image_size, UNTRAINED).train()
     require(
         isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None,
         f"encoder {name} rotates its tokens by position, as DINOv3 does, or has no position table; it can embed and "

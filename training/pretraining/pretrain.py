@@ -18,7 +18,7 @@ from curation.embeddings.encoder import about
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
-from curation.options import digest
+from curation.options import changes, digest
 from curation.store.directory import RunDirectory
 from training.loader.cache import DECODER_CPUS, cache_frames, kept_bytes
 from training.loader.subset import Subset, read_subset
@@ -106,14 +106,10 @@ def record_settings(run: RunDirectory, settings: Recipe, plan: Plan, subset_dige
     current = json.loads(json.dumps(shaping_of(settings, plan) | {"subset_digest": subset_digest}))
     if run.exists(SETTINGS):
         found = run.read_json(SETTINGS)
-        changes = [
-            f"{key} was {found.get(key)!r}, now {current.get(key)!r}"
-            for key in sorted(found.keys() | current.keys())
-            if found.get(key) != current.get(key)
-        ]
-        if changes:
+        other = changes(found, current)
+        if other:
             raise ValueError(
-                f"{run.uri} holds a training with other settings: {'; '.join(changes)}. Use the old settings, or "
+                f"{run.uri} holds a training with other settings: {'; '.join(other)}. Use the old settings, or "
                 "another --output"
             )
     run.write_json(SETTINGS, current)

@@ -11,7 +11,6 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from curation.embeddings.checkpoints import read_weights
-from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import CARD, WEIGHTS, build, load_into, normalise_by
 from curation.options import require
 from curation.store.directory import RunDirectory
@@ -30,7 +29,7 @@ def initialise_from(method: Method, init: str, config: ModelConfig) -> None:
     if (Path(init) / WEIGHTS).is_file():
         init = str(Path(init) / WEIGHTS)
     if not Path(init).exists() and is_timm_name(init):
-        built = build(timm_config(init, config))
+        built = build(init, config.image_size)
         theirs, ours = built.state_dict(), encoder.state_dict()
         wrong = [
             f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'}, expected {tuple(each.shape)}"
@@ -75,11 +74,6 @@ def is_timm_name(name: str) -> bool:
     """Whether timm has a model of this name, or can find it on the hub."""
     prefix, colon, _ = name.partition(":")
     return timm.is_model(name) or (colon == ":" and prefix in ("hf-hub", "hf_hub", "timm", "local-dir"))
-
-
-def timm_config(init: str, config: ModelConfig) -> EmbedConfig:
-    """The config that builds timm's own weights."""
-    return EmbedConfig(run_dir="", encoder=init, image_size=config.image_size, pooling="mean")
 
 
 def export_encoder(encoder: dict[str, Tensor], run: RunDirectory, card: dict[str, Any]) -> None:

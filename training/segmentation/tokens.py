@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import PRECISIONS, UNTRAINED, build
 from curation.embeddings.vectors import as_tensor
 from curation.engine.chips import Precision
@@ -44,8 +42,7 @@ def load_encoder(
         name, source = source, ""
     if name is None:
         raise ValueError(f"the encoder of {source} is not named; add its name in timm, such as vit_base_patch16_224")
-    config = EmbedConfig(run_dir="", encoder=name, image_size=image_size, pooling="mean", statistics=statistics)
-    return build(replace(config, weights=source or None))
+    return build(name, image_size, source or None, statistics=statistics)
 
 
 def input_size(encoder: VisionTransformer) -> int:

@@ -52,7 +52,7 @@ def reference(
 
 
 def drawn_tensors(seed: int = 0, **values: Any) -> dict[str, torch.Tensor]:
-    return encoder.build(config(seed=seed, **values)).state_dict()
+    return encoder.configured(config(seed=seed, **values)).state_dict()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -76,7 +76,7 @@ def test_registers_are_left_out_and_the_encoders_own_mean_is_subtracted(
 def test_an_encoder_without_class_token_needs_the_mean(pictures: npt.NDArray[np.uint8]) -> None:
     assert embed(pictures[:1], encoder=NO_CLASS_TOKEN, pooling="mean").shape == (1, 256)
     with pytest.raises(ValueError, match="has no class token; use --pooling mean"):
-        encoder.build(config(encoder=NO_CLASS_TOKEN))
+        encoder.configured(config(encoder=NO_CLASS_TOKEN))
 
 
 def test_batch_size_does_not_matter(pictures: npt.NDArray[np.uint8]) -> None:
@@ -127,7 +127,7 @@ def test_a_position_table_of_another_image_size_is_resampled(tmp_path: Path) -> 
     ramp = torch.arange(4.0).repeat(4)
     large["pos_embed"] = torch.cat([torch.zeros(1), ramp])[None, :, None].repeat(1, 1, 192)
     torch.save(large, tmp_path / "w.pth")
-    table = encoder.build(config(weights=str(tmp_path / "w.pth"))).state_dict()["pos_embed"]
+    table = encoder.configured(config(weights=str(tmp_path / "w.pth"))).state_dict()["pos_embed"]
     assert table.shape == (1, 5, 192)
     rows = table[0, 1:, 0].reshape(2, 2)
     assert torch.allclose(rows[0], rows[1], atol=1e-4)
@@ -143,50 +143,50 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     small = drawn_tensors(encoder=NO_CLASS_TOKEN, pooling="mean")
     torch.save(small, path)
     with pytest.raises(ValueError, match=f"w.pth do not fit {NAME}"):
-        encoder.build(config(weights=path))
+        encoder.configured(config(weights=path))
     tensors = drawn_tensors()
     del tensors["blocks.3.attn.qkv.bias"]
     tensors["norm.weight"] = torch.ones(100)
     torch.save(tensors, path)
     with pytest.raises(ValueError, match=r"1 tensors missing \(blocks.3.attn.qkv.bias\), 1 of another shape") as caught:
-        encoder.build(config(weights=path))
+        encoder.configured(config(weights=path))
     assert "norm.weight is (100,), expected (192,)" in str(caught.value)
 
 
 def test_weights_files_that_hold_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights file .*none.pth does not exist"):
-        encoder.build(config(weights=str(tmp_path / "none.pth")))
+        encoder.configured(config(weights=str(tmp_path / "none.pth")))
     for name in ("garbage.pth", "garbage.safetensors"):
         (tmp_path / name).write_bytes(b"no weights " * 100)
         with pytest.raises(ValueError, match=f"{name} cannot be read"):
-            encoder.build(config(weights=str(tmp_path / name)))
+            encoder.configured(config(weights=str(tmp_path / name)))
     for value in (torch.zeros(3), {"model": {"lr": 0.1}}, {"epoch": 3}):
         torch.save(value, tmp_path / "other.pth")
         with pytest.raises(
             ValueError, match=r"other.pth holds no tensors by name \(nor under model, state_dict or another key\)"
         ):
-            encoder.build(config(weights=str(tmp_path / "other.pth")))
+            encoder.configured(config(weights=str(tmp_path / "other.pth")))
 
 
 def test_an_unknown_encoder_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224' is not a Vision Transformer .* vit_tiny_patch16_224"):
-        encoder.build(config(encoder="vit_tiny_patch61_224"))
+        encoder.configured(config(encoder="vit_tiny_patch61_224"))
     with pytest.raises(ValueError, match="'resnet50' is not a Vision Transformer"):
-        encoder.build(config(encoder="resnet50"))
+        encoder.configured(config(encoder="resnet50"))
 
 
 def test_an_image_size_that_patches_do_not_divide_names_one_that_they_do() -> None:
     with pytest.raises(ValueError, match="image_size 40 is not a multiple of the encoder's patch, 16; use 32"):
-        encoder.build(config(image_size=40))
+        encoder.configured(config(image_size=40))
     with pytest.raises(ValueError, match=r"image_size 10 .* use 16|images of 10 px"):
-        encoder.build(config(image_size=10))
+        encoder.configured(config(image_size=10))
 
 
 @pytest.mark.parametrize("name", [NAME, "hf-hub:nobody/nothing"])
 def test_without_network_both_ways_to_weights_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="could not be downloaded from the hub") as caught:
-        encoder.build(config(encoder=name, weights=None))
+        encoder.configured(config(encoder=name, weights=None))
     assert "--weights FILE" in str(caught.value)
     assert "--weights random" in str(caught.value)
     assert name in str(caught.value)

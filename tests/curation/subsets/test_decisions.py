@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from curation.console import StepSummary
 from curation.embeddings.vectors import keys_of
 from curation.sources.config import IngestConfig
 from curation.store import schema
@@ -44,9 +45,11 @@ def scored_run(tmp_path: Path) -> RunDirectory:
         for number, rows in enumerate(scores)
     ]
     unused = IngestConfig(run_dir=str(tmp_path), source=("s",))
-    Step(run, "ingest", "frames", unused, {}).finish({"rows_in": 7}, lost["ingest"])
-    Step(run, "embed", "embeddings", unused, {}).finish({"rows_out": 4, "copies": 1}, lost["embed"])
-    Step(run, "score", "scores", unused, {}).finish({}, files)
+    Step(run, "ingest", "frames", unused, {}).finish(StepSummary(rows_in=7, rows_out=7, seconds=0.0), lost["ingest"])
+    Step(run, "embed", "embeddings", unused, {}).finish(
+        StepSummary(rows_in=5, rows_out=4, copies=1, seconds=0.0), lost["embed"]
+    )
+    Step(run, "score", "scores", unused, {}).finish(StepSummary(rows_in=4, rows_out=4, seconds=0.0), files)
     return run
 
 
@@ -121,7 +124,7 @@ def scored_anew(run: RunDirectory, *tables: pa.Table) -> None:
     """Other parts of scores, listed by a marker of their own."""
     files = [run.write_table(f"scores/part-{number:06d}.parquet", table) for number, table in enumerate(tables)]
     unused = IngestConfig(run_dir=run.uri, source=("s",))
-    Step(run, "score", "scores", unused, {}).finish({}, files)
+    Step(run, "score", "scores", unused, {}).finish(StepSummary(rows_in=4, rows_out=4, seconds=0.0), files)
 
 
 def test_scores_that_are_no_numbers_are_refused(scored_run: RunDirectory) -> None:
