@@ -6,6 +6,8 @@ from typing import Any, Literal
 from curation.options import flags_of, option, require
 from training.pretraining.config import PretrainConfig
 
+MARGIN, CONFIDENCE = 0.005, 0.95
+RUNGS, RUNG_PROBE = 3, "linear"
 PER_TRIAL = ("subset", "output")  # of PretrainConfig: every trial has its own
 
 
@@ -53,13 +55,18 @@ class Question:
     reading: Literal["nominal", "actual"] = option(
         "The ratio in NormDEL: the subset's own, or the nearest of the paper's six.", "actual"
     )
-    margin: float = option("Largest loss of mIoU that counts as not worse, as a share: 0.005 is half a point.", 0.005)
-    confidence: float = option("One-sided confidence of not being worse.", 0.95)
+    margin: float = option("Largest loss of mIoU that counts as not worse, as a share: 0.005 is half a point.", MARGIN)
+    confidence: float = option("One-sided confidence of not being worse.", CONFIDENCE)
 
     def __post_init__(self) -> None:
         for value in (self.alpha, *self.more_alphas):
             require(value >= 0, f"alpha is {value:g}; it must be 0 or more")
         require(0 < self.margin < 1, f"margin is {self.margin}; it is a share above 0 and below 1, as 0.005")
+        for name, usual in (("margin", MARGIN), ("confidence", CONFIDENCE)):
+            require(
+                self.question == "non-inferior" or getattr(self, name) == usual,
+                f"{name} does not apply: it is for --question non-inferior; leave it out",
+            )
         require(0.5 <= self.confidence < 1, f"confidence is {self.confidence}; give 0.5 to below 1, as 0.95")
 
 
@@ -68,11 +75,15 @@ class HalvingConfig:
     """Successive halving (ASHA) over the length of pre-training, with a cheap probe as the early signal."""
 
     halving: int = option("Continue the best 1 in this many at each rung; 0: train every configuration to its end.", 0)
-    rung_count: int = option("Rungs, the full length included; each is --halving times as long as the last.", 3)
-    rung_probe: Literal["linear", "knn"] = option("The probe on frozen tokens that rungs are judged by.", "linear")
+    rung_count: int = option("Rungs, the full length included; each is --halving times as long as the last.", RUNGS)
+    rung_probe: Literal["linear", "knn"] = option("The probe on frozen tokens that rungs are judged by.", RUNG_PROBE)
 
     def __post_init__(self) -> None:
         require(self.halving == 0 or self.halving >= 2, f"halving is {self.halving}; give 0, or 2 and more")
+        require(
+            self.halving > 0 or (self.rung_count, self.rung_probe) == (RUNGS, RUNG_PROBE),
+            "rung_count and rung_probe do not apply: without --halving there are no rungs; leave them out",
+        )
         require(self.rung_count >= 2, f"rung_count is {self.rung_count}; it must be at least 2")
 
     @property

@@ -11,6 +11,7 @@ from curation.scores.config import Keep, Rule
 from curation.subsets.config import Method, SelectConfig
 
 PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
+SAMPLES = 20
 AXES = ("select", "epsilon", "d", "budget", "keep", "rule", "clusters")
 Baseline = Literal["random", "full", "semdedup"]
 BASELINES: tuple[Baseline, ...] = ("random", "full", "semdedup")
@@ -35,7 +36,7 @@ class SpaceConfig:
         "A number of clusters: the pool's embeddings are clustered again, below the output. Default: the run's own.",
         (),
     )
-    samples: int = option("How many configurations random and optuna draw.", 20)
+    samples: int = option("How many configurations random and optuna draw.", SAMPLES)
     baseline: tuple[Literal["random", "full", "semdedup", "none"], ...] = option(
         "What the others are compared with: random and SemDeDup subsets of each size, the full pool, or none. "
         "Default: all three.",
@@ -64,6 +65,16 @@ class SpaceConfig:
             f"budget holds {', '.join(f'{value:g}' for value in self.budget)}; draws lie between them, so give shares "
             "up to 1, or counts above 1, and not both",
         )
+        require(
+            self.search in ("random", "optuna") or self.samples == SAMPLES,
+            f"samples does not apply: --search {self.search} lists its configurations and draws none; leave it out",
+        )
+        methods = set(self.select or ("meddel",))
+        for name, kinds in (("epsilon", {"meddel"}), ("rule", {"meddel"}), ("keep", {"meddel", "semdedup"})):
+            require(
+                not getattr(self, name) or bool(methods & kinds),
+                f"{name} does not apply: none of the methods {', '.join(sorted(methods))} has it; leave it out",
+            )
         require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
         require(0 < self.same <= 1, f"same is {self.same}; it must be above 0 and up to 1")
         for clusters in self.clusters:

@@ -18,7 +18,7 @@ class SelectConfig:
     """Which frames stay: by thresholds, by size, or by a baseline. Options without effect are refused."""
 
     run_dir: str = run_dir_option()
-    name: str = option("Name of the subset: its folder below subsets/.", "curated", hashed=False)
+    name: str = option("Name of the subset: its folder below subsets/.", effect.DEFAULT_NAME, hashed=False)
     method: Method = option("MedDEL, SemDeDup, or a label-free baseline that needs --budget.", "meddel")
     epsilon: float | None = option(
         "Drop frames whose cosine distance to their centroid exceeds this (MedDEL only). Default: 0.9.", None

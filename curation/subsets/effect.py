@@ -4,6 +4,7 @@ from typing import Any
 
 from curation.options import require
 
+DEFAULT_NAME = "curated"  # of a subset
 THRESHOLDS = ("epsilon", "d", "keep", "rule", "grid", "grid_epsilon", "grid_d")
 OMIT_EITHER = "leave it out, or leave out the grid's options"
 
@@ -14,6 +15,10 @@ def check_selection(config: Any) -> None:
         value = getattr(config, name)
         given = value is not None and value is not False and value != ()
         require(not given, f"{name} does not apply: {reason}")
+    require(
+        not config.grid or config.name == DEFAULT_NAME,
+        f"name does not apply: --grid selects nothing; {OMIT_EITHER}",
+    )
     gridded = bool(config.grid or config.grid_epsilon or config.grid_d)
     require(
         not gridded or config.rule != "greedy",

@@ -93,12 +93,13 @@ def settings(output: str, given: argparse.Namespace, **changes: Any) -> SweepSet
         Augmentation(),
     )
     space: dict[str, Any] = {"epsilon": EPSILONS, "d": DS} | changes.get("space", {})
+    halving = changes.get("halving", {})
     sets = {"dataset": (f"phantom:generic={POLYPS}",), "decoded_size": SIDE, "test_every": 0}
     return SweepSettings(
         SweepConfig(run_dir=changes.get("run_dir", RUN), cpus_per_trial=changes.get("cpus", 1)),
         SpaceConfig(**space),
         Question(),
-        HalvingConfig(rung_probe="knn", **changes.get("halving", {})),
+        HalvingConfig(**({"rung_probe": "knn"} | halving if halving else {})),
         EvaluateConfig(output=output, probe="knn", seeds=changes.get("seeds", 1), **sets),
         recipe,
         FinetuneConfig(image_size=SIDE),

@@ -31,7 +31,9 @@ NEEDED = {
     "EvaluateConfig": {"dataset": "generic=x"},
     "LengthConfig": {"epochs": "1"},
     "NormdelConfig": {"miou": "0.5", "ratio": "0.5"},
-    "SpaceConfig": {"d": "0.5"},
+    "SpaceConfig": {"d": "0.5", "search": "random"},
+    "Question": {"question": "non-inferior"},
+    "HalvingConfig": {"halving": "2"},
 }
 # What other fields decide, or a check of its own: refused alike from flags and from a file.
 NOT_ALONE = {"epsilon", "d", "steps", "images_seen", "equal_compute_to", "rule", "subset", "low", "high", "budget"}

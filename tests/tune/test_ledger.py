@@ -181,7 +181,7 @@ def test_a_study_is_of_what_a_draw_is_worth(course: Make) -> None:
     def name(**changes: dict[str, Any]) -> str:
         return course("", **{"space": space} | changes).studied[2]
 
-    assert name() == name(question={"more_alphas": (0.5,), "margin": 0.01})
+    assert name() == name(question={"more_alphas": (0.5,)})
     assert name() == name(space=space | {"samples": 9, "baseline": ("random",)})
     assert name() != name(question={"alpha": 0.5})
     assert name() != name(space=space | {"d": (0.5, 0.9)})

@@ -1,10 +1,13 @@
 """The command line of tune: its overview, that all configs share one set of flags, and what is refused at once."""
 
+from typing import Any
+
 import pytest
 
 from curation.cli import Command, dispatch
 from tune.__main__ import main, sweep_configs
 from tune.config import HalvingConfig, Question, SweepConfig, pretrain_config
+from tune.space import SpaceConfig
 
 
 def test_the_overview_and_a_misspelt_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,11 +62,30 @@ def test_rungs_by_hand() -> None:
         (SweepConfig, {"run_dir": "R", "gpus_per_trial": 0}),
         (SweepConfig, {"run_dir": "R", "max_concurrent": -1}),
         (Question, {"alpha": -1.0}),
-        (Question, {"margin": 0.0}),
-        (Question, {"confidence": 1.0}),
-        (HalvingConfig, {"rung_count": 1}),
+        (Question, {"margin": 0.0, "question": "non-inferior"}),
+        (Question, {"confidence": 1.0, "question": "non-inferior"}),
+        (HalvingConfig, {"rung_count": 1, "halving": 2}),
     ],
 )
 def test_values_that_cannot_be(config: type, values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(name for name in values if name != "run_dir")):
+        config(**values)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "reason"),
+    [
+        (SpaceConfig, {"d": (0.9,), "samples": 5}, "samples does not apply: --search grid"),
+        (SpaceConfig, {"search": "paper", "samples": 5}, "samples does not apply: --search paper"),
+        (SpaceConfig, {"select": ("semdedup",), "d": (0.9,), "epsilon": (0.5,)}, "epsilon does not apply"),
+        (SpaceConfig, {"select": ("semdedup", "random"), "budget": (0.1,), "rule": ("any",)}, "rule does not apply"),
+        (SpaceConfig, {"select": ("random",), "budget": (0.1,), "keep": ("nearest",)}, "keep does not apply"),
+        (Question, {"margin": 0.01}, "margin does not apply: it is for --question non-inferior"),
+        (Question, {"question": "pareto", "confidence": 0.9}, "confidence does not apply"),
+        (HalvingConfig, {"rung_count": 2}, "rung_count and rung_probe do not apply"),
+        (HalvingConfig, {"rung_probe": "knn"}, "rung_count and rung_probe do not apply"),
+    ],
+)
+def test_options_without_effect_are_refused(config: type, values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         config(**values)

@@ -107,7 +107,7 @@ def test_baselines() -> None:
         ({"d": (0.9,), "budget": (0.1,)}, "not both"),
         ({"budget": (1.5,)}, "budget is 1.5"),
         ({"d": (0.9,), "same": 0.0}, "same is 0.0"),
-        ({"d": (0.9,), "samples": 0}, "samples is 0"),
+        ({"search": "random", "d": (0.9,), "samples": 0}, "samples is 0"),
         ({"d": (0.9,), "clusters": (0,)}, "clusters holds 0"),
         ({"search": "paper", "d": (0.9,)}, "leave out --epsilon, --d and --budget"),
         ({"search": "paper", "budget": (0.2,)}, "leave out --epsilon, --d and --budget"),

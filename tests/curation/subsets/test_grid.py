@@ -148,6 +148,7 @@ def test_check_request_refuses(selection: Selection, chosen: dict[str, Any], mes
         ({"method": "semdedup", "epsilon": 0.9, "d": 0.9}, "epsilon does not apply: method semdedup has no epsilon"),
         ({"method": "semdedup", "rule": "any", "d": 0.9}, "rule does not apply: method semdedup compares"),
         ({"method": "semdedup", "grid": True, "grid_epsilon": (0.9,)}, "grid_epsilon does not apply: method semdedup"),
+        ({"grid": True, "name": "tenth"}, "name does not apply: --grid selects nothing"),
         ({"grid": True, "d": 0.9}, "d does not apply: --grid selects nothing"),
         ({"grid": True, "budget": 0.9}, "budget does not apply: --grid selects nothing"),
         ({"grid_d": (0.9,), "d": 0.9}, "d does not apply: a grid is for choosing thresholds"),
