@@ -229,28 +229,18 @@ def decoder_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 class MaeMethod:
     """The training loop's interface of MAE; see training/methods/method.py."""
 
+    compares_images = False
+
     def __init__(self, config: MaeConfig, augmentation: Augmentation) -> None:
         self.config, self.augmentation = config, augmentation
         self.module = MaskedAutoencoder(config)
         self.encoder = self.module.encoder
 
-    compares_images = False
-
-    @property
-    def mean(self) -> Statistics:
-        """Mean of the colours that the views are normalised by: the encoder's."""
-        return pixel_statistics(self.encoder)[0]
-
-    @property
-    def std(self) -> Statistics:
-        """Their standard deviation."""
-        return pixel_statistics(self.encoder)[1]
-
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """One crop of each image, normalised as the encoder expects, and the noise that its mask comes from."""
         crops = random_crops(images, self.config.image_size, self.augmentation, generator)
         noise_BT = torch.rand(len(images), self.module.patches, generator=generator, device=generator.device)
-        return normalise(crops, self.mean, self.std), noise_BT.to(images.device)
+        return normalise(crops, *pixel_statistics(self.encoder)), noise_BT.to(images.device)
 
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
         """Run `model`: the module or its wrapper."""
@@ -267,5 +257,7 @@ class MaeMethod:
         predicted, masked_BT = self.module.reconstruct(pixels, noise_BT)
         values = 3 * self.module.patch**2
         hidden = unpatchify(masked_BT[:, :, None].expand(-1, -1, values), self.module.patch)
-        shown = [to_bytes(each, self.mean, self.std) for each in (pixels, torch.where(hidden, predicted, pixels))]
+        shown = [
+            to_bytes(each, *pixel_statistics(self.encoder)) for each in (pixels, torch.where(hidden, predicted, pixels))
+        ]
         return torch.cat([shown[0], shown[0].masked_fill(hidden, 128), shown[1]], dim=3)

@@ -7,8 +7,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from training.methods.augment import Statistics
-
 
 class Method(Protocol):
     """One method with its module. A step is `method.loss(wrapped, method.views(images, generator))`."""
@@ -19,19 +17,11 @@ class Method(Protocol):
 
     @property
     def encoder(self) -> VisionTransformer:
-        """The part of `module` that is exported: plain timm."""
+        """The part of `module` that is exported: plain timm. Views are normalised by its own statistics."""
 
     @property
     def compares_images(self) -> bool:
         """Whether the loss compares the images of a batch with each other, so that ranks need equal shares of it."""
-
-    @property
-    def mean(self) -> Statistics:
-        """Mean of the colours that the views are normalised by."""
-
-    @property
-    def std(self) -> Statistics:
-        """Their standard deviation."""
 
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Turn uint8 images [B, H, W, 3] or [B, 3, H, W] into what `loss` takes, on their device.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from curation.options import require
-from training.methods.augment import Statistics, normalise, simclr_views, to_bytes
+from training.methods.augment import normalise, simclr_views, to_bytes
 from training.methods.config import SimclrAugmentation, SimclrConfig
 from training.methods.mae import build_encoder, initialise, pixel_statistics
 
@@ -104,27 +104,17 @@ def _gather(rows: Tensor, group: ProcessGroup | None) -> Tensor:
 class SimclrMethod:
     """The training loop's interface of SimCLR; see training/methods/method.py."""
 
+    compares_images = True
+
     def __init__(self, config: SimclrConfig, augmentation: SimclrAugmentation) -> None:
         self.config, self.augmentation = config, augmentation
         self.module = SimCLR(config)
         self.encoder = self.module.encoder
 
-    compares_images = True
-
-    @property
-    def mean(self) -> Statistics:
-        """Mean of the colours that the views are normalised by: the encoder's."""
-        return pixel_statistics(self.encoder)[0]
-
-    @property
-    def std(self) -> Statistics:
-        """Their standard deviation."""
-        return pixel_statistics(self.encoder)[1]
-
     def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Two views of each image, normalised as the encoder expects."""
         pixels = simclr_views(torch.cat([images, images]), self.config.image_size, self.augmentation, generator)
-        return normalise(pixels, self.mean, self.std).chunk(2)
+        return normalise(pixels, *pixel_statistics(self.encoder)).chunk(2)
 
     def loss(self, model: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
         """Project by `model`, the module or its wrapper, and compare."""
@@ -140,5 +130,5 @@ class SimclrMethod:
     @torch.no_grad()
     def picture(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Both views side by side."""
-        shown = [to_bytes(view, self.mean, self.std) for view in self.views(images, generator)]
+        shown = [to_bytes(view, *pixel_statistics(self.encoder)) for view in self.views(images, generator)]
         return torch.cat(shown, dim=3)

@@ -22,6 +22,7 @@ from curation.options import changes, digest
 from curation.store.directory import RunDirectory
 from training.loader.cache import DECODER_CPUS, cache_frames, kept_bytes
 from training.loader.subset import Subset, read_subset
+from training.methods.mae import pixel_statistics
 from training.pretraining import checkpoint, weights
 from training.pretraining.checkpoint import halt_folder
 from training.pretraining.cost import Cost, flops_per_image
@@ -79,7 +80,7 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
             decoded_bytes=kept_bytes(run),
         )
         card = card_of(settings, plan, subset, cost, state["history"])
-        card["statistics"] = {"mean": method.mean, "std": method.std}
+        card["statistics"] = dict(zip(("mean", "std"), pixel_statistics(method.encoder), strict=True))
         if plan.last == plan.total:
             run.write_table("metrics.parquet", pa.Table.from_pylist(state["history"]))
         target = run if plan.last == plan.total else RunDirectory(halt_folder(run.address, plan.last))

@@ -7,6 +7,7 @@ from torch import nn
 
 from training.methods import augment, config, mae, simclr
 from training.methods.config import METHODS
+from training.methods.mae import pixel_statistics
 from training.methods.method import Method
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
@@ -56,7 +57,7 @@ def test_a_step_depends_on_the_generator_alone(name: str) -> None:
 def test_views_are_normalised_as_timm_users_will(name: str) -> None:
     method = make(name)
     data = timm.data.resolve_model_data_config(timm.create_model("test_vit"))
-    assert (method.mean, method.std) == (data["mean"], data["std"])
+    assert pixel_statistics(method.encoder) == (data["mean"], data["std"])
     grey = torch.full((2, 70, 70, 3), 51, dtype=torch.uint8)
     expected = (0.2 - torch.tensor(data["mean"])) / torch.tensor(data["std"])
     pixels = method.views(grey, seeded())[0]
@@ -70,7 +71,7 @@ def test_mae_masks_by_the_generators_noise_and_loss_is_the_modules() -> None:
     pixels, noise = method.views(images(), seeded())
     generator = seeded()
     crops = augment.random_crops(images(), 64, config.Augmentation(), generator)
-    assert torch.equal(pixels, augment.normalise(crops, method.mean, method.std))
+    assert torch.equal(pixels, augment.normalise(crops, *pixel_statistics(method.encoder)))
     assert torch.equal(noise, torch.rand(4, 16, generator=generator))
     assert method.loss(method.module, (pixels, noise)) == method.module(pixels, noise)
 
@@ -95,13 +96,13 @@ def test_pictures_show_the_original_the_masked_and_the_reconstructed() -> None:
     assert (picture.shape, picture.dtype) == ((4, 3, 64, 192), torch.uint8)
     original, masked, reconstructed = picture.split(64, dim=3)
     pixels, noise = method.views(images(), seeded())
-    assert torch.equal(original, augment.to_bytes(pixels, method.mean, method.std))
+    assert torch.equal(original, augment.to_bytes(pixels, *pixel_statistics(method.encoder)))
     hidden = mae.random_mask(noise, 4).masked_BT.view(4, 4, 4).repeat_interleave(16, 1).repeat_interleave(16, 2)
     hidden = hidden[:, None].expand(-1, 3, -1, -1)
     assert masked[hidden].unique().tolist() == [128]
     assert torch.equal(masked[~hidden], original[~hidden])
     assert torch.equal(reconstructed[~hidden], original[~hidden])
-    predicted = augment.to_bytes(method.module.reconstruct(pixels, noise)[0], method.mean, method.std)
+    predicted = augment.to_bytes(method.module.reconstruct(pixels, noise)[0], *pixel_statistics(method.encoder))
     assert torch.equal(reconstructed[hidden], predicted[hidden])
     views = make("simclr").picture(images(), seeded())
     assert (views.shape, views.dtype) == ((4, 3, 64, 128), torch.uint8)
