@@ -7,6 +7,7 @@ the step stops with a `ReadError`, before the part is written, so that no frame 
 """
 
 import errno
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -111,7 +112,7 @@ def read_unchanged(uri: str, content_hash: str) -> bytes:
 
 def unchanged(data: bytes, content_hash: str) -> bytes:
     """The same bytes. FrameError `changed since ingest` where they have another content hash."""
-    found = reader.content_hash(data)
+    found = content_hash(data)
     if found != content_hash:
         raise decoding.FrameError(CHANGED, f"its content hash was {content_hash}, now it is {found}")
     return data
@@ -142,18 +143,18 @@ def frame_row(entry: reader.Entry, lineage: Lineage, max_pixels: int) -> dict[st
     width, height, further = decoding.inspect(data, max_pixels)
     place = {"source": entry.source, "uri": entry.uri, "path": entry.path}
     content = {
-        "content_hash": reader.content_hash(data),
+        "content_hash": content_hash(data),
         "byte_size": len(data),
         "width": width,
         "height": height,
     }
-    identity = {"frame_id": reader.frame_id(entry.source, entry.path)}
+    identity = {"frame_id": frame_id(entry.source, entry.path)}
     return identity | place | content | lineage.of(entry.path) | {FURTHER: further}
 
 
 def rejected_row(source: str, uri: str, path: str, step: str, error: decoding.FrameError) -> dict[str, Any]:
     """The row of schema.REJECTED for a frame that failed in `step`."""
-    row = {"frame_id": reader.frame_id(source, path), "source": source, "uri": uri, "path": path}
+    row = {"frame_id": frame_id(source, path), "source": source, "uri": uri, "path": path}
     return row | {"step": step, "reason": error.reason, "message": error.message, "replaced_by": None}
 
 
@@ -170,3 +171,14 @@ def forget_unread(run: RunDirectory, step: str, folder: str) -> None:
             if pc.any(pc.is_in(reasons, pa.array(READING))).as_py():
                 run.delete(path)  # first, since it commits the part
                 run.delete(rejected)
+
+
+def frame_id(source: str, path: str, member: str | None = None, frame_index: int | None = None) -> str:
+    """The frame's identity: 32 hex characters from the source's name and the frame's place in it."""
+    place = "\0".join((source, path, member or "", "" if frame_index is None else str(frame_index)))
+    return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
+
+
+def content_hash(data: bytes) -> str:
+    """32 hex characters that are equal for equal bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -3,7 +3,6 @@
 It does not walk the trees; curation/sources/folder.py does.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -48,17 +47,6 @@ class Entry:
     size: int
     mtime_ns: int | None = None
     problem: tuple[str, str] | None = None
-
-
-def frame_id(source: str, path: str, member: str | None = None, frame_index: int | None = None) -> str:
-    """The frame's identity: 32 hex characters from the source's name and the frame's place in it."""
-    place = "\0".join((source, path, member or "", "" if frame_index is None else str(frame_index)))
-    return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
-
-
-def content_hash(data: bytes) -> str:
-    """32 hex characters that are equal for equal bytes."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def parse_sources(texts: Sequence[str]) -> list[Source]:

@@ -28,9 +28,9 @@ from curation.clusters.config import ClusterConfig
 from curation.console import StepSummary
 from curation.embeddings.config import EmbedConfig
 from curation.exports.config import ExportConfig
+from curation.frames import frame
 from curation.phantom import polyps as phantom_polyps
 from curation.phantom.colonoscopy import PhantomConfig, draw
-from curation.sources import reader
 from curation.sources.config import IngestConfig
 from curation.store import schema
 from curation.store.directory import RunDirectory
@@ -219,7 +219,7 @@ def synthetic() -> Callable[..., Path]:
         paths = [f"{row:06d}.jpg" for row in range(rows)]
         place = {"source": "made-up", "byte_size": 1}
         table = [
-            place | {"frame_id": reader.frame_id("made-up", path), "uri": path, "path": path, "content_hash": path}
+            place | {"frame_id": frame.frame_id("made-up", path), "uri": path, "path": path, "content_hash": path}
             for path in paths
         ]
         run = RunDirectory(str(run_dir))

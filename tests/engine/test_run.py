@@ -16,10 +16,10 @@ from curation import pipeline
 from curation.clusters.cluster import cluster
 from curation.embeddings.embed import embed
 from curation.exports.export import export
+from curation.frames import frame
 from curation.frames.ingest import ingest
 from curation.scores.config import ScoreConfig
 from curation.scores.score import score
-from curation.sources import reader
 from curation.store import schema
 
 Reference = tuple[Path, list[dict[str, Any]]]
@@ -77,7 +77,7 @@ def test_lineage_and_identity(reference: Reference, rows: Rows, drawn: tuple[Pat
     for row in table:
         folder = {"alpha": "center_a", "beta": "center_b"}[row["source"]]
         expected = known.pop(f"{folder}/{row['path']}")
-        assert row["frame_id"] == reader.frame_id(row["source"], row["path"])
+        assert row["frame_id"] == frame.frame_id(row["source"], row["path"])
         assert len(bytes.fromhex(row["frame_id"])) == 16
         assert row["uri"] == str(root / expected["path"])
         lineage = (row["center"], row["patient"], row["procedure"], int(row["shot"]))

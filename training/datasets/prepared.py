@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from curation.frames.frame import content_hash
 from curation.options import digest, require
-from curation.sources.reader import content_hash
 from curation.store.directory import RunDirectory
 from training.datasets import splits
 from training.datasets.codings import IGNORED, Kind, UInt8

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from curation.frames.frame import content_hash
 from curation.options import require
-from curation.sources.reader import content_hash
 from training.datasets.folders import Dataset, Example
 
 PARTS = ("train", "validation", "test")

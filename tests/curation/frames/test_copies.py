@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.frames import copies
-from curation.sources import reader
+from curation.frames.frame import content_hash
 from curation.store import schema
 from curation.store.directory import RunDirectory
 
@@ -20,7 +20,7 @@ def frame(number: int, row: int) -> str:
 
 
 def content(letter: str) -> str:
-    return reader.content_hash(letter.encode())
+    return content_hash(letter.encode())
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ import pytest
 import tenacity
 
 from curation.frames import decoding, frame
-from curation.sources import reader
 from curation.store import schema
 from curation.store.directory import RunDirectory
 
 DATA = b"the bytes of a frame"
-HASH = reader.content_hash(DATA)
+HASH = frame.content_hash(DATA)
 
 
 class Flaky(pafs.FileSystemHandler):

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from curation.frames import decoding
+from curation.frames import decoding, frame
 from curation.frames.frame import ReadError
-from curation.sources import reader
 from curation.store import schema
 from curation.store.directory import RunDirectory
 from training.loader import subset as subsets
@@ -33,7 +32,7 @@ def made(tmp_path: Path) -> subsets.Subset:
         (tmp_path / f"{name}.png").write_bytes(png(seed))
     rows = [
         {"frame_id": f"id{seed}", "uri": str(tmp_path / f"{seed}.png"), "byte_size": len(png(seed))}
-        | {"content_hash": reader.content_hash(png(seed)), "source": "s", "path": f"{seed}.png"}
+        | {"content_hash": frame.content_hash(png(seed)), "source": "s", "path": f"{seed}.png"}
         for seed in range(3)
     ]
     run.write_table("kept.parquet", pa.Table.from_pylist(rows, schema.FRAMES))
@@ -69,8 +68,8 @@ def test_a_changed_file_without_a_copy_is_named(made: subsets.Subset, tmp_path: 
     found, [failed] = decoded(made)
     assert found == [0, 1]
     assert f"frame id2, {tmp_path / '2.png'}: changed since ingest" in failed
-    assert reader.content_hash(png(2)) in failed
-    assert reader.content_hash(png(3)) in failed
+    assert frame.content_hash(png(2)) in failed
+    assert frame.content_hash(png(3)) in failed
 
 
 @pytest.mark.parametrize("image", [png(1), png(0), b""])
