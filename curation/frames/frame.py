@@ -105,20 +105,20 @@ def reason_of(error: OSError, system: pafs.FileSystem, path: str) -> str | None:
     return {pafs.FileType.NotFound: MISSING, pafs.FileType.File: None}.get(found, UNREADABLE)
 
 
-def read_unchanged(uri: str, content_hash: str) -> bytes:
+def read_unchanged(uri: str, recorded: str) -> bytes:
     """All bytes of a file that was read before. FrameError as `read_bytes`, and where its content has changed."""
-    return unchanged(read_bytes(uri), content_hash)
+    return unchanged(read_bytes(uri), recorded)
 
 
-def unchanged(data: bytes, content_hash: str) -> bytes:
-    """The same bytes. FrameError `changed since ingest` where they have another content hash."""
+def unchanged(data: bytes, recorded: str) -> bytes:
+    """The same bytes. FrameError `changed since ingest` where they have another content hash than recorded."""
     found = content_hash(data)
-    if found != content_hash:
-        raise decoding.FrameError(CHANGED, f"its content hash was {content_hash}, now it is {found}")
+    if found != recorded:
+        raise decoding.FrameError(CHANGED, f"its content hash was {recorded}, now it is {found}")
     return data
 
 
-def read_first(uris: Iterable[str], content_hash: str) -> tuple[str, bytes]:
+def read_first(uris: Iterable[str], recorded: str) -> tuple[str, bytes]:
     """Address and bytes of the first of some equal files that can be read and is unchanged.
 
     FrameError of the first file where there is none. Further addresses are drawn only when they are needed.
@@ -126,7 +126,7 @@ def read_first(uris: Iterable[str], content_hash: str) -> tuple[str, bytes]:
     first: decoding.FrameError | None = None
     for uri in uris:
         try:
-            return uri, read_unchanged(uri, content_hash)
+            return uri, read_unchanged(uri, recorded)
         except decoding.FrameError as error:
             first = first or error
     assert first is not None, "there was no file to read"
