@@ -1,14 +1,18 @@
 """Both methods through the protocol that the training loop uses."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from training.__main__ import recipe_configs
 from training.methods import augment, config, mae, simclr
 from training.methods.config import METHODS
 from training.methods.mae import pixel_statistics
 from training.methods.method import Method
+from training.pretraining.config import PretrainConfig
 
 SMALL = {"mae": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 1}, "simclr": {"dimensions": 8}}
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,3 +110,11 @@ def test_pictures_show_the_original_the_masked_and_the_reconstructed() -> None:
     assert torch.equal(reconstructed[hidden], predicted[hidden])
     views = make("simclr").picture(images(), seeded())
     assert (views.shape, views.dtype) == ((4, 3, 64, 128), torch.uint8)
+
+
+def test_the_command_line_offers_every_method_and_its_own_options() -> None:
+    assert get_args(get_type_hints(PretrainConfig)["method"]) == tuple(METHODS)
+    for name, parts in METHODS.items():
+        *_, model, augmentation = recipe_configs(["--method", name])
+        assert (model, augmentation) == (parts.load("config"), parts.load("augmentation"))
+    assert recipe_configs([]) == recipe_configs(["--method", "mae"])
