@@ -15,7 +15,7 @@ from curation.scores.config import ScoreConfig
 from curation.sources.config import IngestConfig
 from curation.subsets.config import SelectConfig
 
-RUN = {
+RUN_CONFIGS = {
     "ingest": IngestConfig,
     "embed": EmbedConfig,
     "cluster": ClusterConfig,
@@ -53,7 +53,7 @@ def select(config: SelectConfig) -> None:
 def run(*configs: Any) -> None:
     """Do all steps and print one summary; without thresholds, the grid to choose them from."""
     pipeline = import_module("curation.pipeline")
-    config = pipeline.RunConfig(**dict(zip(RUN, configs, strict=True)))
+    config = pipeline.RunConfig(**dict(zip(RUN_CONFIGS, configs, strict=True)))
     markers = pipeline.run(config)
     print(summary(markers, config.ingest.run_dir))
     if not any(marker["step"] == "select" for marker in markers):
@@ -96,7 +96,7 @@ COMMANDS = {
         with_summary(step("exports.export.export")),
     ),
     "run": command(
-        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN.values()), run
+        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN_CONFIGS.values()), run
     ),
     "demo": command(
         "Draw an artificial colonoscopy, curate it, and compare the result with the known truth.",

@@ -17,7 +17,7 @@ from training.reporting.style import COLOURS, MARKERS, STYLE, legend, panel_grid
 from tune.results import Row, main_effects
 from tune.space import AXES
 
-KINDS = (None, "random", "semdedup", "full")  # the search, then the baselines
+POINT_KINDS = (None, "random", "semdedup", "full")  # the search, then the baselines
 PRICES = (("ratio", "on_ratio_front", "share of the pool (%)", 100.0), ("device_hours", "on_cost_front", "hours", 1.0))
 UNSET = "default"
 CELLS = 12  # on a side of the map, at most
@@ -46,7 +46,7 @@ def pareto(finished: Sequence[Row]) -> Figure:
     figure, axes = panel_grid(len(PRICES), len(PRICES))
     with mpl.rc_context(STYLE):
         for axis, (price, mark, label, scale) in zip(axes, PRICES, strict=True):
-            for place, kind in enumerate(KINDS):
+            for place, kind in enumerate(POINT_KINDS):
                 of_kind = [row for row in finished if row["baseline"] == kind]
                 if of_kind:
                     scatter(axis, of_kind, price, scale, place)
@@ -65,7 +65,7 @@ def scatter(axis: Axes, rows: Sequence[Row], price: str, scale: float, place: in
         [100 * (row["miou"] - row["miou_low"]) for row in rows],
         [100 * (row["miou_high"] - row["miou"]) for row in rows],
     ]
-    name = KINDS[place] or "searched"
+    name = POINT_KINDS[place] or "searched"
     axis.errorbar(x, y, yerr=spans, fmt=MARKERS[place], color=COLOURS[place], lw=1, markersize=5, label=name)
 
 
@@ -129,7 +129,7 @@ def coordinates(rows: Sequence[Row]) -> Figure:
         axis.set_xticks(range(len(columns)), columns, rotation=30)
         axis.set_yticks([])
         for place, column in enumerate(columns):
-            low, high = ends(column, rows)
+            low, high = value_range(column, rows)
             axis.text(place, -0.06, low, ha="center", va="top", fontsize=7)
             axis.text(place, 1.04, high, ha="center", va="bottom", fontsize=7)
             axis.axvline(place, color="0.8", lw=0.8, zorder=0)
@@ -147,7 +147,7 @@ def height(column: str, rows: Sequence[Row]) -> list[float]:
     return [order.index(value) / max(1, len(order) - 1) for value in values]
 
 
-def ends(column: str, rows: Sequence[Row]) -> tuple[str, str]:
+def value_range(column: str, rows: Sequence[Row]) -> tuple[str, str]:
     """The lowest and the highest value of an axis, as text."""
     order = sorted({row[column] for row in rows}, key=sort_key)
     low, high = (UNSET if v is None else f"{v:.4g}" if isinstance(v, float | int) else v for v in (order[0], order[-1]))

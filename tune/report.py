@@ -15,7 +15,7 @@ from training.metrics.normdel import normdel
 from training.reporting import markdown as markdown_module
 from tune.config import Question
 from tune.figures import draw_all
-from tune.results import SCHEMA, Answer, Row, answer, interval, ious_of, main_effects
+from tune.results import SWEEP_SCHEMA, Answer, Row, answer, interval, ious_of, main_effects
 from tune.space import Candidate
 
 HEADER = ("configuration", "frames", "ratio", "mIoU [95 %]", "standard error", "NormDEL [95 %]", "hours", "front")
@@ -27,7 +27,7 @@ CAPTIONS = {
     "importance": "How much of NormDEL's variance lies between the values of each axis, beyond chance, one axis at a "
     "time.",
 }
-STYLE = (
+PAGE_STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:left;"
     "border-bottom:1px solid #ddd}tr.best{background:#e8f3ea}figure{margin:2rem 0}"
@@ -103,7 +103,7 @@ def write_report(rows: Sequence[Row], found: Answer, question: Question, folder:
         parts.append(f"Share of NormDEL's variance between the values of each axis, beyond chance: {shares}.")
     markdown = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     folder.write_bytes("summary.md", markdown.encode())
-    names = [name for name in SCHEMA.names if name != "by_set"]
+    names = [name for name in SWEEP_SCHEMA.names if name != "by_set"]
     folder.write_bytes(
         "summary.csv", markdown_module.as_csv(names, [[row[name] for name in names] for row in rows]).encode()
     )
@@ -165,7 +165,9 @@ def page(rows: Sequence[Row], found: Answer, said: Sequence[str], figures: Seque
     lines = [
         (found.best is not None and row["name"] == found.best["name"], summary_line(row)) for row in by_question(rows)
     ]
-    return PAGE.render(style=Markup(STYLE), words=found.words, header=HEADER, lines=lines, said=said, figures=drawn)
+    return PAGE.render(
+        style=Markup(PAGE_STYLE), words=found.words, header=HEADER, lines=lines, said=said, figures=drawn
+    )
 
 
 def svg(text: str) -> str:

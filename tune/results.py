@@ -21,10 +21,10 @@ from tune.space import AXES, Candidate
 
 Row = dict[str, Any]
 Float64 = npt.NDArray[np.float64]
-SIZES = ("d", "budget")  # the axes that say how many frames are kept, and nothing else
+SIZE_AXES = ("d", "budget")  # the axes that say how many frames are kept, and nothing else
 TAIL_DRAWS = 20  # of a bootstrap, beyond the bound that is read off it
 STATES = ("finished", "halted", "failed", "unfinished")
-SCHEMA = pa.schema(
+SWEEP_SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("baseline", pa.string()),  # random, full or semdedup; null: of the search
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
         pa.field("on_cost_front", pa.bool_(), nullable=False),
     ]
 )
-assert set(AXES) <= set(SCHEMA.names)
+assert set(AXES) <= set(SWEEP_SCHEMA.names)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sweep_row(
     candidate: Candidate, record: Mapping[str, Any] | None, table: pa.Table | None, question: Question, reason: str = ""
 ) -> Row:
     """A configuration's row. `record` and `table` are of the trial that was finished for it, or None."""
-    row: Row = dict.fromkeys(SCHEMA.names) | candidate.point.values()
+    row: Row = dict.fromkeys(SWEEP_SCHEMA.names) | candidate.point.values()
     row |= {"name": candidate.name, "select": candidate.point.select, "frames": candidate.frames}
     row |= {"ratio": candidate.ratio, "trained": candidate.trained or None, "folder": candidate.folder or None}
     row |= {"on_ratio_front": False, "on_cost_front": False}
@@ -121,7 +121,7 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
             price = np.array([row[column] for row in finished])
             for row, on_front in zip(finished, front(price, miou), strict=True):
                 row[mark] = bool(on_front)
-    return pa.Table.from_pylist(made, schema=SCHEMA)
+    return pa.Table.from_pylist(made, schema=SWEEP_SCHEMA)
 
 
 def front(price_N: Float64, worth_N: Float64) -> npt.NDArray[np.bool_]:
@@ -178,7 +178,7 @@ def smallest(
     families: dict[tuple[Any, ...], list[Row]] = {}
     for row in finished:
         if row["baseline"] is None and row["trained"] != full["trained"]:
-            families.setdefault(tuple(row[axis] for axis in AXES if axis not in SIZES), []).append(row)
+            families.setdefault(tuple(row[axis] for axis in AXES if axis not in SIZE_AXES), []).append(row)
     error = (1 - question.confidence) / max(1, len(families))
     bound = Bootstrap(level=max(1 - 2 * error, 1e-6), replicates=max(2000, math.ceil(TAIL_DRAWS / error)))
     shown = [full]

@@ -23,11 +23,11 @@ from tune.config import HalvingConfig
 from tune.results import REPORTED
 
 HEAD = {"node:__internal_head__": 0.001}  # the driver runs on the sweep's node and takes no CPU
-COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}
-COLUMNS |= {"unit": "rung", "updates": "updates"}
+REPORT_COLUMNS = {"ratio": "ratio", "miou": "mIoU", "standard_error": "s.e.", "normdel": "NormDEL"}
+REPORT_COLUMNS |= {"unit": "rung", "updates": "updates"}
 REPORT_S = 30
-HELD, KEPT_S = "held.json", 5.0  # where device-hours are kept, and how often they are written
-LOGGERS: tuple[Any, ...] = (CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback)
+HELD_FILE, KEPT_S = "held.json", 5.0  # where device-hours are kept, and how often they are written
+RAY_LOGGERS: tuple[Any, ...] = (CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback)
 STATE_S = 3600  # Tune's own notes serve no rerun (records and study do), so they are seldom written
 
 Note = Callable[[Mapping[str, Any], Sequence[dict[str, Any]], str], None]
@@ -42,7 +42,7 @@ class Budget(ray_tune.Stopper):
 
     def __init__(self, hours: float | None, devices: int, output: RunDirectory) -> None:
         self.hours, self.devices, self.output = hours, devices, output
-        self.before: float = output.read_json(HELD)["device_hours"] if output.exists(HELD) else 0.0
+        self.before: float = output.read_json(HELD_FILE)["device_hours"] if output.exists(HELD_FILE) else 0.0
         self.running = 0
         self.since = self.kept = time.monotonic()
 
@@ -74,7 +74,7 @@ class Budget(ray_tune.Stopper):
     def keep(self) -> None:
         """Write the device-hours to the output."""
         self.kept = time.monotonic()
-        self.output.write_json(HELD, {"device_hours": self.held})
+        self.output.write_json(HELD_FILE, {"device_hours": self.held})
 
 
 class TrialEnds(ray_tune.Callback):
@@ -162,7 +162,7 @@ def run_trials(tuning: Tuning, work: Any, space: dict[str, Any], **searching: An
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(STATE_S))
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # else an interrupted search continues with the baselines
     reporter = ray_tune.CLIReporter(
-        metric_columns=COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
+        metric_columns=REPORT_COLUMNS, max_report_frequency=REPORT_S, print_intermediate_tables=True
     )
     loggers = callbacks(tuning.loggers)
     ends = TrialEnds(tuning.note, tuning.limit, loggers)
@@ -223,7 +223,7 @@ def failure_line(error: BaseException) -> str:
 
 def callbacks(names: Sequence[str]) -> list[LoggerCallback]:
     """Ray Tune's own loggers, TensorBoard's among them, which are always on, and those of other trackers."""
-    made: list[LoggerCallback] = [logger() for logger in LOGGERS]
+    made: list[LoggerCallback] = [logger() for logger in RAY_LOGGERS]
     if "mlflow" in names:
         from ray.air.integrations.mlflow import MLflowLoggerCallback  # noqa: PLC0415 - an optional package
 

@@ -27,7 +27,7 @@ from curation.subsets.scored import pool_size, read_columns
 from tune.space import Candidate, Point
 
 ORDER = "chosen.json"
-SHARED = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
+SHARED_FOLDERS = ("frames", "rejected", "embeddings")  # what a clustering of its own shares with the run
 
 
 class Chooser:
@@ -133,14 +133,14 @@ def share(run: RunDirectory, target: RunDirectory) -> None:
         run.filesystem.type_name == "local",
         f"the run directory is {run.uri}; other numbers of clusters need one on a local disk",
     )
-    for folder in SHARED:
+    for folder in SHARED_FOLDERS:
         for file in sorted(Path(run.root, folder).rglob("*")):
             place = Path(target.root, folder, file.relative_to(Path(run.root, folder)))
             if file.is_file() and not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 link(file, place)
     record = read_record(run)
-    steps = {name: entry for name, entry in record["steps"].items() if name in SHARED}
+    steps = {name: entry for name, entry in record["steps"].items() if name in SHARED_FOLDERS}
     target.write_json("run.json", record | {"steps": steps})
 
 

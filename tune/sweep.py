@@ -28,7 +28,7 @@ from tune.runner import Budget, Tuning, halving_scheduler, run_trials
 from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.subsets import Chooser
-from tune.trial import FOLDER, Reported, SweepJob, trial
+from tune.trial import TRIALS, Reported, SweepJob, trial
 
 
 def sweep(what: SweepSettings) -> pa.Table:
@@ -51,7 +51,7 @@ def sweep(what: SweepSettings) -> pa.Table:
     chooser.pool()
     with run.lock(), RunDirectory(what.config.run_dir).lock():
         sets = prepare_all(run, sources, what.evaluation)
-        run.clear_temporary(FOLDER)
+        run.clear_temporary(TRIALS)
         record_precision(run, what.finetune.precision)
         search = Sweep(what, job_of(what, share, sets), share.trials, chooser)
         search.choose()

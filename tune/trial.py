@@ -36,7 +36,7 @@ from tune.optuna_search import point_of
 from tune.results import REPORTED, ious_of, ratio_read
 from tune.space import Candidate
 
-FOLDER = "trials"
+TRIALS = "trials"
 Reported = dict[str, Any]
 
 
@@ -80,7 +80,7 @@ class SweepJob:
         Halving does not shape what a finished trial ends with, so it is not in the hash.
         """
         pretrained = [recipe.what.output.rpartition("/")[2] for recipe, _ in self.planned(candidate)]
-        return f"{FOLDER}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
+        return f"{TRIALS}/{candidate.trained}-{digest([self.key, pretrained])[:16]}.json"
 
     def record(self, candidate: Candidate) -> Reported | None:
         """The record of a finished trial, if there is one."""
@@ -95,7 +95,7 @@ class SweepJob:
 
 def finished(output: RunDirectory) -> set[str]:
     """Paths of all records below an output."""
-    return {f"{FOLDER}/{name}" for name in output.names(FOLDER) if name.endswith(".json")}
+    return {f"{TRIALS}/{name}" for name in output.names(TRIALS) if name.endswith(".json")}
 
 
 def carry_out_trial(job: SweepJob, candidate: Candidate, report: Callable[[Reported], None]) -> Reported:
@@ -104,7 +104,7 @@ def carry_out_trial(job: SweepJob, candidate: Candidate, report: Callable[[Repor
     ValueError, OSError: what the user has to fix.
     """
     run = RunDirectory(job.output)
-    with exclusive(f"{run.root}/{FOLDER}/.{candidate.trained}.lock"):
+    with exclusive(f"{run.root}/{TRIALS}/.{candidate.trained}.lock"):
         record = job.record(candidate)
         if record is None:
             recipes = [one.recipe for one in job.planned(candidate)]
@@ -113,7 +113,7 @@ def carry_out_trial(job: SweepJob, candidate: Candidate, report: Callable[[Repor
                 pretrain_once(settings)
             evaluations = [one for settings in recipes for one in trials_of(job, settings, job.evaluation)]
             table = run_all(run, evaluations)
-            record = measure(table) | recorded(run, recipes, evaluations)
+            record = mean_over_tests(table) | recorded(run, recipes, evaluations)
             record |= {"halts": halts, "halving": hashed_fields(job.halving)}
             run.write_json(job.path(candidate), record)
     report(reported(job, candidate, record | {"unit": job.halving.units}))
@@ -164,7 +164,7 @@ def report_rungs(job: SweepJob, candidate: Candidate, report: Callable[[Reported
             folder = at_rung(settings, until)
             evaluations += trials_of(job, replace(settings, what=replace(settings.what, output=folder)), quick)
             updates += until
-        found = measure(run_all(RunDirectory(job.output), evaluations)) | {"unit": unit, "updates": updates}
+        found = mean_over_tests(run_all(RunDirectory(job.output), evaluations)) | {"unit": unit, "updates": updates}
         report(reported(job, candidate, found))
         yield found
 
@@ -192,7 +192,7 @@ def trials_of(job: SweepJob, settings: Recipe, evaluation: EvaluateConfig) -> li
     return evaluation_runs([subject_of(settings.what.output, None)], job.sets, replace(evaluation, seeds=1), seeded)
 
 
-def measure(table: pa.Table) -> Reported:
+def mean_over_tests(table: pa.Table) -> Reported:
     """Return mIoU over all images tested, seeds and sets, each alike, and its standard error over seeds (one: None).
 
     `table` is of training/reporting/results.py.

@@ -38,7 +38,7 @@ from curation.store.parts import assignments_path, grouped, part_path, rows_of
 
 FAN_IN = 8
 Shard = tuple[Keys, Prepared]
-HISTORY = b"endosieve.iteration"  # key in a centroid table's Arrow metadata: its row of schema.HISTORY
+HISTORY_KEY = b"endosieve.iteration"  # key in a centroid table's Arrow metadata: its row of schema.HISTORY
 
 
 @holding
@@ -117,7 +117,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
     kept = iterations(run)
     if kept:
         number, path = kept[-1]
-        centroids, last = read_vectors(run, path), json.loads(run.read_schema(path).metadata[HISTORY])
+        centroids, last = read_vectors(run, path), json.loads(run.read_schema(path).metadata[HISTORY_KEY])
     else:
         number, centroids = 0, seed_from(shards, frames, clusters, config.seed)
         last = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 0.0, "converged": False}
@@ -184,14 +184,14 @@ def history_of(run: RunDirectory, inertia: float) -> list[dict[str, Any]]:
 
     What was measured during an iteration is of the centroids before it, and so belongs to the row above.
     """
-    rows = [json.loads(run.read_schema(path).metadata[HISTORY]) for _, path in iterations(run)][1:]
+    rows = [json.loads(run.read_schema(path).metadata[HISTORY_KEY]) for _, path in iterations(run)][1:]
     later = [row["inertia"] for row in rows[1:]] + [inertia]
     return [row | {"inertia": value} for row, value in zip(rows, later, strict=True)]
 
 
 def keep_iteration(run: RunDirectory, centroids: Float32, row: dict[str, Any]) -> None:
     """Write the centroids after an iteration, its row of the history beside them."""
-    table = vectors_table(range(len(centroids)), centroids).replace_schema_metadata({HISTORY: json.dumps(row)})
+    table = vectors_table(range(len(centroids)), centroids).replace_schema_metadata({HISTORY_KEY: json.dumps(row)})
     run.write_table(part_path("clusters/iterations", row["iteration"]), table)
 
 

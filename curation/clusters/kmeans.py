@@ -21,7 +21,7 @@ from curation.embeddings.nearest_cpu import Quantised
 from curation.embeddings.vectors import Float32, Keys, Vectors, as_tensor, on_grid, paired, to_unit
 
 FARTHEST = 64  # vectors that a shard offers for empty clusters
-BLOCK = 4096  # vectors added up at once
+SUM_ROWS = 4096  # vectors added up at once
 STILL = 1e-3  # spread below which centring leaves noise
 LOOSE = 0.3  # mean cosine with the centroid below which it is hardly a direction
 
@@ -89,8 +89,8 @@ def partial_sums(keys_N: Keys, shard: Prepared, centroids_KD: Float32, device: s
     assignment = index.astype(np.int32)
     sums = torch.zeros(centroids_KD.shape, dtype=torch.float64)
     clusters = torch.from_numpy(assignment)
-    for start in range(0, len(x_ND), BLOCK):
-        sums.index_add_(0, clusters[start : start + BLOCK], as_tensor(x_ND[start : start + BLOCK]).double())
+    for start in range(0, len(x_ND), SUM_ROWS):
+        sums.index_add_(0, clusters[start : start + SUM_ROWS], as_tensor(x_ND[start : start + SUM_ROWS]).double())
     far, far_similarity = farthest(keys_N, x_ND, centroids_KD, assignment, (similarity, error))
     return Sums(
         sums_KD=sums.numpy(),

@@ -27,19 +27,19 @@ from torch import Tensor
 from curation.options import require
 from curation.store.filesystems import filesystem_of
 
-Statistics = tuple[float, float, float]
+ChannelValues = tuple[float, float, float]
 
-UNREADABLE = (
+LOAD_ERRORS = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
     *(struct.error, zipfile.BadZipFile, SafetensorError),
 )
 DESCRIBING = ("pretrained_cfg", "default_cfg", "statistics")  # what files call the record of their statistics
-NAMED: dict[str, tuple[Statistics, Statistics]] = {
+KNOWN_STATISTICS: dict[str, tuple[ChannelValues, ChannelValues]] = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
-LAYOUTS = (  # names that show the origin of weights, and the statistics that all published ones of the kind have
+ORIGINS = (  # names that show the origin of weights, and the statistics that all published ones of the kind have
     (re.compile(r"(?:^|\.)logit_bias$"), "half", "SigLIP"),
     (re.compile(r"(?:^|\.)(?:visual\.|vision_model\.)"), "clip", "CLIP"),
     (re.compile(r"(?:^|\.)decoder_(?:embed|pred|blocks)\."), "imagenet", "MAE"),
@@ -63,18 +63,18 @@ class Checkpoint:
 class Normalisation:
     """Mean and deviation of colours in 0 to 1 that an encoder expects, and how they are known."""
 
-    mean: Statistics
-    std: Statistics
+    mean: ChannelValues
+    std: ChannelValues
     source: str
 
     def note(self) -> str:
         """Return them in words."""
-        name = next((name for name, known in NAMED.items() if known == (self.mean, self.std)), None)
+        name = next((name for name, known in KNOWN_STATISTICS.items() if known == (self.mean, self.std)), None)
         shown = name or f"mean {shortly(self.mean)}, deviation {shortly(self.std)}"
         return f"colours normalised by {shown} ({self.source})"
 
 
-def shortly(values: Statistics) -> str:
+def shortly(values: ChannelValues) -> str:
     """Return three numbers as text."""
     return "/".join(f"{value:.4g}" for value in values)
 
@@ -98,7 +98,7 @@ def read_weights(path: str) -> Checkpoint:
             else:
                 with torch.serialization.safe_globals([argparse.Namespace]):
                     content = torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"weights file {path} cannot be read: {reason(error)}") from error
     tensors: dict[str, Tensor] = {}
     collect(content, "", tensors, about)
@@ -159,15 +159,15 @@ def statistics_beside(path: str) -> dict[str, Any]:
 
 
 def normalisation(
-    checkpoint: Checkpoint | None, requested: str, default: tuple[Statistics, Statistics]
+    checkpoint: Checkpoint | None, requested: str, default: tuple[ChannelValues, ChannelValues]
 ) -> Normalisation:
     """Return the statistics for weights: `requested` by name, or with auto those that come with them.
 
     With auto: the file's own record, timm's config.json next to it, those of the kind that its names show (MAE, DINO,
     MoCo, CLIP, SigLIP), else `default`, timm's for the encoder's name, as with requested = timm and without a file.
     """
-    if requested in NAMED:
-        return Normalisation(*NAMED[requested], "as requested")
+    if requested in KNOWN_STATISTICS:
+        return Normalisation(*KNOWN_STATISTICS[requested], "as requested")
     if checkpoint is None or requested == "timm":
         return Normalisation(*default, "timm's for this encoder")
     for found, source in (
@@ -177,13 +177,13 @@ def normalisation(
         if "statistics" in found:
             mean, std = (three(found["statistics"][key], checkpoint.path) for key in ("mean", "std"))
             return Normalisation(mean, std, source)
-    for pattern, name, kind in LAYOUTS:
+    for pattern, name, kind in ORIGINS:
         if any(pattern.search(key) for key in checkpoint.tensors):
-            return Normalisation(*NAMED[name], f"as all weights in the layout of {kind}")
+            return Normalisation(*KNOWN_STATISTICS[name], f"as all weights in the layout of {kind}")
     return Normalisation(*default, "timm's for this encoder; the weights do not say")
 
 
-def three(values: Any, path: str) -> Statistics:
+def three(values: Any, path: str) -> ChannelValues:
     """Return three numbers in 0 to 1. ValueError for others."""
     fits = isinstance(values, list | tuple) and len(values) == 3 and all(0 <= float(value) <= 1 for value in values)
     require(fits, f"weights {path} record colours normalised by {values}; expected three numbers from 0 to 1")

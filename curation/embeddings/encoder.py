@@ -15,7 +15,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from curation.embeddings.checkpoints import Checkpoint, Normalisation, Statistics, normalisation, read_weights
+from curation.embeddings.checkpoints import ChannelValues, Checkpoint, Normalisation, normalisation, read_weights
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.vectors import as_tensor
 from curation.embeddings.weights import FAMILIES, Fit, fit_weights
@@ -108,7 +108,7 @@ def normalise_by(model: VisionTransformer, checkpoint: Checkpoint | None, reques
     return chosen
 
 
-def statistics_of(model: VisionTransformer) -> tuple[Statistics, Statistics]:
+def statistics_of(model: VisionTransformer) -> tuple[ChannelValues, ChannelValues]:
     """Mean and standard deviation of the colours, in 0 to 1, that this model's images are normalised by."""
     data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return tuple(data["mean"]), tuple(data["std"])

@@ -11,20 +11,20 @@ import torch
 
 from curation.embeddings.vectors import ROUNDING, Float32, Indices, Vectors, as_tensor
 
-BLOCK = 4096  # rows and columns compared at once: 64 MiB of products
-PAIRS = 1 << 16  # single products computed in float64 at once
-DENSE_SHARE = 1 / 64  # of a block's products near the best, above which all are computed in float64 at once
+GPU_BLOCK = 4096  # rows and columns compared at once: 64 MiB of products
+GPU_PAIRS = 1 << 16  # single products computed in float64 at once
+GPU_DENSE_SHARE = 1 / 64  # of a block's products near the best, above which all are computed in float64 at once
 
 
 def nearest_on_gpu(rows_ND: Vectors, columns_MD: Vectors, before: int | None, device: str) -> tuple[Float32, Indices]:
     """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
     best, index = np.full(len(rows_ND), -np.inf, np.float32), np.full(len(rows_ND), -1, np.int64)
     columns = as_tensor(columns_MD).to(device).float()
-    for top in range(0, len(rows_ND), BLOCK):
-        rows = as_tensor(rows_ND[top : top + BLOCK]).to(device).float()
+    for top in range(0, len(rows_ND), GPU_BLOCK):
+        rows = as_tensor(rows_ND[top : top + GPU_BLOCK]).to(device).float()
         limit = None if before is None else torch.arange(top + before, top + before + len(rows), device=device)
         found = _nearest_of_block(rows, columns, limit)
-        best[top : top + BLOCK], index[top : top + BLOCK] = (column.cpu().numpy() for column in found)
+        best[top : top + GPU_BLOCK], index[top : top + GPU_BLOCK] = (column.cpu().numpy() for column in found)
     return best, index
 
 
@@ -35,8 +35,8 @@ def _nearest_of_block(
     best = rows_ND.new_full((len(rows_ND),), -torch.inf)
     index = torch.full_like(best, -1, dtype=torch.int64)
     last = len(columns_MD) if limit_N is None else min(len(columns_MD), int(limit_N.max()))
-    for left in range(0, last, BLOCK):
-        columns = columns_MD[left : min(left + BLOCK, last)]
+    for left in range(0, last, GPU_BLOCK):
+        columns = columns_MD[left : min(left + GPU_BLOCK, last)]
         later = None if limit_N is None else torch.arange(left, left + len(columns), device=best.device)
         later = None if later is None or limit_N is None else later >= limit_N[:, None]
         products = rows_ND @ columns.T
@@ -44,7 +44,7 @@ def _nearest_of_block(
             products.masked_fill_(later, -torch.inf)
         high = torch.maximum(products.amax(dim=1), best)
         near = (products >= (high - ROUNDING)[:, None]) & products.isfinite()
-        if int(near.sum()) > max(PAIRS, DENSE_SHARE * near.numel()):
+        if int(near.sum()) > max(GPU_PAIRS, GPU_DENSE_SHARE * near.numel()):
             exact = (rows_ND.double() @ columns.double().T).float()
             exact = exact if later is None else exact.masked_fill_(later, -torch.inf)
             value = exact.amax(dim=1)
@@ -61,7 +61,7 @@ def _best_of_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return for each row the highest product among its pairs, in float64 rounded to float32, and its first column."""
     owner, column = pairs_P2.unbind(1)
-    chunks = zip(torch.split(owner, PAIRS), torch.split(column, PAIRS), strict=True)
+    chunks = zip(torch.split(owner, GPU_PAIRS), torch.split(column, GPU_PAIRS), strict=True)
     products = [(rows_ND[some].double() * columns_MD[others].double()).sum(dim=1).float() for some, others in chunks]
     value = torch.cat([*products, rows_ND.new_empty(0)])
     best = rows_ND.new_full((len(rows_ND),), -torch.inf).scatter_reduce_(0, owner, value, "amax")

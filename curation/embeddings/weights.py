@@ -44,7 +44,7 @@ RENAMED = (
     (re.compile(r"^patch_embed\.projection\."), "patch_embed.proj."),
 )
 WITHOUT_EFFECT = re.compile(r"(?:^|\.)(?:attn\.qkv\.bias_mask|rope_embed\.periods|attn\.relative_position_index)$")
-SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+WIDTH_NAMES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 MAX_SHOWN = 3
 MAX_DROPPED = 8  # groups of dropped tensors that are named
 UNFIT = (RuntimeError, KeyError, AttributeError, AssertionError, ValueError, TypeError, IndexError)
@@ -240,7 +240,7 @@ def example_names(tensors: Tensors, found: list[tuple[str, int]], expected: Mapp
 
 def similar_names(width: int, patch: int, names: set[str]) -> list[str]:
     """Return names of timm's encoders of a width and patch, those first that have registers and layer scales alike."""
-    pattern = f"vit_{SIZES.get(width, '?')}_patch{patch}_*"
+    pattern = f"vit_{WIDTH_NAMES.get(width, '?')}_patch{patch}_*"
     known = [name for family in FAMILIES for name in timm.list_models(pattern, module=family)]
     registers = bool(names & {"reg_token", "register_tokens", "storage_tokens"})
     scaled = any(name.endswith((".ls1.gamma", ".gamma_1")) for name in names)

@@ -31,7 +31,13 @@ from curation.store.directory import TEMPORARY, RunDirectory, holding
 from curation.store.markers import marker_of
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
-MANIFEST, TABLE, COPIES, ABOUT, IMAGES = "export.json", "kept.parquet", "copies.parquet", "subset.json", "images"
+MANIFEST, TABLE, COPIES_TABLE, ABOUT, IMAGES_FOLDER = (
+    "export.json",
+    "kept.parquet",
+    "copies.parquet",
+    "subset.json",
+    "images",
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         note = f"{frames} frames in {target.uri}"
         return {"step": "export"} | vars(StepSummary(rows_in=frames, rows_out=frames, seconds=seconds, note=note))
 
-    if config.format == "parquet" and target.exists(MANIFEST) and is_whole(run, target, content):
+    if config.format == "parquet" and target.exists(MANIFEST) and is_complete(run, target, content):
         return summary(0.0) | {"reused": True}
     watch = Stopwatch()
     connect()
@@ -83,7 +89,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         claim_folder(target, manifest)
         if config.output:
             target.write_json(ABOUT, about)
-        if not is_whole(run, target, content):
+        if not is_complete(run, target, content):
             write_copy_table(run, target, kept)
             write_kept(run, target, kept, content)
         if config.format == "folder":
@@ -106,10 +112,13 @@ def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict
     found = target.read_json(MANIFEST) if target.exists(MANIFEST) else {"images": None, "complete": False}
     link = config.linking if config.format == "folder" else found["images"]
     if found["images"] is None:
-        require(not target.holds_files(IMAGES), f"{target.uri}/{IMAGES} was not written by an export; {remedy}")
+        require(
+            not target.holds_files(IMAGES_FOLDER),
+            f"{target.uri}/{IMAGES_FOLDER} was not written by an export; {remedy}",
+        )
     else:
         made = f"was made with --link {found['images']}"
-        require(link == found["images"], f"{target.uri}/{IMAGES} {made}, now it is {link}; {remedy}")
+        require(link == found["images"], f"{target.uri}/{IMAGES_FOLDER} {made}, now it is {link}; {remedy}")
     complete = found["complete"] and config.format == "parquet"
     return {"subset": config.name, "digest": digest, "images": link, "complete": complete}
 
@@ -129,7 +138,7 @@ def holdings(target: RunDirectory) -> Iterator[tuple[str, str | None, str | None
 def claim_folder(target: RunDirectory, manifest: dict[str, Any]) -> None:
     """Write export.json, which says what the output holds, and delete what a killed export left half-written."""
     for name in target.names(""):
-        if name.startswith(TEMPORARY) and name.endswith((MANIFEST, TABLE, COPIES, ABOUT)):
+        if name.startswith(TEMPORARY) and name.endswith((MANIFEST, TABLE, COPIES_TABLE, ABOUT)):
             target.delete(name)
     if not target.exists(MANIFEST) or target.read_json(MANIFEST) != manifest:
         target.write_json(MANIFEST, manifest)
@@ -142,14 +151,14 @@ def discard(target: RunDirectory, digest: str) -> None:
     """
     found = target.read_json(MANIFEST) if target.exists(MANIFEST) else exported(target)
     if found is not None and found.get("digest") != digest and found.get("images") is None:
-        for name in (TABLE, COPIES, ABOUT, MANIFEST):
+        for name in (TABLE, COPIES_TABLE, ABOUT, MANIFEST):
             if target.exists(name):
                 target.delete(name)
 
 
-def is_whole(run: RunDirectory, target: RunDirectory, content: dict[str, Any]) -> bool:
+def is_complete(run: RunDirectory, target: RunDirectory, content: dict[str, Any]) -> bool:
     """Whether the tables of an export with this subset.json are there."""
-    return exported(target) == content and (target.exists(COPIES) or not run.exists(copies.INDEX))
+    return exported(target) == content and (target.exists(COPIES_TABLE) or not run.exists(copies.INDEX))
 
 
 def exported(target: RunDirectory) -> dict[str, Any] | None:
@@ -182,7 +191,7 @@ def write_copy_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None
         replacements = ray.put(copies.read_replacements(run))
         calls = ((run, path, kept, replacements) for path in run.parts("frames").values())
         with progress("copies", None) as bar:
-            write_tables(target, COPIES, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
+            write_tables(target, COPIES_TABLE, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
 
 
 def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa.Table:
@@ -233,11 +242,11 @@ def write_tables(
 
 def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     """ValueError where images/ holds other files than the subset's."""
-    found = folder.foreign_files(target, IMAGES, kept_name_keys(run, kept, folded=False))
+    found = folder.foreign_files(target, IMAGES_FOLDER, kept_name_keys(run, kept, folded=False))
     require(
         not found,
-        f"{target.uri}/{IMAGES} holds files that are not of this subset: {', '.join(found)}; delete them, or name "
-        "another --output",
+        f"{target.uri}/{IMAGES_FOLDER} holds files that are not of this subset: {', '.join(found)}; delete them, or "
+        "name another --output",
     )
 
 
@@ -276,5 +285,5 @@ def place_files(run: RunDirectory, path: str, kept: Kept, target: RunDirectory, 
     rows = kept_rows(run, path, kept, with_images=False).to_pylist()
     for row in rows:
         uri, data = read_row(run, row)
-        folder.place_file(target, f"{IMAGES}/{folder.file_name(row)}", uri, data, link)
+        folder.place_file(target, f"{IMAGES_FOLDER}/{folder.file_name(row)}", uri, data, link)
     return len(rows)

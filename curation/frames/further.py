@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FURTHER = "further_frames"  # in a row, but not a column of the table
-NAMED = 3  # files named in a message
+EXAMPLES = 3  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Further:
     names: tuple[str, ...] = ()
 
     def __add__(self, other: "Further") -> "Further":
-        names = (*self.names, *other.names)[:NAMED]
+        names = (*self.names, *other.names)[:EXAMPLES]
         return Further(self.frames + other.frames, self.files + other.files, names)
 
     def describe(self) -> str:
@@ -44,5 +44,5 @@ class Further:
 def further_of(rows: list[dict[str, Any]]) -> Further:
     """The further frames of the files of rows of `frame_row`, in their order."""
     found = [row for row in rows if row[FURTHER]]
-    names = tuple(f"{row['source']}/{row['path']}" for row in found[:NAMED])
+    names = tuple(f"{row['source']}/{row['path']}" for row in found[:EXAMPLES])
     return Further(sum(row[FURTHER] for row in found), len(found), names)

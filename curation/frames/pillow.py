@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from curation.frames.samples import FrameError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # MPO is opened as JPEG; TIFF has a file of its own
-LOGGERS = ("tifffile", "PIL.Image", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")
+NOISY_LOGGERS = ("tifffile", "PIL.Image", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")
 ORIENTATION = 274
 TURNS = {  # EXIF orientation to what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,7 +66,7 @@ class _Quiet:
             warnings.filterwarnings("ignore", module=r"(PIL|tifffile)\b")
             Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns; ours rejects
             ImageFile.LOAD_TRUNCATED_IMAGES = False  # else missing parts become gray silently
-            for name in LOGGERS:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).addFilter(_drop)
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +76,7 @@ class _Quiet:
                 return
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, catch = self.kept
             catch.__exit__(None, None, None)
-            for name in LOGGERS:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).removeFilter(_drop)
 
 

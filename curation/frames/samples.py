@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 Samples = npt.NDArray[Any]
 
 CONTAINERS = (8, 10, 12, 14, 16, 24, 32)
-BLOCK = 1 << 22  # samples that are scaled at a time, so that no copy of all in floating point is made
+SAMPLES_AT_ONCE = 1 << 22  # samples that are scaled at a time, so that no copy of all in floating point is made
 
 
 class FrameError(ValueError):
@@ -95,11 +95,11 @@ def eight_bits(samples: Samples, white: int = 0) -> Pixels:
         return samples.astype(np.uint8) * np.uint8(255)
     if samples.dtype == np.uint8 and white in (0, 255):
         return samples
-    top = white_of(samples, white)
+    top = white_level(samples, white)
     if top == 255 and samples.dtype.kind in "iu":
         return samples.astype(np.uint8)
     scaled = np.empty(samples.shape, np.uint8)
-    rows = max(1, BLOCK // max(1, samples[:1].size))
+    rows = max(1, SAMPLES_AT_ONCE // max(1, samples[:1].size))
     for start in range(0, len(samples), rows):
         block = samples[start : start + rows].astype(np.float64)
         block *= 255 / top
@@ -108,7 +108,7 @@ def eight_bits(samples: Samples, white: int = 0) -> Pixels:
     return scaled
 
 
-def white_of(samples: Samples, white: int = 0) -> int:
+def white_level(samples: Samples, white: int = 0) -> int:
     """The value that is white, at least `white` and at least the maximum. FrameError `unsupported`."""
     maximum = _maximum(samples)
     if samples.dtype == np.uint8:

@@ -19,7 +19,7 @@ from curation.frames.samples import FrameError, Limits, Samples
 
 NONE, DEFLATE = 1, (8, 32946)
 LIBTIFF = {5: "LZW", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
-KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # of sample formats
+SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f", 4: "u"}  # of sample formats
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Layout:
 
 def _layout(page: Any, limits: Limits) -> _Layout:
     width, height, bits = page.imagewidth, page.imagelength, page.bitspersample
-    if not isinstance(bits, int) or int(page.sampleformat) not in KINDS or not 1 <= bits <= 64:
+    if not isinstance(bits, int) or int(page.sampleformat) not in SAMPLE_FORMATS or not 1 <= bits <= 64:
         raise FrameError("unsupported", f"samples of {bits} bits, format {page.sampleformat}; expected one kind")
     if bits > 16 and bits not in (32, 64):
         raise FrameError("unsupported", f"samples of {bits} bits; expected 1 to 16, 32 or 64")
@@ -151,7 +151,7 @@ def _by_libtiff(segments: list[bytes], page: Any, layout: _Layout, rows: int) ->
 
 def _unpacked(packed: bytes, page: Any, layout: _Layout) -> Samples:
     """Bytes to samples [rows of all segments, columns, samples per pixel]."""
-    bits, kind = layout.bits, KINDS[int(page.sampleformat)]
+    bits, kind = layout.bits, SAMPLE_FORMATS[int(page.sampleformat)]
     shape = (-1, layout.columns, layout.samples)
     order = page.parent.byteorder
     if bits in (8, 16, 32, 64):

@@ -15,7 +15,7 @@ import tifffile
 
 from curation.frames import pillow
 from curation.frames.samples import FrameError, Limits, Raw, Samples, eight_bits
-from curation.frames.strips import KINDS, read_samples
+from curation.frames.strips import SAMPLE_FORMATS, read_samples
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PILLOW = {2, 3, 4, 6, 7, 32771, 34892, 50001}  # fax, JPEG, WebP: more than bytes are in their strips
@@ -102,7 +102,7 @@ def _extra_samples(page: Any, count: int, colours: int) -> int:
 
 def _declared_white(page: Any) -> int:
     """The value that the tags declare to be white, 0 where they only say how samples are stored."""
-    kind, bits = KINDS[int(page.sampleformat)], page.bitspersample
+    kind, bits = SAMPLE_FORMATS[int(page.sampleformat)], page.bitspersample
     if kind == "f":
         return 0
     if bits < 8 or 8 < bits < 16:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curation.phantom import scene as scenery
-from curation.phantom.invalid import KINDS, PLANTED, spoilt
+from curation.phantom.invalid import INVALID_KINDS, PLANTED, spoilt
 
 PATIENTS = 3
 COPY_KINDS = ("exact_copy", "reencoded_copy")
@@ -68,8 +68,8 @@ class PhantomConfig:
         for name, high in (("invalid_share", 10), ("copy_share", 1)):
             if not 0 <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name} is {value!r}; expected a share from 0 to {high}: change {name}")
-        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(KINDS):
-            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(KINDS)}")
+        if not self.invalid_kinds or not set(self.invalid_kinds) <= set(INVALID_KINDS):
+            raise ValueError(f"invalid_kinds is {self.invalid_kinds}; expected some of {', '.join(INVALID_KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

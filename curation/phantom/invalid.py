@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from curation.phantom.scene import Plane, pixel_grid, pixels, split_planes
 
 PLANTED = ("blurred", "black", "white", "out_of_body")  # the default
-KINDS = (*PLANTED, "static")
+INVALID_KINDS = (*PLANTED, "static")
 FABRICS = ("#466eaf", "#28827d", "#e1e1d7", "#787d82", "#3c414b", "#c8b496", "#235096", "#8c3c32")
 
 

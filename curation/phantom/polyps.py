@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from curation.options import require
 
-PARTS = ("train", "test", "validation", "train", "train")  # of five patients, those with most polyps first
+SPLIT = ("train", "test", "validation", "train", "train")  # of five patients, those with most polyps first
 
 
 def lay_out(truth: pa.Table, phantom: str, output: str) -> None:
@@ -21,7 +21,7 @@ def lay_out(truth: pa.Table, phantom: str, output: str) -> None:
     counts = Counter(shown["patient"].to_pylist())
     require(len(counts) >= 3, f"{len(counts)} patients have polyps; draw at least 3, one for each part")
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
-    part_of = {name: PARTS[place % len(PARTS)] for place, name in enumerate(ordered)}
+    part_of = {name: SPLIT[place % len(SPLIT)] for place, name in enumerate(ordered)}
     for path, patient in zip(shown["path"].to_pylist(), shown["patient"].to_pylist(), strict=True):
         for kind, folder in (("images", "frames"), ("masks", "masks")):
             source = Path(phantom, folder, path)

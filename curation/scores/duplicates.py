@@ -15,7 +15,7 @@ from curation.embeddings.nearest import NOTHING, nearest, prepare
 from curation.embeddings.vectors import Float32, Indices, Keys, scramble
 from curation.scores.config import Keep
 
-ROWS, COLUMNS = 1024, 2048  # of one block of products of the greedy walk
+GREEDY_ROWS, GREEDY_COLUMNS = 1024, 2048  # of one block of products of the greedy walk
 RANDOM = "which of two duplicates stays"  # purpose of the random order
 
 
@@ -61,11 +61,11 @@ def greedy_similarity(units_ND: Float32, d: float) -> tuple[Float32, Indices]:
     similarity = np.full(len(units_ND), -np.inf, np.float32)
     index = np.full(len(units_ND), -1, np.int64)
     kept = np.empty(0, np.int64)
-    for top in range(0, len(units_ND), ROWS):
-        block = units_ND[top : top + ROWS].astype(np.float64)
-        best, found = similarity[top : top + ROWS], index[top : top + ROWS]
-        for left in range(0, len(kept), COLUMNS):
-            columns = kept[left : left + COLUMNS]
+    for top in range(0, len(units_ND), GREEDY_ROWS):
+        block = units_ND[top : top + GREEDY_ROWS].astype(np.float64)
+        best, found = similarity[top : top + GREEDY_ROWS], index[top : top + GREEDY_ROWS]
+        for left in range(0, len(kept), GREEDY_COLUMNS):
+            columns = kept[left : left + GREEDY_COLUMNS]
             products = (block @ units_ND[columns].astype(np.float64).T).astype(np.float32)
             column = products.argmax(axis=1)
             value = products[np.arange(len(block)), column]

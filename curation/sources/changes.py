@@ -17,7 +17,7 @@ from curation.store.parts import part_path
 from curation.store.schema import LISTING
 
 STATE = "frames/_listing/state.json"
-NAMED = 3  # files named in a message
+EXAMPLES = 3  # files named in a message
 
 
 class Recorded(NamedTuple):
@@ -44,7 +44,7 @@ class Changes:
         """Count files of a kind, and keep the first names."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         names = self.names.setdefault(kind, [])
-        if name and len(names) < NAMED:
+        if name and len(names) < EXAMPLES:
             names.append(name)
 
     @property

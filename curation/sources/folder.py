@@ -60,7 +60,7 @@ ENTERED = "__macosx"  # its AppleDouble files are counted singly
 NO_LINK, NOT_UTF8, NO_NAME = "link to nothing", "name is not UTF-8", "name cannot be requested"
 LINK_DEPTH, WAYS = 8, 16  # nested links followed, and ways into one folder through nested links: folders that link to
 # each other would otherwise be walked in every order
-KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+SPECIAL_FILES = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class LocalWalk:
             elif found is None:
                 yield Found(below, 0, None, self.dangling(place))
             elif not stat.S_ISREG(found.st_mode):
-                self.passed.special[KINDS.get(stat.S_IFMT(found.st_mode), "special file")] += 1
+                self.passed.special[SPECIAL_FILES.get(stat.S_IFMT(found.st_mode), "special file")] += 1
             elif self.known(place, below, name, others, link):
                 self.passed.links += 1
             else:

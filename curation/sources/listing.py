@@ -16,7 +16,7 @@ from curation.store.filesystems import below, scheme_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 GLOB = glob.GLOBSTAR | glob.BRACE | glob.MATCHBASE | glob.DOTGLOB
-NAMED = 3  # files named in a message
+EXAMPLES = 3  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ class Listing:
         through = globs.let_through(found.path)
         if kind is None and globs.differs_by_case(found.path):
             self.by_case += 1
-            self.cased = [*self.cased, found.path][:NAMED]
+            self.cased = [*self.cased, found.path][:EXAMPLES]
         if not through:
             self.excluded += 1
         elif kind is not None and found.problem is not None and found.problem[0] == NO_LINK:
             self.skipped[NO_LINK] += 1
-            self.dangling = [*self.dangling, found.path][:NAMED]
+            self.dangling = [*self.dangling, found.path][:EXAMPLES]
         elif kind is not None:
             self.skipped[kind] += 1
         return through and kind is None
@@ -160,7 +160,7 @@ class Listing:
         if self.passed.links:
             texts.append(f"links to files that are listed themselves: {self.passed.links}")
         if loops := self.passed.loops:
-            texts.append(f"links to folders that they lie in: {len(loops)} ({', '.join(loops[:NAMED])})")
+            texts.append(f"links to folders that they lie in: {len(loops)} ({', '.join(loops[:EXAMPLES])})")
         return "; ".join(texts)
 
     def describe_case(self) -> str:

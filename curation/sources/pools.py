@@ -7,7 +7,7 @@ reads no files.
 from dataclasses import dataclass
 
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-ASK = "see the publisher"
+ON_REQUEST = "see the publisher"
 HOW = """\
 Pools for pre-training, as presets of a source: `python -m curation run --source NAME=DIR`, for example
 --source gastrovision=/data/GastroVision, reads the pool's frames and takes their lineage from their paths.
@@ -33,7 +33,7 @@ POOLS: dict[str, Pool] = {
         include=(),
         lineage_pattern=r"(?P<finding>[^/]+)/[^/]+$",
         count=8000,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Jha et al., GastroVision, ML4MHD at ICML 2023",
         note="Neither patient nor hospital is in the path.",
     ),

@@ -15,7 +15,7 @@ from curation.sources.pools import POOLS, Pool
 from curation.store.filesystems import absolute, filesystem_of, scheme_of
 
 NAME = "[A-Za-z0-9._-]+"
-NAMED = re.compile(rf"({NAME})=(.+)", re.DOTALL)
+NAME_AND_PATH = re.compile(rf"({NAME})=(.+)", re.DOTALL)
 MOUNTS = ("/mnt", "/media", "/run/media", "/Volumes", "/net", "/autofs")
 
 
@@ -68,7 +68,7 @@ def parse_sources(texts: Sequence[str]) -> list[Source]:
 
 def parse_source(text: str) -> Source:
     """One source, from PATH or NAME=PATH. ValueError as `parse_sources`."""
-    named = NAMED.fullmatch(text)
+    named = NAME_AND_PATH.fullmatch(text)
     if named and scheme_of(text) is None and os.path.exists(os.path.expanduser(text)):
         named = None
     uri = absolute(named[2] if named else text)
@@ -90,7 +90,7 @@ def readings(texts: Sequence[str]) -> list[str]:
         f"{named[1]}; for that, give {named[1]}=./{named[2]}"
         for text in texts
         if scheme_of(text) is None
-        and (named := NAMED.fullmatch(text)) is not None
+        and (named := NAME_AND_PATH.fullmatch(text)) is not None
         and os.path.exists(os.path.expanduser(text))
         and os.path.exists(os.path.expanduser(named[2]))
     ]
@@ -100,7 +100,7 @@ def same(one: str, other: str) -> bool:
     """Whether two texts mean one source: the same name and folder, through whatever links."""
     if one == other:
         return True
-    parts = [(named[1], named[2]) if (named := NAMED.fullmatch(text)) else ("", text) for text in (one, other)]
+    parts = [(named[1], named[2]) if (named := NAME_AND_PATH.fullmatch(text)) else ("", text) for text in (one, other)]
     local = [uri.startswith("/") for _, uri in parts]
     return all(local) and parts[0][0] == parts[1][0] and len({os.path.realpath(uri) for _, uri in parts}) == 1
 

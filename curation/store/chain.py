@@ -12,8 +12,8 @@ from typing import Any
 
 from curation.store.directory import SUCCESS, IntegrityError, RunDirectory
 
-KINDS = ("frames", "embeddings", "clusters", "scores", "subsets")  # each made from the one before it
-COMMANDS = dict(zip(KINDS, ("ingest", "embed", "cluster", "score", "select"), strict=True))
+STEP_FOLDERS = ("frames", "embeddings", "clusters", "scores", "subsets")  # each made from the one before it
+COMMAND_OF = dict(zip(STEP_FOLDERS, ("ingest", "embed", "cluster", "score", "select"), strict=True))
 Marker = dict[str, Any]
 
 
@@ -25,12 +25,12 @@ def step_of(folder: str) -> str:
 def step_folders(run: RunDirectory) -> list[str]:
     """The folders of all steps that the run holds files of, in the order in which they are made from each other."""
     named = [f"{kind}/{name}" for kind in ("scores", "subsets") for name in run.folders(kind)]
-    return sorted(filter(lambda folder: holds(run, folder), (*KINDS[:-1], *named)), key=in_order)
+    return sorted(filter(lambda folder: holds(run, folder), (*STEP_FOLDERS[:-1], *named)), key=by_step)
 
 
-def in_order(folder: str) -> tuple[int, str]:
+def by_step(folder: str) -> tuple[int, str]:
     """Sort key of folders."""
-    return (KINDS.index(step_of(folder)), folder)
+    return (STEP_FOLDERS.index(step_of(folder)), folder)
 
 
 def holds(run: RunDirectory, folder: str) -> bool:
@@ -48,9 +48,9 @@ def read_marker(run: RunDirectory, folder: str) -> Marker | None:
 def parent_of(run: RunDirectory, folder: str, inputs: Mapping[str, str], made_from: Mapping[str, str]) -> str | None:
     """The folder that one was made from; for a subset the pass that it records, or the one with its hash."""
     kind = step_of(folder)
-    if kind == KINDS[0]:
+    if kind == STEP_FOLDERS[0]:
         return None
-    above = KINDS[KINDS.index(kind) - 1]
+    above = STEP_FOLDERS[STEP_FOLDERS.index(kind) - 1]
     if above != "scores":
         return above
     recorded = next((name for name in made_from if step_of(name) == above), None)
@@ -118,7 +118,7 @@ def check_inputs(run: RunDirectory, folder: str) -> None:
     if found is None:
         return
     if found.unfinished:
-        command = COMMANDS[step_of(found.unfinished)]
+        command = COMMAND_OF[step_of(found.unfinished)]
         raise IntegrityError(f"{found.reason} in {run.uri}; run `python -m curation {command}` first")
     raise IntegrityError(f"{found.reason}: {deletion(run, stale(run))}, and rerun the same command")
 
@@ -146,7 +146,7 @@ def descendants(run: RunDirectory, folder: str) -> list[str]:
         parent = parent_of(run, one, entry.get("inputs", {}), entry.get("made_from", {}))
         if one != folder and (parent in gone or misfit(run, one)):
             gone.append(one)
-    return sorted(gone, key=in_order)
+    return sorted(gone, key=by_step)
 
 
 def deletion(run: RunDirectory, gone: list[str]) -> str:

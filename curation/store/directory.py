@@ -24,7 +24,7 @@ TEMPORARY = atomic.TEMPORARY
 ROW_GROUP_BYTES = 64 << 20
 WHOLE_BYTES = 256 << 20  # of a file that is read into memory at once to be checked; more is read twice
 SLICE_BYTES = 16 << 20
-Config = TypeVar("Config")
+HeldConfig = TypeVar("HeldConfig")
 Result = TypeVar("Result")
 
 
@@ -236,11 +236,11 @@ class RunDirectory:
             return File(path, pq.ParquetFile(source).metadata.num_rows, size, sha256)
 
 
-def holding(work: Callable[[Config], Result]) -> Callable[[Config], Result]:
+def holding(work: Callable[[HeldConfig], Result]) -> Callable[[HeldConfig], Result]:
     """A step that holds its config's run_dir while it works."""
 
     @functools.wraps(work)
-    def held(config: Config) -> Result:
+    def held(config: HeldConfig) -> Result:
         with RunDirectory(config.run_dir).lock():  # type: ignore[attr-defined]
             return work(config)
 

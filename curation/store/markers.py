@@ -54,7 +54,7 @@ class Step:
                     f"back, or {self._deletion()}"
                 )
             found = expected | {"inputs": marker["inputs"]}
-        above = [name for name in chain.KINDS if found["inputs"].get(name) != self.inputs.get(name)]
+        above = [name for name in chain.STEP_FOLDERS if found["inputs"].get(name) != self.inputs.get(name)]
         other = changes(found["config"], expected["config"])
         other += changes(*({k: v for k, v in part["inputs"].items() if k not in above} for part in (found, expected)))
         if other:

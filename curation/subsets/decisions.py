@@ -13,7 +13,7 @@ from curation.store.directory import RunDirectory
 
 Reasons = npt.NDArray[np.int8]  # index in schema.REASONS
 DUPLICATE_OF = [schema.REASONS.index(reason) for reason in ("duplicate", "over budget")]  # these name another frame
-ROWS = 65_536  # of a row group
+DECISION_ROWS = 65_536  # of a row group
 
 
 def tables(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:
@@ -21,10 +21,10 @@ def tables(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Tab
     waiting: list[pa.Table] = []
     for table in decisions(run, folder, reason_N):
         waiting.append(table)
-        while sum(map(len, waiting)) >= ROWS:
+        while sum(map(len, waiting)) >= DECISION_ROWS:
             whole = pa.concat_tables(waiting)
-            yield whole.slice(0, ROWS).combine_chunks()
-            waiting = [whole.slice(ROWS)]
+            yield whole.slice(0, DECISION_ROWS).combine_chunks()
+            waiting = [whole.slice(DECISION_ROWS)]
     if any(map(len, waiting)):
         yield pa.concat_tables(waiting).combine_chunks()
 

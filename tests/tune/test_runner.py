@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from curation.store.directory import RunDirectory
 from tune.config import HalvingConfig
-from tune.runner import HELD, Budget, TrialEnds, callbacks, failure_in, halving_scheduler
+from tune.runner import HELD_FILE, Budget, TrialEnds, callbacks, failure_in, halving_scheduler
 
 HALVING = HalvingConfig(halving=2, rung_count=3)  # rungs 1, 2, 4
 
@@ -80,7 +80,7 @@ def test_a_killed_call_loses_seconds_of_the_count_at_most(clock: SimpleNamespace
     for _ in range(3600):
         clock.now += 1
         killed.stop_all()
-    assert 3595 / 3600 <= output.read_json(HELD)["device_hours"] <= 1
+    assert 3595 / 3600 <= output.read_json(HELD_FILE)["device_hours"] <= 1
 
 
 def trial(name: str, **more: Any) -> Any:

@@ -17,7 +17,7 @@ from tune.resources import Shares
 from tune.settings import SweepSettings
 from tune.space import Candidate, Point
 from tune.sweep import job_of
-from tune.trial import at_rung, measure, recorded, reported
+from tune.trial import at_rung, mean_over_tests, recorded, reported
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_the_mean_and_its_standard_error_over_seeds(asked: Callable[..., SweepSe
         place | {"seed": seed, "images": 2, "miou": sum(ious) / 2, "image_iou": ious}
         for seed, ious in enumerate(values)
     ]
-    found = measure(results.as_table(rows))
+    found = mean_over_tests(results.as_table(rows))
     assert found == {"miou": pytest.approx(0.5), "standard_error": pytest.approx(0.2 / 3**0.5)}
-    assert measure(results.as_table(rows[:1])) == {"miou": pytest.approx(0.3), "standard_error": None}
+    assert mean_over_tests(results.as_table(rows[:1])) == {"miou": pytest.approx(0.3), "standard_error": None}
     job = job_of(asked(), Shares(1, 1.0, 0, 1), [])
     told = reported(job, Candidate(Point(d=0.9), 20, 0.2), found | {"unit": 1, "updates": 8, "flops": 1.0})
     assert told == found | {"unit": 1, "updates": 8, "ratio": 0.2, "normdel": pytest.approx(float(normdel(0.5, 0.2)))}

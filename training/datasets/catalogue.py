@@ -9,15 +9,15 @@ from itertools import pairwise
 
 from training.datasets.patterns import (
     ANY,
-    IMAGES,
+    IMAGES_FOLDER,
     KVASIR_KEY,
     MASK_FOLDER,
     MASKS,
     NUMBER,
     OF,
     PART,
-    TRUTH,
-    Fields,
+    TRUTH_FOLDER,
+    GroupValues,
     Layout,
     Pair,
     Tree,
@@ -32,12 +32,12 @@ CLINICDB_STARTS = (
     *(318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592, 613),
 )
 CLINICDB_SEQUENCES = tuple((first, after - 1) for first, after in pairwise(CLINICDB_STARTS))
-ASK = "see the publisher"
+ON_REQUEST = "see the publisher"
 STRETCHES = "one stretch of consecutive numbers per part, starting at a number that the seed draws"
 CUT = "No confirmed list of its sequences was found: each border of two parts, three at most, may cut one."
 
 
-def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
+def clinicdb_sequence(fields: GroupValues) -> tuple[str, ...]:
     """The sequence of a frame of CVC-ClinicDB. ValueError for a number that it does not have."""
     number = int(fields["key"])
     for sequence, (first, last) in enumerate(CLINICDB_SEQUENCES, start=1):
@@ -46,7 +46,7 @@ def clinicdb_sequence(fields: Fields) -> tuple[str, ...]:
     raise ValueError(f"CVC-ClinicDB has frames 1 to 612; found frame {number}; is this another set?")
 
 
-def polypgen_groups(fields: Fields) -> tuple[str, ...]:
+def polypgen_groups(fields: GroupValues) -> tuple[str, ...]:
     """Centre or sequence of a frame, and the series and centre in its name: frames that share one stay together."""
     sequence = f"sequence {fields.get('sequence', '').lower()}"
     place = f"centre {fields['center'].upper()}" if "center" in fields else sequence
@@ -60,7 +60,7 @@ LAYOUTS: dict[str, Layout] = {
     "kvasir-seg": Layout(
         trees=(
             one(
-                rf"{IMAGES}{PART}_(?P<key>\d+)",
+                rf"{IMAGES_FOLDER}{PART}_(?P<key>\d+)",
                 rf"{MASKS}{PART}_(?P<key>\d+)",
                 "images/PART_NUMBER.jpg + masks/PART_NUMBER.png",
             ),
@@ -80,14 +80,14 @@ LAYOUTS: dict[str, Layout] = {
         count=590,
         split="train.txt and test.txt (472 / 118), else seeded",
         lists=(("train.txt", "train"), ("test.txt", "test")),
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Jha et al., Kvasir-Instrument, MMM 2021",
         masks="white or coloured on black",
     ),
     "imageclefmed": Layout(
         trees=(
             one(
-                f"{IMAGES}(?P<key>[^_/]+)",
+                f"{IMAGES_FOLDER}(?P<key>[^_/]+)",
                 rf"{MASKS}(?P<key>[^_/]+)(?:_\w+)?",
                 "images/ID.jpg + masks/ID.jpg and masks/ID_mask.jpg",
             ),
@@ -95,7 +95,7 @@ LAYOUTS: dict[str, Layout] = {
         count=None,
         split="seeded",
         maskless=True,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Hicks et al., ImageCLEFmedical 2023 MEDVQA-GI, CLEF 2023",
         masks="white on black; all masks of an image (polyp, instrument) are joined",
         note="Development set: 2,000 images; how many have masks is not confirmed. Drawn from HyperKvasir and "
@@ -103,14 +103,18 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "etis-larib": Layout(
         trees=(
-            one(f"ETIS-LaribPolypDB/{NUMBER}", f"{TRUTH}p{NUMBER}", "ETIS-LaribPolypDB/N.tif + Ground Truth/pN.tif"),
+            one(
+                f"ETIS-LaribPolypDB/{NUMBER}",
+                f"{TRUTH_FOLDER}p{NUMBER}",
+                "ETIS-LaribPolypDB/N.tif + Ground Truth/pN.tif",
+            ),
             folder_trees(NUMBER, "N.png"),
             pranet("ETIS-LaribPolypDB", NUMBER, split=False, train=False),
         ),
         count=196,
         split=STRETCHES,
         ordered=True,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Silva et al., IJCARS 2014",
         note=CUT,
     ),
@@ -134,7 +138,7 @@ LAYOUTS: dict[str, Layout] = {
         count=3762,
         split="by centre (single frames) and sequence, seeded",
         groups=polypgen_groups,
-        licence=f"CC BY 4.0 as its license.txt is reported to say; {ASK}",
+        licence=f"CC BY 4.0 as its license.txt is reported to say; {ON_REQUEST}",
         citation="Ali et al., PolypGen, Scientific Data 2023",
         note="1,537 single frames of six centres and 2,225 frames of 23 sequences; negative frames are not read. "
         "Which centre a sequence is from is not confirmed: names N_endocv2021_... are taken as one series N, and "
@@ -145,22 +149,26 @@ LAYOUTS: dict[str, Layout] = {
         count=60,
         split=STRETCHES,
         ordered=True,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Vazquez et al., EndoScene, J. Healthcare Eng. 2017",
         note=f"The 60 frames that PraNet tests on. {CUT}",
     ),
     "cvc-clinicdb": Layout(
         trees=(
-            one(f"Original/{NUMBER}", f"{TRUTH}{NUMBER}", "Original/N.tif + Ground Truth/N.tif"),
-            one(f"PNG/Original/{NUMBER}", f"PNG/{TRUTH}{NUMBER}", "PNG/Original/N.png + PNG/Ground Truth/N.png"),
-            one(f"TIFF?/Original/{NUMBER}", f"TIFF?/{TRUTH}{NUMBER}", "TIF/Original/N.tif + TIF/Ground Truth/N.tif"),
+            one(f"Original/{NUMBER}", f"{TRUTH_FOLDER}{NUMBER}", "Original/N.tif + Ground Truth/N.tif"),
+            one(f"PNG/Original/{NUMBER}", f"PNG/{TRUTH_FOLDER}{NUMBER}", "PNG/Original/N.png + PNG/Ground Truth/N.png"),
+            one(
+                f"TIFF?/Original/{NUMBER}",
+                f"TIFF?/{TRUTH_FOLDER}{NUMBER}",
+                "TIF/Original/N.tif + TIF/Ground Truth/N.tif",
+            ),
             folder_trees(NUMBER, "N.png"),
             pranet("CVC-ClinicDB", NUMBER, split=False, train=True),
         ),
         count=612,
         split="by sequence (29), seeded; PraNet's 550 / 62 cuts sequences and is not used",
         groups=clinicdb_sequence,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Bernal et al., WM-DOVA maps, CMIG 2015",
         note="Its documentation counts frames from 1. The TIFFs are planar RGB under a wrong photometric tag.",
     ),
@@ -173,7 +181,7 @@ LAYOUTS: dict[str, Layout] = {
         count=380,
         split=STRETCHES,
         ordered=True,
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Bernal et al., Pattern Recognition 2012",
         note=f"15 sequences; published with 300 frames, redistributed with 380. {CUT}",
     ),
@@ -188,7 +196,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         count=None,
         split="seeded",
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Ali et al., EAD2019, Scientific Reports 2020",
         masks="one plane per artefact class, five in all; they are joined",
         note="2,991 frames in all; how many have masks, and the folder of the masks, are not confirmed.",
@@ -204,7 +212,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         count=380,
         split="seeded",
-        licence=f"CC BY-NC 4.0 as its download script says; {ASK}",
+        licence=f"CC BY-NC 4.0 as its download script says; {ON_REQUEST}",
         citation="Ali et al., EDD2020, IEEE DataPort 2020; Medical Image Analysis 2021",
         masks="one file per class; they are joined",
         note="386 images in the release that could be checked, 380 in others.",
@@ -214,7 +222,7 @@ LAYOUTS: dict[str, Layout] = {
         count=196,
         split="train.txt and val.txt (val is the test) where they exist, else seeded",
         lists=(("train.txt", "train"), ("val.txt", "test")),
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Jha et al., IEEE JBHI 2021",
         masks="white on black; JPEGs have gray edges",
         note="A part of Kvasir-SEG: never test on one a model trained on the other.",
@@ -224,14 +232,22 @@ LAYOUTS: dict[str, Layout] = {
         count=200,
         split="all of it is test",
         part="test",
-        licence=ASK,
+        licence=ON_REQUEST,
         citation="Hicks et al., EndoTect 2020, ICPR Workshops 2021",
         note="An external test set.",
     ),
     "generic": Layout(
         trees=(
-            one(f"{PART}/{IMAGES}{ANY}", f"{PART}/{MASKS}{OF}", "train/images/NAME.* + train/masks/NAME.* (and so on)"),
-            one(f"{IMAGES}{PART}/{ANY}", f"{MASKS}{PART}/{OF}", "images/train/NAME.* + masks/train/NAME.* (and so on)"),
+            one(
+                f"{PART}/{IMAGES_FOLDER}{ANY}",
+                f"{PART}/{MASKS}{OF}",
+                "train/images/NAME.* + train/masks/NAME.* (and so on)",
+            ),
+            one(
+                f"{IMAGES_FOLDER}{PART}/{ANY}",
+                f"{MASKS}{PART}/{OF}",
+                "images/train/NAME.* + masks/train/NAME.* (and so on)",
+            ),
             one(
                 rf"(?!{MASK_FOLDER}/)[^/]+/{ANY}",
                 rf"{MASK_FOLDER}/{OF}",

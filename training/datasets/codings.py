@@ -40,7 +40,7 @@ MAX_COLOURS = 20
 FEW = 20
 BLACK, WHITE = 10, 245  # what counts as black and white next to edges
 BORDER = (224, 224, 192)  # PASCAL VOC's "void"
-KEPT = 300  # distinct values that are kept per file; more count as many
+MAX_VALUES = 300  # distinct values that are kept per file; more count as many
 EDGE_SHARE = 0.9  # share of gray pixels between black and white from which they count as edges
 RARE = 1e-3  # classes that cover less than this share of what 255 covers are not classes
 
@@ -114,15 +114,15 @@ class Survey:
             self.lossy, self.brightest_lossy = True, max(self.brightest_lossy, float(brightest.max(initial=0)))
             return
         self.coloured |= samples.coloured
-        if values.shape[2] == 3 and values.dtype == np.uint8 and len(self.colours) <= KEPT:
-            flat = np.unique(values.reshape(-1, 3), axis=0)[: KEPT + 1]
+        if values.shape[2] == 3 and values.dtype == np.uint8 and len(self.colours) <= MAX_VALUES:
+            flat = np.unique(values.reshape(-1, 3), axis=0)[: MAX_VALUES + 1]
             self.colours |= {tuple(map(int, colour)) for colour in flat}
-        elif len(self.colours) <= KEPT:
-            self.colours |= {(int(value),) * 3 for value in np.unique(brightest)[: KEPT + 1]}
+        elif len(self.colours) <= MAX_VALUES:
+            self.colours |= {(int(value),) * 3 for value in np.unique(brightest)[: MAX_VALUES + 1]}
         tally(self.gray, brightest)
         numbers = (brightest > 0) & (brightest <= MAX_CODE)
         self.void_with_classes |= bool(numbers.any() and np.isin(brightest, (255, 65535)).any())
-        self.depth = max(self.depth, white_of(values))
+        self.depth = max(self.depth, white_of_masks(values))
         if values.dtype == np.uint8:
             gray, between = edge_pixels(brightest)
             self.edges = [self.edges[0] + gray, self.edges[1] + between]
@@ -135,7 +135,7 @@ def tally(counts: dict[float, int], values: npt.NDArray[Any]) -> None:
         counts[float(kind)] = counts.get(float(kind), 0) + number
 
 
-def white_of(values: npt.NDArray[Any]) -> float:
+def white_of_masks(values: npt.NDArray[Any]) -> float:
     """Return the value of white for samples of a type: its highest value, for floats 1 or 255."""
     if values.dtype.kind == "f":
         return 1.0 if values.max(initial=0) <= 1 else 255.0
@@ -257,7 +257,9 @@ def decode_mask(samples: Samples, coding: Coding) -> Pixels:
     if coding.kind == "classes" and not samples.lossy:
         inside = brightest > 0
     else:
-        inside = brightest >= 0.5 if white_of(values) == 1.0 else brightest > THRESHOLD * white_of(values) / 255
+        inside = (
+            brightest >= 0.5 if white_of_masks(values) == 1.0 else brightest > THRESHOLD * white_of_masks(values) / 255
+        )
     if isinstance(coding.ignore, tuple):
         ignored = (values == np.array(coding.ignore)).all(axis=2)
     else:

@@ -26,7 +26,7 @@ from curation.options import require
 from training.datasets.codings import IGNORED, KNOWN, THRESHOLD, Coding, Kind, Samples, Survey, decide, decode_mask
 from training.datasets.folders import Example
 
-READING = 3  # increase whenever the same files would give other arrays
+READING_VERSION = 3  # increase whenever the same files would give other arrays
 CODES = 10  # classes that a mask can number: 0 to 9
 MAX_STRETCH = 0.05  # share by which the shapes (width over height) of an image and its mask may differ
 T = TypeVar("T")

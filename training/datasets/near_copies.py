@@ -22,7 +22,7 @@ from curation.embeddings.vectors import as_tensor
 SIDE, COARSE = 32, 4
 LEAST = 0.995
 FLAT = 0.5  # gray levels of deviation below which an image has nothing to compare
-BLOCK = 256
+COMPARED_AT_ONCE = 256
 
 Float32 = npt.NDArray[np.float32]
 
@@ -33,8 +33,8 @@ def small_copies(images: npt.NDArray[np.uint8]) -> Float32:
     Zero where an image is flat.
     """
     rows = []
-    for start in range(0, len(images), BLOCK):
-        piece = as_tensor(np.ascontiguousarray(images[start : start + BLOCK])).float().mean(dim=3)
+    for start in range(0, len(images), COMPARED_AT_ONCE):
+        piece = as_tensor(np.ascontiguousarray(images[start : start + COMPARED_AT_ONCE])).float().mean(dim=3)
         gray = functional.adaptive_avg_pool2d(piece[:, None], SIDE)
         coarse = functional.adaptive_avg_pool2d(gray, COARSE)
         lit = functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
@@ -47,6 +47,6 @@ def small_copies(images: npt.NDArray[np.uint8]) -> Float32:
 
 def near_pairs(queries_NP: Float32, known_NP: Float32) -> Iterator[tuple[int, int]]:
     """Yield (query row, known row) of every pair of near copies, in order; memory is BLOCK rows of similarities."""
-    for start in range(0, len(queries_NP), BLOCK):
-        found = np.argwhere(queries_NP[start : start + BLOCK] @ known_NP.T >= LEAST)
+    for start in range(0, len(queries_NP), COMPARED_AT_ONCE):
+        found = np.argwhere(queries_NP[start : start + COMPARED_AT_ONCE] @ known_NP.T >= LEAST)
         yield from ((start + int(row), int(other)) for row, other in found)

@@ -18,10 +18,10 @@ from curation.store.directory import RunDirectory
 from training.datasets import splits
 from training.datasets.codings import IGNORED, Kind, UInt8
 from training.datasets.folders import GENERIC, Dataset, first_names
-from training.datasets.masks import READING, coding_of, read_mask, square_image
+from training.datasets.masks import READING_VERSION, coding_of, read_mask, square_image
 from training.datasets.near_copies import near_pairs, small_copies
 
-Rows = tuple[int, ...]
+RowNumbers = tuple[int, ...]
 
 MAX_FAULTS = 0.1  # share of a set's images that may be left out
 
@@ -56,8 +56,8 @@ class PreparedSet:
     names: tuple[str, ...]
     contents: tuple[str, ...]  # hash of each image's bytes
     fingerprints: tuple[str, ...]  # hash of each example: name, image and masks
-    parts: dict[str, Rows]  # train, validation and test
-    left_out: Rows  # in no part; see splits.split
+    parts: dict[str, RowNumbers]  # train, validation and test
+    left_out: RowNumbers  # in no part; see splits.split
     stem: str  # path of the decoded arrays, without their ending
     split: str  # how it was split, in words
     coding: str = ""  # how its masks were read, in words
@@ -78,7 +78,7 @@ class PreparedSet:
             )
         return lines
 
-    def test_rows(self, trained: "PreparedSet") -> Rows:
+    def test_rows(self, trained: "PreparedSet") -> RowNumbers:
         """Rows of the test part, without copies, exact or near, of training and validation images."""
         return tuple(row for row in self.parts["test"] if not self.copied_from(row, trained.training_contents()))
 
@@ -90,7 +90,7 @@ class PreparedSet:
         """Whether an image, or a near copy of it, is among `contents`."""
         return self.contents[row] in contents or bool(self.near_copies and contents.intersection(self.near_copies[row]))
 
-    def fingerprint(self, rows: Rows) -> str:
+    def fingerprint(self, rows: RowNumbers) -> str:
         """The hash of the content and names of some rows, in their order."""
         return digest([self.name, self.size, *(self.fingerprints[row] for row in rows)])
 
@@ -116,7 +116,7 @@ def prepare_set(
     fingerprints = [
         digest([example.name, *of_files]) for example, of_files in zip(dataset.examples, hashes, strict=True)
     ]
-    stem = f"cache/{dataset.name}-{size}px-{digest([READING, *mask_coding, *fingerprints])[:16]}"
+    stem = f"cache/{dataset.name}-{size}px-{digest([READING_VERSION, *mask_coding, *fingerprints])[:16]}"
     if not run.exists(f"{stem}.json"):
         decode_into(run, stem, dataset, size, mask_coding)
     record = run.read_json(f"{stem}.json")
@@ -126,7 +126,7 @@ def prepare_set(
     dataset = replace(dataset, examples=tuple(dataset.examples[row] for row in kept))
     names = tuple(example.name for example in dataset.examples)
     split_text = "all of it is test" if split_seed is None else dataset.layout.split
-    parts: dict[str, Rows] = dict.fromkeys((*splits.PARTS, splits.LEFT_OUT), ())
+    parts: dict[str, RowNumbers] = dict.fromkeys((*splits.PARTS, splits.LEFT_OUT), ())
     if split_seed is None:
         parts["test"] = tuple(range(len(names)))
     else:

@@ -79,7 +79,7 @@ class EvaluateConfig:
             require(value >= least, f"{name} is {value}; it must be at least {least}")
 
 
-SHARED = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
+COMMON_FLAGS = ("seed", "image_size", "precision")  # flags that pre-training and fine-tuning have in common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class BenchmarkConfig:
 
 def prefixed(name: str) -> str:
     """The flag's name of a field of FinetuneConfig: finetune_ before it, unless pre-training shares it."""
-    return name if name in SHARED else f"finetune_{name}"
+    return name if name in COMMON_FLAGS else f"finetune_{name}"
 
 
 FinetuneFlags: type[Any] = flags_of("FinetuneFlags", FinetuneConfig, prefixed)

@@ -18,7 +18,7 @@ from training.segmentation.config import FinetuneConfig
 from training.segmentation.finetune import finetune
 from training.segmentation.model import SegmentationModel, predict
 
-FOLDER = "models"
+MODELS = "models"
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,18 @@ def finetune_task(
 def save_model(run: RunDirectory, name: str, finetuned: FinetunedModel) -> None:
     """Keep a model as `name`."""
     tensors = {key: value.contiguous().cpu() for key, value in finetuned.model.state_dict().items()}
-    run.write_bytes(f"{FOLDER}/{name}.safetensors", to_safetensors(tensors))
+    run.write_bytes(f"{MODELS}/{name}.safetensors", to_safetensors(tensors))
     about = {"outputs": finetuned.model.outputs, "epoch": finetuned.best_epoch, "curve": finetuned.curve}
-    run.write_json(f"{FOLDER}/{name}.json", about)
+    run.write_json(f"{MODELS}/{name}.json", about)
 
 
 def load_model(
     run: RunDirectory, name: str, encoder: VisionTransformer, config: FinetuneConfig, device: str
 ) -> FinetunedModel | None:
     """The model kept as `name`, if there is one, built on its initial encoder."""
-    if not run.exists(f"{FOLDER}/{name}.json"):
+    if not run.exists(f"{MODELS}/{name}.json"):
         return None
-    about = run.read_json(f"{FOLDER}/{name}.json")
+    about = run.read_json(f"{MODELS}/{name}.json")
     model = SegmentationModel(encoder, about["outputs"], config)
-    model.load_state_dict(from_safetensors(run.read_bytes(f"{FOLDER}/{name}.safetensors")))
+    model.load_state_dict(from_safetensors(run.read_bytes(f"{MODELS}/{name}.safetensors")))
     return FinetunedModel(model.to(device).eval(), about["epoch"], about["curve"])

@@ -26,7 +26,7 @@ from curation.engine.chips import chip
 from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.codings import IGNORED
-from training.datasets.prepared import Pairs, PreparedSet, Rows, pairs
+from training.datasets.prepared import Pairs, PreparedSet, RowNumbers, pairs
 from training.evaluation.finetuned import FinetunedModel, FinetuneTask, finetune_task, load_model, save_model
 from training.metrics import iou
 from training.metrics.normdel import nominal_ratio
@@ -73,7 +73,7 @@ class EvaluationRun:
     test_every: int
     keep_model: bool = True
 
-    def test_sets(self) -> list[tuple[PreparedSet, Rows]]:
+    def test_sets(self) -> list[tuple[PreparedSet, RowNumbers]]:
         """Each set with its test rows, without copies of training and validation images; none without rows."""
         found = [(one, one.test_rows(self.train)) for one in self.tests]
         return [(one, rows) for one, rows in found if rows]

@@ -19,7 +19,7 @@ from training.datasets.prepared import PreparedSet
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.run import EvaluationRun, Subject, carry_out_run
 from training.reporting import markdown, results
-from training.reporting.comparisons import comparison_table, measures, summary
+from training.reporting.comparisons import comparison_table, measures, summary_table
 from training.reporting.results import Row
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.tokens import load_encoder
@@ -94,7 +94,7 @@ def carry_out_here(run: RunDirectory, job: EvaluationRun) -> str:
 def report_results(run: RunDirectory, table: pa.Table, config: EvaluateConfig, compared: list[Row]) -> None:
     """Write results.parquet, the summary, all measures, and comparisons where there are any; print the short ones."""
     run.write_table("results.parquet", table)
-    short = summary(table, config.reading)
+    short = summary_table(table, config.reading)
     markdown.write_table(short, run, "summary")
     markdown.write_table(measures(table), run, "measures")
     print(short.markdown)

@@ -22,7 +22,7 @@ from curation.store import chain
 from curation.store.directory import IntegrityError, RunDirectory
 
 PART_ROWS = 256
-COPIES = "copies.parquet"
+COPIES_TABLE = "copies.parquet"
 SUBSET = b"endosieve.subset"  # key in kept.parquet's Arrow metadata, as `export` writes it
 
 
@@ -47,8 +47,8 @@ class Subset:
     def copies(self, content_hash: str) -> Iterator[str]:
         """Yield the addresses of other files with the same bytes, as the export lists them; read lazily."""
         folder = RunDirectory(self.path)
-        if folder.exists(COPIES):
-            with folder.open(COPIES) as file:
+        if folder.exists(COPIES_TABLE):
+            with folder.open(COPIES_TABLE) as file:
                 table = pq.read_table(file, columns=["uri"], filters=[("content_hash", "=", content_hash)])
             yield from table["uri"].to_pylist()
 

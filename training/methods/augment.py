@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.methods.config import Augmentation, SimclrAugmentation
 
-ATTEMPTS = 10  # boxes drawn per image; the first that lies within it counts
+BOX_ATTEMPTS = 10  # boxes drawn per image; the first that lies within it counts
 GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
 
 Statistics = tuple[float, float, float]
@@ -47,7 +47,7 @@ def random_boxes(batch: int, height: int, width: int, config: Augmentation, gene
     Area uniform, ratio log-uniform, position uniform. If no attempt fits: the largest centred box with an allowed
     ratio.
     """
-    draws = _uniform(generator, 2, batch, ATTEMPTS)
+    draws = _uniform(generator, 2, batch, BOX_ATTEMPTS)
     area = height * width * (config.scale[0] + draws[0] * (config.scale[1] - config.scale[0]))
     low, high = math.log(config.ratio[0]), math.log(config.ratio[1])
     ratio = (low + draws[1] * (high - low)).exp()

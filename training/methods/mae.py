@@ -18,7 +18,7 @@ from curation.options import require
 from training.methods.augment import Statistics, normalise, random_crops, to_bytes
 from training.methods.config import Augmentation, MaeConfig
 
-EPSILON = 1e-6  # added to a patch's variance before dividing
+VARIANCE_FLOOR = 1e-6  # added to a patch's variance before dividing
 PUBLISHED = {"mask_token": "decoder.mask_token", "decoder_": "decoder."}  # key names elsewhere: ours
 
 
@@ -185,7 +185,10 @@ class MaskedAutoencoder(nn.Module):
         if not self.normalise_pixels:
             zero = torch.zeros_like(pixels_BTP[:, :, :1])
             return pixels_BTP, zero, zero + 1
-        mean, deviation = pixels_BTP.mean(dim=2, keepdim=True), (pixels_BTP.var(dim=2, keepdim=True) + EPSILON).sqrt()
+        mean, deviation = (
+            pixels_BTP.mean(dim=2, keepdim=True),
+            (pixels_BTP.var(dim=2, keepdim=True) + VARIANCE_FLOOR).sqrt(),
+        )
         return (pixels_BTP - mean) / deviation, mean, deviation
 
     def errors(self, images_BCSS: Tensor, noise_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -160,7 +160,7 @@ def normdel_command(config: NormdelConfig) -> str:
         f"ratio     {ratio:.4f}  ({source})",
         f"alpha     {config.alpha:g}",
         f"DEL       {float(del_(config.miou, ratio, config.alpha)):.4f}",
-        f"NormDEL   {value:.4f}{between(*ends(config, ratio))}",
+        f"NormDEL   {value:.4f}{between(*range_ends(config, ratio))}",
         f"range     {lowest:.4f} to {highest:.4f} at this ratio",
         f"0.01 of mIoU moves NormDEL by {0.01 * float(slope.miou):+.4f}, "
         f"0.01 of the ratio by {0.01 * float(slope.ratio):+.4f}",
@@ -168,7 +168,7 @@ def normdel_command(config: NormdelConfig) -> str:
     return "\n".join(lines)
 
 
-def ends(config: NormdelConfig, ratio: float) -> tuple[float | None, float | None]:
+def range_ends(config: NormdelConfig, ratio: float) -> tuple[float | None, float | None]:
     """Return the interval of NormDEL that belongs to the config's interval of mIoU, or two None."""
     if config.low is None or config.high is None:
         return None, None

@@ -14,7 +14,7 @@ from curation.store.directory import RunDirectory
 from curation.store.filesystems import below
 from training.pretraining.loop import State
 
-FOLDER, CHECKPOINT = "checkpoints", "checkpoint.pt"
+CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoint.pt"
 
 
 def name_of(update: int) -> str:
@@ -34,18 +34,18 @@ def save(state: State, folder: str) -> None:
         raise
 
 
-def upload(folder: str, run: RunDirectory, name: str) -> str:
+def upload_checkpoint(folder: str, run: RunDirectory, name: str) -> str:
     """Copy the checkpoint of a local folder to `run`, whole or not at all; return its path there."""
-    with (Path(folder) / CHECKPOINT).open("rb") as local, run.create(f"{FOLDER}/{name}/{CHECKPOINT}") as stream:
+    with (Path(folder) / CHECKPOINT).open("rb") as local, run.create(f"{CHECKPOINTS}/{name}/{CHECKPOINT}") as stream:
         shutil.copyfileobj(local, stream, 16 << 20)
-    return f"{run.root}/{FOLDER}/{name}"
+    return f"{run.root}/{CHECKPOINTS}/{name}"
 
 
 def whole_updates(run: RunDirectory) -> list[int]:
     """Updates with a complete checkpoint, ascending."""
-    found = (re.fullmatch(r"update-(\d+)", name) for name in run.folders(FOLDER))
+    found = (re.fullmatch(r"update-(\d+)", name) for name in run.folders(CHECKPOINTS))
     numbers = sorted(int(match[1]) for match in found if match)
-    return [number for number in numbers if run.exists(f"{FOLDER}/{name_of(number)}/{CHECKPOINT}")]
+    return [number for number in numbers if run.exists(f"{CHECKPOINTS}/{name_of(number)}/{CHECKPOINT}")]
 
 
 def last_update(run: RunDirectory) -> int:
@@ -55,18 +55,18 @@ def last_update(run: RunDirectory) -> int:
 
 def load(run: RunDirectory, update: int) -> State:
     """Read the checkpoint after `update` updates."""
-    with run.open(f"{FOLDER}/{name_of(update)}/{CHECKPOINT}") as file:
+    with run.open(f"{CHECKPOINTS}/{name_of(update)}/{CHECKPOINT}") as file:
         state: State = torch.load(file, map_location="cpu", weights_only=True)
         return state
 
 
 def prune(run: RunDirectory, keep: int) -> None:
     """Delete all checkpoints but the last `keep`, and the rest of incomplete ones."""
-    run.clear_temporary(FOLDER)
+    run.clear_temporary(CHECKPOINTS)
     last = {name_of(update) for update in whole_updates(run)[-keep:]}
-    for name in run.folders(FOLDER):
+    for name in run.folders(CHECKPOINTS):
         if re.fullmatch(r"update-\d+", name) and name not in last:
-            run.delete_folder(f"{FOLDER}/{name}")
+            run.delete_folder(f"{CHECKPOINTS}/{name}")
 
 
 def halt_folder(output: str, update: int) -> str:

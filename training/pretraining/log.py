@@ -103,7 +103,7 @@ class Log:
     def upload(self, local: Checkpoint, name: str) -> Checkpoint:
         """Upload a checkpoint to the output; called by Ray Train, in parallel to the training."""
         try:
-            path = checkpoint.upload(local.path, self.run, name)
+            path = checkpoint.upload_checkpoint(local.path, self.run, name)
         except OSError as error:
             self.report_failure(name, error)
             raise

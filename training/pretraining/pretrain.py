@@ -55,7 +55,7 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
     places["init"] = weights.absolute_init(settings.what.init)
     settings = dataclasses.replace(settings, what=dataclasses.replace(settings.what, **places))
     connect()
-    precision = precision_of(run, settings.compute.precision)
+    precision = training_precision(run, settings.compute.precision)
     plan = dataclasses.replace(plan_of(settings, subset), precision=precision, until=until)
     side = round(settings.model.image_size * settings.compute.cache_margin)
     method = settings.method()
@@ -88,7 +88,7 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
     return card
 
 
-def precision_of(run: RunDirectory, requested: str) -> str:
+def training_precision(run: RunDirectory, requested: str) -> str:
     """The precision of a training: for `auto` the one of its first call, on whatever chips, else the best of these."""
     if requested == "auto" and run.exists(SETTINGS):
         return str(run.read_json(SETTINGS)["arithmetic"])
@@ -127,14 +127,14 @@ def run_ranks(run: RunDirectory, job: RankJob) -> None:
     """Run the ranks to the end. ValueError for what the user has to correct."""
     variables = POLL | (ALONE if len(resources.nodes()) == 1 else {})
     os.environ.update({name: value for name, value in variables.items() if name not in os.environ})
-    for name in run.names(checkpoint.FOLDER):  # Ray Train's files of an earlier call: checkpoints are enough
-        run.delete(f"{checkpoint.FOLDER}/{name}")
+    for name in run.names(checkpoint.CHECKPOINTS):  # Ray Train's files of an earlier call: checkpoints are enough
+        run.delete(f"{checkpoint.CHECKPOINTS}/{name}")
     trainer = InterruptibleTrainer(
         train_rank,
         train_loop_config={"job": ray.put(job)},  # by reference: Ray Train's controller need not import it
         scaling_config=scaling(job),
         run_config=RunConfig(
-            name=checkpoint.FOLDER,
+            name=checkpoint.CHECKPOINTS,
             storage_path=run.root,
             storage_filesystem=run.filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=job.settings.record.keep_checkpoints),

@@ -9,7 +9,7 @@ from torch import nn
 
 from curation.options import require
 
-BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
+BLOCK_NAME = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
 STEM = re.compile(r"(?:encoder\.)?(?:cls_token|reg_token|pos_embed|patch_embed|norm_pre)\b")
 WARMUP_SHARE = 0.05  # of the steps: the MAE recipe's 40 epochs of 800
 
@@ -90,11 +90,11 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
     last block for the last layer where a model has no head, so that it would not be decayed.
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    blocks = [int(found[1]) + 1 for name, _ in trained if (found := BLOCK.match(name))]
+    blocks = [int(found[1]) + 1 for name, _ in trained if (found := BLOCK_NAME.match(name))]
     last = max(blocks, default=0) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained:
-        found = BLOCK.match(name)
+        found = BLOCK_NAME.match(name)
         layer = int(found[1]) + 1 if found else 0 if STEM.match(name) else last
         plain = parameter.ndim <= 1 or name.endswith(("_token", "pos_embed"))
         decay, scale = 0.0 if plain else weight_decay, layer_decay ** (last - layer)

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from curation.store.directory import RunDirectory
 
-GAP = 4  # pixels between the frames of a picture
+PICTURE_GAP = 4  # pixels between the frames of a picture
 PROJECT = "endosieve"
 
 
@@ -30,7 +30,7 @@ class Trackers:
         local = run.filesystem.type_name == "local"
         self.folder = Path(run.root) / "tensorboard" if local else Path(tempfile.mkdtemp())
         self.writer = SummaryWriter(str(self.folder), purge_step=start + 1)
-        self.loggers = [LOGGERS[name](run, settings) for name in loggers]
+        self.loggers = [TRACKERS[name](run, settings) for name in loggers]
 
     def row(self, row: dict[str, float]) -> None:
         """Write the numbers of one update, all but its number by their names."""
@@ -68,8 +68,8 @@ class Trackers:
 
 def stacked(panels_BCHW: Tensor) -> Tensor:
     """Put images uint8 [B, 3, H, W] one below the other with a white gap: [3, B (H + GAP) - GAP, W]."""
-    padded = torch.nn.functional.pad(panels_BCHW, (0, 0, 0, GAP), value=255)
-    return padded.permute(1, 0, 2, 3).flatten(1, 2)[:, :-GAP]
+    padded = torch.nn.functional.pad(panels_BCHW, (0, 0, 0, PICTURE_GAP), value=255)
+    return padded.permute(1, 0, 2, 3).flatten(1, 2)[:, :-PICTURE_GAP]
 
 
 class Mlflow:
@@ -122,4 +122,4 @@ class Wandb:
         self.wandb.teardown()
 
 
-LOGGERS: dict[str, type[Mlflow] | type[Wandb]] = {"mlflow": Mlflow, "wandb": Wandb}
+TRACKERS: dict[str, type[Mlflow] | type[Wandb]] = {"mlflow": Mlflow, "wandb": Wandb}

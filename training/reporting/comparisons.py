@@ -18,7 +18,7 @@ from training.reporting.results import Row
 COMPARED = ("test_dataset", "train_dataset", "subset", "against", "difference", "low", "high", "p_value", "images")
 SAME_SIZE = 0.1
 MEASURED_OF = ("test_dataset", "train_dataset", "subset", "method")
-MEASURES = {
+SHOWN_MEASURES = {
     "miou": "mIoU",
     "miou_dataset": "of all pixels together",
     "miou_background": "with background",
@@ -30,7 +30,7 @@ SPREAD = ("std", "low", "high")
 LEVELS = (("normdel", "miou"), ("normdel_low", "low"), ("normdel_high", "high"))
 
 
-def summary(table: pa.Table, reading: Reading) -> Report:
+def summary_table(table: pa.Table, reading: Reading) -> Report:
     """Return one line per encoder and pair of data sets, over its seeds: mIoU and NormDEL of the ratio as read.
 
     The CSV has tables.COLUMNS and `reading`. ValueError as results.checked says, or where no row is final.
@@ -52,7 +52,8 @@ def summary(table: pa.Table, reading: Reading) -> Report:
         lines.append([*names, tables.estimate_text(record), normdel_text, *counts])
     header = ["data set", "subset", "method", f"{reading} ratio", "mIoU ± std [95 %]", "NormDEL [95 %]"]
     return Report(
-        markdown.markdown([*header, "images", "seeds"], lines), markdown.as_csv([*tables.COLUMNS, "reading"], made)
+        markdown.markdown([*header, "images", "seeds"], lines),
+        markdown.as_csv([*tables.RECORD_COLUMNS, "reading"], made),
     )
 
 
@@ -67,16 +68,16 @@ def measures(table: pa.Table) -> Report:
     ]
     for rows in sorted(groups, key=lambda rows: tables.record_order(rows[0])):
         named = [rows[0][key] for key in MEASURED_OF]
-        found = [iou.estimate(results.counts_of(rows), name) for name in MEASURES]
+        found = [iou.estimate(results.counts_of(rows), name) for name in SHOWN_MEASURES]
         known = [
             {"miou": one.mean, **{key: markdown.finite_or_none(getattr(one, key)) for key in SPREAD}} for one in found
         ]
         lines.append([tables.pair_label(rows[0]), *named[2:], *map(tables.estimate_text, known)])
         values += [
             [*named, name, *one.values(), rows[0]["images"], len(rows)]
-            for name, one in zip(MEASURES, known, strict=True)
+            for name, one in zip(SHOWN_MEASURES, known, strict=True)
         ]
-    header = ["data set", *MEASURED_OF[2:], *(f"{title} ± std [95 %]" for title in MEASURES.values())]
+    header = ["data set", *MEASURED_OF[2:], *(f"{title} ± std [95 %]" for title in SHOWN_MEASURES.values())]
     columns = [*MEASURED_OF, "measure", "mean", *SPREAD, "images", "seeds"]
     return Report(markdown.markdown(header, lines), markdown.as_csv(columns, values))
 

@@ -7,7 +7,7 @@ equal compute; splits, seeds and the definition of mIoU are not published. Value
 
 SOURCE = "arXiv 2401.17542, table 3"
 RATIOS = (0.05, 0.10, 0.20, 0.33, 0.50, 1.00)  # nominal; the paper calls 0.33 "30 %" in places
-IMAGES = (4_461, 9_055, 16_789, 28_352, 43_484, 88_282)
+PUBLISHED_IMAGES = (4_461, 9_055, 16_789, 28_352, 43_484, 88_282)
 PRETRAIN_EPOCHS = (4_000, 2_000, 1_000, 600, 400, 200)
 D = (0.7, 0.75, 0.8, 0.85, 0.9, 1.0)  # MedDEL's duplicate threshold, at epsilon 0.9
 

@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
         ),  # [images, classes, 4] in one row, as training/metrics/iou.py counts
     ]
 )
-RUN = ("subset", "method", "pretrain_epochs", "train_dataset", "test_dataset", "seed")
+RUN_KEY = ("subset", "method", "pretrain_epochs", "train_dataset", "test_dataset", "seed")
 MEASURES = ("miou", "miou_dataset", "miou_background", "dice", "precision", "recall", "low", "high")
 LAST_METHODS = ("random", "full")  # the baselines are listed below the others
 
@@ -86,7 +86,7 @@ def checked(results: pa.Table) -> pa.Table:
     lengths = pc.list_value_length(results["image_iou"])
     uneven = pc.sum(pc.not_equal(lengths, results["images"])).as_py()
     require(not uneven, f"{uneven} rows hold another number of image_iou than of images; write one per image")
-    for rows, keys in ((results, (*RUN, "epoch")), (results.filter(results["final"]), RUN)):
+    for rows, keys in ((results, (*RUN_KEY, "epoch")), (results.filter(results["final"]), RUN_KEY)):
         counted = rows.group_by(list(keys)).aggregate([([], "count_all")])
         twice = counted.filter(pc.greater(counted["count_all"], 1)).to_pylist()
         require(
@@ -114,7 +114,7 @@ def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
 def group_rows(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Return rows by the values of some columns; groups and their rows are sorted by run, seed and epoch."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    run = [name for name in RUN if name != "seed"]
+    run = [name for name in RUN_KEY if name != "seed"]
     ordered = sorted(results.to_pylist(), key=lambda row: (str([row[n] for n in run]), row["seed"], row["epoch"]))
     for row in ordered:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)

@@ -25,7 +25,7 @@ KEYS = ("test_dataset", "train_dataset", "method", "subset", "ratio_nominal", "r
 TABLE_4_RATIOS = (0.2, 0.33)
 MEASURED = ("seeds", "images", "miou", "std", "low", "high", "interval")
 DERIVED = ("normdel", "normdel_low", "normdel_high", "published_miou", "published_normdel")
-COLUMNS = (*KEYS, *MEASURED, *DERIVED)
+RECORD_COLUMNS = (*KEYS, *MEASURED, *DERIVED)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def records(table: pa.Table, *, external: bool = True, bootstrap: Bootstrap | No
     final = results.final_rows(table)
     made = []
     for key, rows in results.group_rows(final, KEYS).items():
-        record: Row = dict.fromkeys(COLUMNS) | dict(zip(KEYS, key, strict=True))
+        record: Row = dict.fromkeys(RECORD_COLUMNS) | dict(zip(KEYS, key, strict=True))
         same = record["test_dataset"] == record["train_dataset"]
         if not (external or same):
             continue
@@ -147,7 +147,9 @@ def ratio_table(
     header, lines = pivot(made, row_of, ("ratio_nominal", ratios, results.percent_label), cell_text)
     if with_published:
         lines = published_lines(lines, ratios)
-    return Report(markdown(["data set", "method", *header], lines), as_csv(COLUMNS, [list(r.values()) for r in made]))
+    return Report(
+        markdown(["data set", "method", *header], lines), as_csv(RECORD_COLUMNS, [list(r.values()) for r in made])
+    )
 
 
 def length_table(
@@ -170,7 +172,9 @@ def length_table(
     lengths = sorted({record["pretrain_epochs"] for record in made})
     header, lines = pivot(made, row_of, ("pretrain_epochs", lengths, lambda n: f"{n:g} epochs"), estimate_text)
     first = ["data set", "method", "ratio"]
-    return Report(markdown([*first, *header], lines), as_csv(COLUMNS, [list(record.values()) for record in made]))
+    return Report(
+        markdown([*first, *header], lines), as_csv(RECORD_COLUMNS, [list(record.values()) for record in made])
+    )
 
 
 def pivot(

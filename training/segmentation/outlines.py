@@ -16,9 +16,9 @@ from training.datasets.codings import IGNORED
 UInt8 = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
 
-TRUTH, PREDICTION = (0, 220, 90), (60, 160, 255)  # green and blue: endoscopy is red
+TRUTH_COLOUR, PREDICTION_COLOUR = (0, 220, 90), (60, 160, 255)  # green and blue: endoscopy is red
 BAR = 16  # pixels for the text above an image
-GAP = 4
+SHEET_GAP = 4
 
 
 def outline(mask_HW: UInt8, width: int = 2) -> npt.NDArray[np.bool_]:
@@ -48,9 +48,9 @@ def outlined(image_HW3: UInt8, truth_HW: UInt8, found_HW: UInt8, text: str) -> U
         "scale them alike",
     )
     height, width = truth_HW.shape
-    sheet = np.zeros((height + BAR, 2 * width + GAP, 3), np.uint8)
+    sheet = np.zeros((height + BAR, 2 * width + SHEET_GAP, 3), np.uint8)
     thick = max(1, min(height, width) // 150)
-    for left, mask, colour in ((0, truth_HW, TRUTH), (width + GAP, found_HW, PREDICTION)):
+    for left, mask, colour in ((0, truth_HW, TRUTH_COLOUR), (width + SHEET_GAP, found_HW, PREDICTION_COLOUR)):
         panel = image_HW3.copy()
         lesion = np.where(mask == IGNORED, 0, mask)  # what is ignored is not outlined
         panel[outline(lesion, thick)] = colour
@@ -96,10 +96,10 @@ def outline_sheet(
     high, low = best_and_worst(iou_N, count)
     columns = [column("best", high), column("worst", low)]
     tall, wide, _ = columns[0][0].shape
-    sheet = np.zeros((len(high) * (tall + GAP) - GAP, 2 * wide + 3 * GAP, 3), np.uint8)
-    for left, pictures in zip((0, wide + 3 * GAP), columns, strict=True):
+    sheet = np.zeros((len(high) * (tall + SHEET_GAP) - SHEET_GAP, 2 * wide + 3 * SHEET_GAP, 3), np.uint8)
+    for left, pictures in zip((0, wide + 3 * SHEET_GAP), columns, strict=True):
         for row, picture in enumerate(pictures):
-            sheet[row * (tall + GAP) :, left:][:tall, :wide] = picture
+            sheet[row * (tall + SHEET_GAP) :, left:][:tall, :wide] = picture
     sink = io.BytesIO()
     Image.fromarray(sheet).save(sink, format="PNG")
     return sink.getvalue()

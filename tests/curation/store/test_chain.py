@@ -148,7 +148,7 @@ def test_a_changed_config_names_all_that_has_to_go(whole: RunDirectory, folder: 
         make(whole, folder, version=1)
     named = re.findall(r"(\S+)/(?=[ ,])", str(caught.value).partition("; or delete ")[2])
     assert set(named) == {folder} | below(folder)
-    assert named == sorted(named, key=chain.in_order)
+    assert named == sorted(named, key=chain.by_step)
     assert not isinstance(caught.value, IntegrityError)
 
 

@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from curation.frames import decoding as frames
@@ -230,19 +228,6 @@ def test_the_planes_of_a_mask_are_joined(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "00000_mask.tif", planes, photometric="minisblack")
     read = masks.read_mask(example(tmp_path, str(tmp_path / "00000_mask.tif")))
     assert np.array_equal(read, (planes.max(axis=0) > 0).astype(np.uint8))
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_masks_shrink_by_area(seed: int) -> None:
-    """Each pixel of the small mask is the majority of its 4 x 4; half and half counts as foreground."""
-    mask = np.random.default_rng(seed).integers(0, 2, (16, 24), np.uint8)
-    shares = mask.reshape(4, 4, 6, 4).mean(axis=(1, 3))
-    assert np.array_equal(masks.resize_mask(mask, (6, 4)), (shares >= 0.5).astype(np.uint8))
-
-
-def test_a_mask_grows_without_new_shapes() -> None:
-    mask = np.array([[1, 0], [0, 1]], np.uint8)
-    assert np.array_equal(masks.resize_mask(mask, (6, 4)), mask.repeat(2, axis=0).repeat(3, axis=1))
 
 
 def test_a_turned_mask_is_an_error_and_another_size_is_not(tmp_path: Path) -> None:

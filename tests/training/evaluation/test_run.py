@@ -180,9 +180,9 @@ def test_a_set_named_later_is_tested_without_fine_tuning_again(
         patch.setattr(finetuned, "finetune", None)
         both = run.read_table(carry_out_run(run, more, "cpu"))
     assert [row for row in both.to_pylist() if row["test_dataset"] == trial.train.name] == first
-    shutil.rmtree(tmp_path / finetuned.FOLDER)
+    shutil.rmtree(tmp_path / finetuned.MODELS)
     assert run.read_table(carry_out_run(run, replace(more, keep_model=False), "cpu")).equals(both)  # from the beginning
-    assert not (tmp_path / finetuned.FOLDER).exists()
+    assert not (tmp_path / finetuned.MODELS).exists()
 
 
 def test_names_that_are_no_file_names_make_pictures_too(trial: EvaluationRun) -> None:

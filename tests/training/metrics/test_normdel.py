@@ -39,7 +39,7 @@ def test_the_papers_48_cells() -> None:
 
 
 def test_the_papers_sizes_belong_together() -> None:
-    assert [nominal_ratio(images / 88_282) for images in published.IMAGES] == list(published.RATIOS)
+    assert [nominal_ratio(images / 88_282) for images in published.PUBLISHED_IMAGES] == list(published.RATIOS)
     assert [round(200 / ratio) for ratio in published.RATIOS if ratio != 0.33] == [4000, 2000, 1000, 400, 200]
     assert len(published.PRETRAIN_EPOCHS) == len(published.D) == 6
     assert published.published("Kvasir-SEG", 0.2) == (76.37, 65.14)

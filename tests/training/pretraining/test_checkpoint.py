@@ -33,7 +33,7 @@ def test_checkpoints_come_back_and_the_last_stay(run: RunDirectory, tmp_path: Pa
     assert checkpoint.whole_updates(run) == []
     for update in (5, 10, 100):
         checkpoint.save({"update": update, "model": {"w": torch.full((3,), float(update))}}, str(tmp_path))
-        checkpoint.upload(str(tmp_path), run, checkpoint.name_of(update))
+        checkpoint.upload_checkpoint(str(tmp_path), run, checkpoint.name_of(update))
     assert checkpoint.whole_updates(run) == [5, 10, 100]
     run.write_bytes("checkpoints/update-00000200/.tmp-1-checkpoint.pt", b"half of one, of a writer that was killed")
     assert checkpoint.whole_updates(run) == [5, 10, 100]

@@ -67,7 +67,7 @@ def test_a_run_continued_from_a_checkpoint_is_the_undisturbed_run(
     first, state = trained(frames, stop=stop, optimiser=optimiser)
     run = RunDirectory(str(tmp_path / "output"))
     checkpoint.save(state, str(tmp_path))
-    checkpoint.upload(str(tmp_path), run, checkpoint.name_of(stop))
+    checkpoint.upload_checkpoint(str(tmp_path), run, checkpoint.name_of(stop))
     rest, found = trained(frames, checkpoint.load(run, stop), optimiser=optimiser)
     assert first + rest == whole
     for part in ("model", "average") if optimiser else ("model",):

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curation.store.directory import RunDirectory
-from training.pretraining.trackers import GAP, Trackers, stacked
+from training.pretraining.trackers import PICTURE_GAP, Trackers, stacked
 
 
 def row(update: int, loss: float) -> dict[str, float]:
@@ -36,8 +36,8 @@ def test_a_restart_goes_on_behind_its_checkpoint(tmp_path: Path) -> None:
 def test_pictures_stand_one_below_the_other(tmp_path: Path) -> None:
     panels = torch.stack([torch.full((3, 5, 8), value, dtype=torch.uint8) for value in (10, 20)])
     sheet = stacked(panels)
-    assert sheet.shape == (3, 5 + GAP + 5, 8)
-    assert sheet[0, :, 0].tolist() == [10] * 5 + [255] * GAP + [20] * 5
+    assert sheet.shape == (3, 5 + PICTURE_GAP + 5, 8)
+    assert sheet[0, :, 0].tolist() == [10] * 5 + [255] * PICTURE_GAP + [20] * 5
     with Trackers(RunDirectory(str(tmp_path)), (), {}, 0) as records:
         records.picture(panels, 7)
     shown = np.asarray(Image.open(tmp_path / "pictures" / "update-00000007.png"))

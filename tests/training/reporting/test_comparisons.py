@@ -11,7 +11,7 @@ import pytest
 from training.metrics import iou as metrics
 from training.metrics.intervals import paired_comparison
 from training.reporting import results
-from training.reporting.comparisons import comparison_table, comparisons, measures, p_text, summary
+from training.reporting.comparisons import comparison_table, comparisons, measures, p_text, summary_table
 
 IOUS = {
     "m20": [0.6, 0.8, 0.7, 0.5],
@@ -47,7 +47,7 @@ def both(*subsets: str) -> Any:
 
 @pytest.mark.parametrize("reading", ["nominal", "actual"])
 def test_normdel_is_of_the_ratio_as_read(reading: Any) -> None:
-    made = summary(both("m20", "all"), reading)
+    made = summary_table(both("m20", "all"), reading)
     records = {record["subset"]: record for record in csv.DictReader(io.StringIO(made.csv))}
     for subset in ("m20", "all"):
         ratio = ABOUT[subset][1 if reading == "nominal" else 2]
@@ -65,7 +65,7 @@ def test_normdel_is_of_the_ratio_as_read(reading: Any) -> None:
 
 
 def test_an_encoder_without_pretraining_data_has_no_normdel() -> None:
-    made = summary(results.as_table([row("m20", ratio_nominal=None, ratio_actual=None)]), "nominal")
+    made = summary_table(results.as_table([row("m20", ratio_nominal=None, ratio_actual=None)]), "nominal")
     [record] = csv.DictReader(io.StringIO(made.csv))
     assert record["normdel"] == record["normdel_low"] == ""
     assert "| none | 65.00 [" in made.markdown

@@ -51,8 +51,8 @@ def test_outlined_draws_truth_left_and_prediction_right() -> None:
     truth, found = np.zeros((2, 40, 40), np.uint8)
     truth[5:15, 5:15], found[20:30, 20:30] = 1, 1
     sheet = outlines.outlined(image, truth, found, "IoU 0.000")
-    left, right = sheet[outlines.BAR :, :40], sheet[outlines.BAR :, 40 + outlines.GAP :]
-    for panel, mask, colour in ((left, truth, outlines.TRUTH), (right, found, outlines.PREDICTION)):
+    left, right = sheet[outlines.BAR :, :40], sheet[outlines.BAR :, 40 + outlines.SHEET_GAP :]
+    for panel, mask, colour in ((left, truth, outlines.TRUTH_COLOUR), (right, found, outlines.PREDICTION_COLOUR)):
         drawn = (panel == colour).all(axis=2)
         assert (drawn == outlines.outline(mask, 1)).all()
         assert (panel[~drawn] == 7).all()
@@ -83,11 +83,11 @@ def test_the_sheet_is_a_png_of_the_right_images(count: int) -> None:
         images, masks, masks, np.array([0.2, 0.8, 0.5]), count, ["one", "two", "three"]
     )
     sheet = np.array(Image.open(io.BytesIO(png)))
-    middle, right = outlines.BAR + 15, 60 + 4 * outlines.GAP + 15
+    middle, right = outlines.BAR + 15, 60 + 4 * outlines.SHEET_GAP + 15
     assert (sheet[middle, 15] == 20).all()  # the best is the second
     assert (sheet[middle, right] == 10).all()  # the worst the first
     if count == 5:
-        assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, 15] == 30).all()
-        assert (sheet[middle + 30 + outlines.BAR + outlines.GAP, right] == 0).all()
+        assert (sheet[middle + 30 + outlines.BAR + outlines.SHEET_GAP, 15] == 30).all()
+        assert (sheet[middle + 30 + outlines.BAR + outlines.SHEET_GAP, right] == 0).all()
     with pytest.raises(ValueError, match="pass one of each per image"):
         outlines.outline_sheet(images, masks, masks[1:], np.array([0.2, 0.8, 0.5]), count)
