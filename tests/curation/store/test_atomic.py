@@ -19,7 +19,7 @@ from curation.store import atomic
 from curation.store.directory import RunDirectory
 
 KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-LARGE = 22 << 20  # several parts of an upload  # several parts of an upload
+LARGE = 22 << 20  # several parts of an upload
 
 
 def no_fault(*_: str) -> None:

@@ -15,7 +15,9 @@ from training.datasets import codings, folders
 from training.datasets.prepared import PreparedSet, prepare_set
 
 Pixels = npt.NDArray[Any]
+Truth = Callable[..., npt.NDArray[np.bool_]]
 Write = Callable[[Path, int], None]
+Made = Callable[..., tuple[PreparedSet, Pixels]]
 SIDE, NUMBER = 32, 12
 CLASS = {number: 1 + number % 6 for number in range(NUMBER)}
 
@@ -70,22 +72,22 @@ UNTOLD: dict[str, tuple[Callable[[Any], Write], str]] = {
 
 
 @pytest.fixture(scope="module", name="CODED")
-def codings(drawing: Any) -> dict[str, Write]:
+def bound_codings(drawing: Any) -> dict[str, Write]:
     return {name: write(drawing) for name, write in CODINGS.items()}
 
 
 @pytest.fixture(scope="module", name="OPEN")
-def left_open(drawing: Any) -> dict[str, Write]:
+def bound_left_open(drawing: Any) -> dict[str, Write]:
     return {name: write(drawing) for name, write in LEFT_OPEN.items()}
 
 
 @pytest.fixture(scope="module", name="DOUBTFUL")
-def untold(drawing: Any) -> dict[str, tuple[Write, str]]:
+def bound_untold(drawing: Any) -> dict[str, tuple[Write, str]]:
     return {name: (write(drawing), found) for name, (write, found) in UNTOLD.items()}
 
 
 @pytest.fixture(scope="module")
-def halved(disc: Callable[..., npt.NDArray[np.bool_]]) -> Write:
+def halved(disc: Truth) -> Write:
     """Drawn at twice the size and shrunk: edges of 64, 128 and 191."""
 
     def write(path: Path, number: int) -> None:
@@ -97,12 +99,7 @@ def halved(disc: Callable[..., npt.NDArray[np.bool_]]) -> Write:
 
 @pytest.mark.parametrize("name", CODINGS)
 def test_the_disc_is_foreground_in_every_coding(
-    disc: Callable[..., npt.NDArray[np.bool_]],
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    CODED: dict[str, Write],
-    name: str,
-    tmp_path: Path,
+    disc: Truth, drawn: Callable[..., Path], made: Made, CODED: dict[str, Write], name: str, tmp_path: Path
 ) -> None:
     one, masks = made(drawn(tmp_path / "set", CODED[name]), tmp_path / "run")
     expected = np.stack([disc(number) for number in range(NUMBER)]).astype(np.uint8)
@@ -114,12 +111,7 @@ def test_the_disc_is_foreground_in_every_coding(
     assert one.faults == ()
 
 
-def test_gray_edges_are_not_classes(
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    halved: Callable[[Path, int], None],
-    tmp_path: Path,
-) -> None:
+def test_gray_edges_are_not_classes(drawn: Callable[..., Path], made: Made, halved: Write, tmp_path: Path) -> None:
     _, masks = made(drawn(tmp_path / "set", halved), tmp_path / "run")
     expected = np.stack([np.asarray(Image.open(p)) > 127 for p in sorted((tmp_path / "set/masks").iterdir())])
     assert np.array_equal(masks, expected)
@@ -128,10 +120,11 @@ def test_gray_edges_are_not_classes(
 
 @pytest.mark.parametrize("name", LEFT_OPEN)
 def test_what_is_left_open_is_ignored_and_never_foreground(
-    disc: Callable[..., npt.NDArray[np.bool_]],
-    ring: Callable[..., npt.NDArray[np.bool_]],
+    *,
+    disc: Truth,
+    ring: Truth,
     drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
+    made: Made,
     OPEN: dict[str, Write],
     name: str,
     tmp_path: Path,
@@ -145,11 +138,7 @@ def test_what_is_left_open_is_ignored_and_never_foreground(
 
 @pytest.mark.parametrize("name", UNTOLD)
 def test_what_cannot_be_told_is_refused_with_its_values(
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    DOUBTFUL: dict[str, tuple[Write, str]],
-    name: str,
-    tmp_path: Path,
+    drawn: Callable[..., Path], made: Made, DOUBTFUL: dict[str, tuple[Write, str]], name: str, tmp_path: Path
 ) -> None:
     write, found = DOUBTFUL[name]
     with pytest.raises(ValueError, match=found) as caught:
@@ -159,12 +148,7 @@ def test_what_cannot_be_told_is_refused_with_its_values(
 
 
 def test_the_flags_decide(
-    disc: Callable[..., npt.NDArray[np.bool_]],
-    ring: Callable[..., npt.NDArray[np.bool_]],
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    gray: Callable[..., Callable[[Path, int], None]],
-    tmp_path: Path,
+    disc: Truth, ring: Truth, drawn: Callable[..., Path], made: Made, gray: Callable[..., Write], tmp_path: Path
 ) -> None:
     folder, run = drawn(tmp_path / "set", gray(inside=128, around=255)), tmp_path / "run"
     both = np.stack([disc(number) | ring(number) for number in range(NUMBER)]).astype(np.uint8)
@@ -177,10 +161,7 @@ def test_the_flags_decide(
 
 
 def test_a_known_set_states_its_coding(
-    drawn: Callable[..., Path],
-    gray: Callable[..., Callable[[Path, int], None]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: Callable[..., Path], gray: Callable[..., Write], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = drawn(tmp_path / "set", gray(inside=128, around=255))
     found = folders.replace(folders.find_dataset("generic", str(folder)), name="kvasir-seg")

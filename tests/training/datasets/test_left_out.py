@@ -13,16 +13,15 @@ from training.datasets import folders
 from training.datasets.prepared import PreparedSet
 
 Pixels = npt.NDArray[Any]
+Truth = Callable[..., npt.NDArray[np.bool_]]
 Write = Callable[[Path, int], None]
+Made = Callable[..., tuple[PreparedSet, Pixels]]
 SIDE, NUMBER = 32, 12
 CLASS = {number: 1 + number % 6 for number in range(NUMBER)}
 
 
 def test_one_missing_mask_is_told_and_many_are_refused(
-    disc: Callable[..., npt.NDArray[np.bool_]],
-    drawn: Callable[..., Path],
-    gray: Callable[..., Callable[[Path, int], None]],
-    tmp_path: Path,
+    disc: Truth, drawn: Callable[..., Path], gray: Callable[..., Write], tmp_path: Path
 ) -> None:
     folder = drawn(tmp_path / "set", gray())
     (folder / "masks/03.png").unlink()
@@ -40,11 +39,7 @@ def test_one_missing_mask_is_told_and_many_are_refused(
 
 @pytest.mark.parametrize("what", ["images", "masks"])
 def test_one_bad_file_is_left_out_and_many_are_refused(
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    gray: Callable[..., Callable[[Path, int], None]],
-    what: str,
-    tmp_path: Path,
+    drawn: Callable[..., Path], made: Made, gray: Callable[..., Write], what: str, tmp_path: Path
 ) -> None:
     folder = drawn(tmp_path / "set", gray())
     (folder / what / "03.png").write_bytes(b"not a picture")
@@ -59,10 +54,7 @@ def test_one_bad_file_is_left_out_and_many_are_refused(
 
 
 def test_an_image_that_is_all_open_is_left_out(
-    drawn: Callable[..., Path],
-    made: Callable[..., tuple[PreparedSet, Pixels]],
-    gray: Callable[..., Callable[[Path, int], None]],
-    tmp_path: Path,
+    drawn: Callable[..., Path], made: Made, gray: Callable[..., Write], tmp_path: Path
 ) -> None:
     folder = drawn(tmp_path / "set", gray(inside=CLASS, around=255))
     Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(folder / "masks/05.png")

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +14,17 @@ from training.datasets import folders
 from training.datasets.near_copies import near_pairs, small_copies
 from training.datasets.prepared import copy_notes, pairs, prepare_set, with_near_copies
 
-Pixels = npt.NDArray[Any]
+Truth = Callable[..., npt.NDArray[np.bool_]]
 Write = Callable[[Path, int], None]
 SIDE, NUMBER = 32, 12
 DATA = os.environ.get("ENDOSIEVE_DATA")
 
 
 def test_test_images_that_are_trained_ones_at_another_size_are_left_out(
-    disc: Callable[..., npt.NDArray[np.bool_]],
+    disc: Truth,
     picture: Callable[..., Image.Image],
     drawn: Callable[..., Path],
-    gray: Callable[..., Callable[[Path, int], None]],
+    gray: Callable[..., Write],
     tmp_path: Path,
 ) -> None:
     run = RunDirectory(str(tmp_path / "run"))

@@ -13,6 +13,7 @@ from training.segmentation import finetune, model, probes
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.tokens import load_encoder
 
+Truth = Callable[..., npt.NDArray[np.bool_]]
 SIDE = 32
 
 
@@ -57,7 +58,7 @@ def test_probes_are_blind_to_open_pixels() -> None:
         assert np.array_equal(first, second)
 
 
-def test_a_fine_tuned_model_does_not_see_what_is_open(disc: Callable[..., npt.NDArray[np.bool_]]) -> None:
+def test_a_fine_tuned_model_does_not_see_what_is_open(disc: Truth) -> None:
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     masks = np.stack([disc(number) for number in range(4)]).astype(np.uint8)
