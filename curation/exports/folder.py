@@ -106,7 +106,7 @@ def foreign_files(target: RunDirectory, below: str, keys: npt.NDArray[np.uint64]
         selector = pafs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True)
         infos = sorted(target.filesystem.get_file_info(selector), key=lambda info: info.base_name)
         names = [f"{folder}/{info.base_name}".lstrip("/") for info in infos]
-        expected = np.isin(name_keys(names, folded=False), keys)
+        expected = np.isin(name_keys(names, folded=False), keys, kind="sort")
         for name, info, known in zip(names, infos, expected, strict=True):
             if len(found) == SHOWN:
                 return

@@ -59,7 +59,9 @@ def repeated_rows(run: RunDirectory, path: str, prefixes: Prefixes) -> Places:
     """Content hash, frame id and row of the frames of a part whose prefix is among `prefixes`."""
     table = run.read_table(path, ["content_hash", "frame_id"])
     hashes, ids = table["content_hash"].to_pylist(), table["frame_id"].to_pylist()
-    return [(hashes[row], ids[row], int(row)) for row in np.flatnonzero(np.isin(_prefixes(hashes), prefixes))]
+    return [
+        (hashes[row], ids[row], int(row)) for row in np.flatnonzero(np.isin(_prefixes(hashes), prefixes, kind="sort"))
+    ]
 
 
 def mark(found: dict[int, Places]) -> Marks:

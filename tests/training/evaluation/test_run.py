@@ -112,7 +112,7 @@ def test_arrays_of_other_rules_are_not_used_again(
 ) -> None:
     run = RunDirectory(str(tmp_path))
     one = ready(run, folder)
-    monkeypatch.setattr("training.datasets.prepared.READING", 0)
+    monkeypatch.setattr("training.datasets.prepared.READING_VERSION", 0)
     other = ready(run, folder)
     assert other.stem != one.stem
     assert other.fingerprints == one.fingerprints
