@@ -35,7 +35,7 @@ def made_up(local_ray: None, synthetic: Callable[..., Path], tmp_path_factory: p
 
 def test_clusters_equal_lloyd_on_the_whole(made_up: Path, rows: Rows) -> None:
     table, assigned = rows(made_up, "embeddings"), rows(made_up, "clusters/assignments")
-    ids, x_ND = table["frame_id"].to_pylist(), np.array(table["embedding"].to_pylist())
+    ids, x_ND = table["frame_id"].to_pylist(), np.array(table["embedding"].to_pylist(), np.float64)
     assert assigned["frame_id"].to_pylist() == ids
     seeds = np.array(pq.read_table(made_up / "clusters/iterations/part-000000.parquet")["centroid"].to_pylist())
     expected = seeding.seed_centroids(vectors.keys_of(ids), x_ND.astype(np.float16), 6, 5)
@@ -63,7 +63,7 @@ def test_clusters_equal_lloyd_on_the_whole(made_up: Path, rows: Rows) -> None:
 def expected_scores(run_dir: Path, rows: Rows) -> dict[str, tuple[float, str | None]]:
     """All pairs of each cluster in float64: the highest cosine with a frame nearer to the centroid, and that frame."""
     table, assigned = rows(run_dir, "embeddings"), rows(run_dir, "clusters/assignments")
-    ids, x_ND = np.array(table["frame_id"].to_pylist()), np.array(table["embedding"].to_pylist())
+    ids, x_ND = np.array(table["frame_id"].to_pylist()), np.array(table["embedding"].to_pylist(), np.float64)
     x_ND = x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
     clusters, distance = assigned["cluster"].to_numpy(), assigned["centroid_distance"].to_numpy()
     order = np.lexsort((ids, distance))
