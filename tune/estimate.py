@@ -45,8 +45,8 @@ def time_steps(settings: Recipe, plan: Plan, run: RunDirectory, one: PreparedSet
     """Time updates and fine-tuning on the device that this task was granted: of one rank's share, on one rank."""
     limit_threads(resources.granted_cpus())
     length, device = plan.length, resources.device()
-    draws = max(1, length.batch_size // length.slice_rows // settings.compute.workers)
-    share = length.micro_batch or draws * length.slice_rows
+    slices = max(1, length.batch_size // length.slice_rows // settings.compute.workers)
+    share = length.micro_batch or slices * length.slice_rows
     side = round(settings.model.image_size * settings.compute.cache_margin)
     pixels = np.random.default_rng(0).integers(0, 256, (share, side, side, 3), np.uint8)
     frames = DecodedFrames([pixels], [str(number) for number in range(share)])

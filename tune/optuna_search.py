@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.space import Point, SpaceConfig, applied, axes, continuous, keeps_everything
+from tune.space import Point, SpaceConfig, applied, axes, continuous, counts_frames
 
 GOALS = {  # what is reported of a trial, and whether it is minimised or maximised
     "normdel": (["normdel"], ["max"]),
@@ -28,9 +28,7 @@ def distributions(config: SpaceConfig) -> dict[str, BaseDistribution]:
     made: dict[str, BaseDistribution] = {}
     for name, values in axes(config).items():
         if continuous(name) and min(values) < max(values):
-            made[name] = FloatDistribution(
-                min(values), max(values), step=1.0 if keeps_everything(name, values) else None
-            )
+            made[name] = FloatDistribution(min(values), max(values), step=1.0 if counts_frames(name, values) else None)
         else:
             made[name] = CategoricalDistribution(values)
     return made

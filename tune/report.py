@@ -12,7 +12,7 @@ from markupsafe import Markup
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.metrics.normdel import normdel
-from training.reporting import markdown as markdown_module
+from training.reporting.markdown import as_csv, markdown
 from tune.config import Question
 from tune.figures import draw_all
 from tune.results import SWEEP_SCHEMA, Answer, Row, answer, interval, ious_of, main_effects
@@ -95,20 +95,18 @@ def write_report(rows: Sequence[Row], found: Answer, question: Question, folder:
     """Write summary.md, summary.csv, summary.html and the figures; return the Markdown."""
     figures = draw_all(rows, folder)
     lines = [summary_line(row) for row in by_question(rows)]
-    table = markdown_module.markdown(list(HEADER), lines)
+    table = markdown(list(HEADER), lines)
     parts = [found.words, table, *alphas(rows, question), *notes(rows)]
     effects = main_effects(rows)
     if effects:
         shares = ", ".join(f"{axis} {share:.0%}" for axis, share in sorted(effects.items(), key=lambda item: -item[1]))
         parts.append(f"Share of NormDEL's variance between the values of each axis, beyond chance: {shares}.")
-    markdown = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
-    folder.write_bytes("summary.md", markdown.encode())
+    text = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+    folder.write_bytes("summary.md", text.encode())
     names = [name for name in SWEEP_SCHEMA.names if name != "by_set"]
-    folder.write_bytes(
-        "summary.csv", markdown_module.as_csv(names, [[row[name] for name in names] for row in rows]).encode()
-    )
+    folder.write_bytes("summary.csv", as_csv(names, [[row[name] for name in names] for row in rows]).encode())
     folder.write_bytes("summary.html", page(rows, found, parts[2:], figures, folder).encode())
-    return markdown
+    return text
 
 
 def by_question(rows: Sequence[Row]) -> list[Row]:

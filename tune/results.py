@@ -93,7 +93,7 @@ def sweep_row(
     row |= {"miou_low": found.low, "miou_high": found.high}
     row["standard_error"] = None if math.isnan(found.std) else found.std / math.sqrt(found.seeds)
     row |= {name: float(normdel(value, ratio, question.alpha)) for name, value in levels.items()}
-    pairs = results.group_rows(results.final_rows(table), ("train_dataset", "test_dataset"))
+    pairs = results.rows_by(results.final_rows(table), ("train_dataset", "test_dataset"))
     row["by_set"] = [(" > ".join(pair), float(results.values_of(rows).mean())) for pair, rows in pairs.items()]
     row |= {name: record[name] for name in ("updates", "flops")}
     row["device_hours"] = record["pretrain_hours"] + record["evaluate_hours"]

@@ -185,7 +185,7 @@ def random_points(config: SpaceConfig, seed: int) -> Iterator[Point]:
     for _ in range(config.samples):
         values = {}
         for name, found in axes(config).items():
-            if keeps_everything(name, found):
+            if counts_frames(name, found):
                 values[name] = float(generator.integers(int(min(found)), int(max(found)), endpoint=True))
             elif continuous(name):
                 values[name] = round(float(generator.uniform(min(found), max(found))), 6)
@@ -199,7 +199,7 @@ def continuous(axis: str) -> bool:
     return axis in ("epsilon", "d", "budget")
 
 
-def keeps_everything(axis: str, values: Sequence[Any]) -> bool:
+def counts_frames(axis: str, values: Sequence[Any]) -> bool:
     """Whether an axis is a count of frames, drawn in whole numbers."""
     return axis == "budget" and min(values) > 1
 

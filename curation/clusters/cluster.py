@@ -86,15 +86,14 @@ def load_shards(
 ) -> tuple[list[Any], Float32 | None, float | None]:
     """Return references to the shards (keys, prepared vectors), and with centring the mean and the spread."""
     groups = [[part["path"] for part in group] for group in grouped(parts, config.shard_rows, by=rows_of)]
-    load = ray.remote(load_shard)
-    shards = [load.remote(run, group, None) for group in groups]
-    if not config.center:
-        return shards, None, None
-    sums, squares = zip(*ray.get([ray.remote(shard_sum).remote(shard) for shard in shards]), strict=True)
-    frames = sum(map(rows_of, parts))
-    exact = np.add.reduce(sums) / frames
-    mean = exact.astype(np.float32)
-    spread = max(0.0, float(sum(squares) / frames - exact @ exact))
+    load, mean, spread = ray.remote(load_shard), None, None
+    if config.center:
+        task = ray.remote(shard_sum)
+        sums, squares = zip(*ray.get([task.remote(run, group) for group in groups]), strict=True)
+        frames = sum(map(rows_of, parts))
+        exact = np.add.reduce(sums) / frames
+        mean = exact.astype(np.float32)
+        spread = max(0.0, float(sum(squares) / frames - exact @ exact))
     return [load.remote(run, group, mean) for group in groups], mean, spread
 
 
@@ -106,9 +105,10 @@ def load_shard(run: RunDirectory, paths: list[str], mean: Float32 | None) -> Sha
     return np.concatenate(keys), prepare(np.concatenate([vectors for _, vectors in loaded]))
 
 
-def shard_sum(shard: Shard) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the sum of a shard's vectors, float64 [D], and that of their squared lengths."""
-    x_ND = vectors_of(shard[1])
+def shard_sum(run: RunDirectory, paths: list[str]) -> tuple[npt.NDArray[np.float64], float]:
+    """Return the sum of the vectors of several parts, float64 [D], and that of their squared lengths."""
+    limit_threads(resources.granted_cpus())
+    x_ND = np.concatenate([load_vectors(run, path, None)[1] for path in paths])
     return kmeans.exact_sum(x_ND), float(paired(x_ND, x_ND).sum(dtype=np.float64))
 
 

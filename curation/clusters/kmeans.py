@@ -1,4 +1,4 @@
-"""Spherical k-means: seeding, assignment, partial sums, empty clusters. It knows neither files nor the engine.
+"""Spherical k-means: assignment, partial sums, empty clusters. It knows neither files nor the engine.
 
 Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24), and so are centroids. Such numbers
 add up without any rounding in float64, up to 2^29 vectors a cluster, and so do their products (vectors.py): so the

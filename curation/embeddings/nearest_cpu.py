@@ -1,7 +1,7 @@
 """The exact nearest of many vectors on a CPU, found through 8-bit integers. `nearest_on_cpu` is its front door.
 
 Chips with VNNI multiply 8-bit integers about four times as fast as float32 (tests/bench/bench_kmeans.py). So rows x and
-columns y are coded around origins o and p, with a scale a vector and int8 codes c and d, which miss e and f of them:
+columns y are coded around origins o and p, with a scale a vector and int8 codes c and d, whose residuals are e and f:
 
     x = o + s c + e,    y = p + t d + f
     <x, y> = <o, y> + <x, p> - <o, p> + <x - o, y - p>
@@ -33,19 +33,19 @@ TIES = 16  # columns a row, on average, above which all are computed in float64 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Vectors, and their int8 codes: vector = origin + scale * code + what the code misses."""
+    """Vectors, and their int8 codes: vector = origin + scale * code + residual."""
 
     vectors_ND: Vectors
     codes_ND: npt.NDArray[np.int8]
     scale_N: Float32
     length_N: Float32  # of scale * code
-    missed_N: Float32  # length of what the code misses
+    residual_N: Float32  # length of the residual
     origin_D: Float32
 
     def __getitem__(self, rows: slice) -> "Quantised":
         """Return some of the rows, without copying."""
-        scale, length, missed = self.scale_N[rows], self.length_N[rows], self.missed_N[rows]
-        return Quantised(self.vectors_ND[rows], self.codes_ND[rows], scale, length, missed, self.origin_D)
+        scale, length, residual = self.scale_N[rows], self.length_N[rows], self.residual_N[rows]
+        return Quantised(self.vectors_ND[rows], self.codes_ND[rows], scale, length, residual, self.origin_D)
 
     def __len__(self) -> int:
         return len(self.codes_ND)
@@ -58,10 +58,10 @@ def integers_are_fast() -> bool:
 
 
 def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
-    """Code vectors (float16 or float32) as int8 around an origin, each with a scale of its own. Costs O(N D)."""
+    """Quantise vectors (float16 or float32) as int8 around an origin, each with a scale of its own. Costs O(N D)."""
     shape = vectors_ND.shape
     codes = np.empty(shape, np.int8)
-    scale, length, missed = (np.empty(len(vectors_ND), np.float32) for _ in range(3))
+    scale, length, residual = (np.empty(len(vectors_ND), np.float32) for _ in range(3))
     for start in range(0, len(vectors_ND), 1024):
         rows = slice(start, start + 1024)
         rest = as_tensor(vectors_ND[rows]).float() - as_tensor(origin_D)
@@ -71,8 +71,8 @@ def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
         coded = rounded.mul_(step)
         scale[rows] = step[:, 0].numpy()
         length[rows] = torch.linalg.vector_norm(coded, dim=1).numpy()
-        missed[rows] = torch.linalg.vector_norm(rest.sub_(coded), dim=1).numpy()
-    return Quantised(vectors_ND, codes, scale, length, missed, origin_D)
+        residual[rows] = torch.linalg.vector_norm(rest.sub_(coded), dim=1).numpy()
+    return Quantised(vectors_ND, codes, scale, length, residual, origin_D)
 
 
 def nearest_on_cpu(rows: Quantised, columns: Quantised, before: int | None) -> tuple[Float32, Indices]:
@@ -164,8 +164,8 @@ class Search:
         products.add_(as_tensor(exact_MD @ rows.origin_D))
         row_part = self.exact_ND @ columns.origin_D - rows.origin_D @ columns.origin_D
         products.add_(as_tensor(row_part)[:, None])
-        missed, length = columns.missed_N.max(), (columns.length_N + columns.missed_N).max()
-        return products.numpy(), rows.missed_N * length + rows.length_N * missed + np.float32(ROUNDING)
+        residual, length = columns.residual_N.max(), (columns.length_N + columns.residual_N).max()
+        return products.numpy(), rows.residual_N * length + rows.length_N * residual + np.float32(ROUNDING)
 
     def improve(self, rows_P: Indices, columns_P: Indices, exact_MD: Float32, left: int) -> None:
         """Compute some pairs exactly and keep what is better, or equal with an earlier column."""

@@ -6,6 +6,9 @@ All products are computed in float32, and those within rounding of a row's best 
 Legend: N rows and M columns of D dimensions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -20,12 +23,24 @@ def nearest_on_gpu(rows_ND: Vectors, columns_MD: Vectors, before: int | None, de
     """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
     best, index = np.full(len(rows_ND), -np.inf, np.float32), np.full(len(rows_ND), -1, np.int64)
     columns = as_tensor(columns_MD).to(device).float()
-    for top in range(0, len(rows_ND), GPU_BLOCK):
-        rows = as_tensor(rows_ND[top : top + GPU_BLOCK]).to(device).float()
-        limit = None if before is None else torch.arange(top + before, top + before + len(rows), device=device)
-        found = _nearest_of_block(rows, columns, limit)
-        best[top : top + GPU_BLOCK], index[top : top + GPU_BLOCK] = (column.cpu().numpy() for column in found)
+    with _whole_float32():
+        for top in range(0, len(rows_ND), GPU_BLOCK):
+            rows = as_tensor(rows_ND[top : top + GPU_BLOCK]).to(device).float()
+            limit = None if before is None else torch.arange(top + before, top + before + len(rows), device=device)
+            found = _nearest_of_block(rows, columns, limit)
+            best[top : top + GPU_BLOCK], index[top : top + GPU_BLOCK] = (column.cpu().numpy() for column in found)
     return best, index
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Forbid TF32 and bfloat16 in float32 products, which some containers allow: ROUNDING is of whole float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _nearest_of_block(

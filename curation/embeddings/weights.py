@@ -96,7 +96,7 @@ def fit_weights(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
     found = prefixes(tensors, expected)
     prefix = found[0][0] if found else ""
     if not found:
-        fitted = unrelated(tensors, model)
+        fitted = converted_by_timm(tensors, model)
         left = {name: 1 for name in tensors if fitted is None}
     else:
         inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -107,13 +107,13 @@ def fit_weights(checkpoint: Checkpoint, model: nn.Module, encoder: str) -> Fit:
     if faults or fitted is None:
         raise ValueError(
             f"weights {checkpoint.path} do not fit {encoder}: {'; '.join(faults)}; "
-            f"{example_names(tensors, found, expected)} "
+            f"{contents(tensors, found, expected)} "
             "Name the encoder they were trained as with --encoder (with --name where weights are evaluated)"
         )
     return Fit({name: fitted[name] for name in expected}, prefix, groups(left, prefix))
 
 
-def unrelated(tensors: Tensors, model: nn.Module) -> Tensors | None:
+def converted_by_timm(tensors: Tensors, model: nn.Module) -> Tensors | None:
     """Return what timm's own conversions make of the tensors, or None where they are not for these."""
     module: Any = eva if isinstance(model, eva.Eva) else vision_transformer
     try:
@@ -221,7 +221,7 @@ def groups(left: Iterable[str], prefix: str) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(Counter(group(name) for name in left).items()))
 
 
-def example_names(tensors: Tensors, found: list[tuple[str, int]], expected: Mapping[str, Tensor]) -> str:
+def contents(tensors: Tensors, found: list[tuple[str, int]], expected: Mapping[str, Tensor]) -> str:
     """Return what a file holds, as a sentence: the prefixes and the shape of the encoder that is there."""
     if not found:
         top = ", ".join(f"{name} ({count})" for name, count in groups(tensors, "")[:MAX_DROPPED])
@@ -233,12 +233,12 @@ def example_names(tensors: Tensors, found: list[tuple[str, int]], expected: Mapp
     prefix = found[0][0]
     width, patch = tensors[prefix + PATCHES].shape[0], tensors[prefix + PATCHES].shape[-1]
     depth = len({name.split(".")[1] for n in tensors if (name := n.removeprefix(prefix)).startswith("blocks.")})
-    near = similar_names(width, patch, {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
+    near = similar_encoders(width, patch, {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
     guess = f", as {', '.join(near)}" if near else ""
     return f"prefixes seen: {counts}. The file has width {width}, {depth} blocks and patches of {patch}{guess}."
 
 
-def similar_names(width: int, patch: int, names: set[str]) -> list[str]:
+def similar_encoders(width: int, patch: int, names: set[str]) -> list[str]:
     """Return names of timm's encoders of a width and patch, those first that have registers and layer scales alike."""
     pattern = f"vit_{WIDTH_NAMES.get(width, '?')}_patch{patch}_*"
     known = [name for family in FAMILIES for name in timm.list_models(pattern, module=family)]

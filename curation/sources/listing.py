@@ -60,14 +60,14 @@ class Globs:
 
     def lists(self, path: str) -> bool:
         """Whether a path is listed."""
-        return suffix_of(path) is None and self.let_through(path)
+        return other_suffix(path) is None and self.let_through(path)
 
     def _through(self, path: str, include: int, exclude: int) -> bool:
         included, excluded = self._include[include], self._exclude[exclude]
         return bool((included is None or included.match(path)) and not (excluded is not None and excluded.match(path)))
 
 
-def suffix_of(path: str) -> str | None:
+def other_suffix(path: str) -> str | None:
     """None for an image by its suffix; else the suffix in lower case, or `no suffix`."""
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     if not (dot and stem):
@@ -108,7 +108,7 @@ class Listing:
                     yield Entry(source.name, found.path, uri, found.size, found.mtime_ns, found.problem)
 
     def _is_listed(self, found: Found, globs: Globs) -> bool:
-        kind = suffix_of(found.path)
+        kind = other_suffix(found.path)
         through = globs.let_through(found.path)
         if kind is None and globs.differs_by_case(found.path):
             self.by_case += 1
@@ -152,11 +152,13 @@ class Listing:
 
     def describe_skipped(self) -> str:
         """What was passed over by kind, as clauses: other kinds of files, leftovers, special files, links."""
-        texts = [f"skipped {count_in(self.skipped, 'files of other kinds')}"]
+        texts = [f"skipped {describe_counts(self.skipped, 'files of other kinds')}"]
         if self.passed.leftovers:
-            texts.append(f"passed over {count_in(self.passed.leftovers, 'leftovers of operating systems and tools')}")
+            texts.append(
+                f"passed over {describe_counts(self.passed.leftovers, 'leftovers of operating systems and tools')}"
+            )
         if self.passed.special:
-            texts.append(f"passed over {count_in(self.passed.special, 'special files')}")
+            texts.append(f"passed over {describe_counts(self.passed.special, 'special files')}")
         if self.passed.links:
             texts.append(f"links to files that are listed themselves: {self.passed.links}")
         if loops := self.passed.loops:
@@ -205,7 +207,7 @@ def count_files(config: IngestConfig) -> Listing:
     return listing
 
 
-def count_in(kinds: Counter[str], of_what: str) -> str:
+def describe_counts(kinds: Counter[str], of_what: str) -> str:
     """Counts by kind as a clause."""
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"{kinds.total()} {of_what}" + (f" ({listed})" if listed else "")

@@ -9,14 +9,14 @@ from itertools import pairwise
 
 from training.datasets.patterns import (
     ANY,
-    IMAGES_FOLDER,
+    IMAGES_PATTERN,
     KVASIR_KEY,
     MASK_FOLDER,
-    MASKS,
+    MASKS_PATTERN,
     NUMBER,
     OF,
     PART,
-    TRUTH_FOLDER,
+    TRUTH_PATTERN,
     GroupValues,
     Layout,
     Pair,
@@ -60,8 +60,8 @@ LAYOUTS: dict[str, Layout] = {
     "kvasir-seg": Layout(
         trees=(
             one(
-                rf"{IMAGES_FOLDER}{PART}_(?P<key>\d+)",
-                rf"{MASKS}{PART}_(?P<key>\d+)",
+                rf"{IMAGES_PATTERN}{PART}_(?P<key>\d+)",
+                rf"{MASKS_PATTERN}{PART}_(?P<key>\d+)",
                 "images/PART_NUMBER.jpg + masks/PART_NUMBER.png",
             ),
             folder_trees(),
@@ -87,8 +87,8 @@ LAYOUTS: dict[str, Layout] = {
     "imageclefmed": Layout(
         trees=(
             one(
-                f"{IMAGES_FOLDER}(?P<key>[^_/]+)",
-                rf"{MASKS}(?P<key>[^_/]+)(?:_\w+)?",
+                f"{IMAGES_PATTERN}(?P<key>[^_/]+)",
+                rf"{MASKS_PATTERN}(?P<key>[^_/]+)(?:_\w+)?",
                 "images/ID.jpg + masks/ID.jpg and masks/ID_mask.jpg",
             ),
         ),
@@ -105,7 +105,7 @@ LAYOUTS: dict[str, Layout] = {
         trees=(
             one(
                 f"ETIS-LaribPolypDB/{NUMBER}",
-                f"{TRUTH_FOLDER}p{NUMBER}",
+                f"{TRUTH_PATTERN}p{NUMBER}",
                 "ETIS-LaribPolypDB/N.tif + Ground Truth/pN.tif",
             ),
             folder_trees(NUMBER, "N.png"),
@@ -155,11 +155,13 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "cvc-clinicdb": Layout(
         trees=(
-            one(f"Original/{NUMBER}", f"{TRUTH_FOLDER}{NUMBER}", "Original/N.tif + Ground Truth/N.tif"),
-            one(f"PNG/Original/{NUMBER}", f"PNG/{TRUTH_FOLDER}{NUMBER}", "PNG/Original/N.png + PNG/Ground Truth/N.png"),
+            one(f"Original/{NUMBER}", f"{TRUTH_PATTERN}{NUMBER}", "Original/N.tif + Ground Truth/N.tif"),
+            one(
+                f"PNG/Original/{NUMBER}", f"PNG/{TRUTH_PATTERN}{NUMBER}", "PNG/Original/N.png + PNG/Ground Truth/N.png"
+            ),
             one(
                 f"TIFF?/Original/{NUMBER}",
-                f"TIFF?/{TRUTH_FOLDER}{NUMBER}",
+                f"TIFF?/{TRUTH_PATTERN}{NUMBER}",
                 "TIF/Original/N.tif + TIF/Ground Truth/N.tif",
             ),
             folder_trees(NUMBER, "N.png"),
@@ -239,13 +241,13 @@ LAYOUTS: dict[str, Layout] = {
     "generic": Layout(
         trees=(
             one(
-                f"{PART}/{IMAGES_FOLDER}{ANY}",
-                f"{PART}/{MASKS}{OF}",
+                f"{PART}/{IMAGES_PATTERN}{ANY}",
+                f"{PART}/{MASKS_PATTERN}{OF}",
                 "train/images/NAME.* + train/masks/NAME.* (and so on)",
             ),
             one(
-                f"{IMAGES_FOLDER}{PART}/{ANY}",
-                f"{MASKS}{PART}/{OF}",
+                f"{IMAGES_PATTERN}{PART}/{ANY}",
+                f"{MASKS_PATTERN}{PART}/{OF}",
                 "images/train/NAME.* + masks/train/NAME.* (and so on)",
             ),
             one(

@@ -166,7 +166,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
     if survey.coloured and survey.colours and not len(survey.colours) > MAX_COLOURS:
         require(
             (0, 0, 0) in survey.colours,
-            ambiguous(name, f"the colours {value_list(survey.colours)}, none of which is black"),
+            ambiguity(name, f"the colours {value_list(survey.colours)}, none of which is black"),
         )
         border = BORDER if BORDER in survey.colours and len(survey.colours) > 2 else None
         return Coding("classes", border if ignore is None else ignore, description="all but black is foreground")
@@ -175,7 +175,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
         bright = {value for value in survey.gray if value > THRESHOLD}
         require(
             bool(bright) and 0 in survey.gray and not survey.transparent,
-            ambiguous(name, f"{len(survey.colours)} colours or more, without black and bright ones"),
+            ambiguity(name, f"{len(survey.colours)} colours or more, without black and bright ones"),
         )
     elif survey.gray:
         lossless = gray_coding(survey, ignore, name)
@@ -183,7 +183,7 @@ def decide(survey: Survey, kind: Kind, ignore: int | None, name: str) -> Coding:
         empty = survey.brightest_lossy == 0
         require(
             empty or survey.brightest_lossy > THRESHOLD or bool(survey.gray),
-            ambiguous(
+            ambiguity(
                 name, f"lossy files with no value above {survey.brightest_lossy:g}, where class numbers are unreliable"
             ),
         )
@@ -203,7 +203,7 @@ def gray_coding(survey: Survey, ignore: int | None, name: str) -> Coding:
     soft = white == 1.0 and any(value != round(value) for value in values)
     dark, bright = values[0] <= BLACK * white / 255, values[-1] >= WHITE * white / 255
     if soft:
-        require(dark and bright, ambiguous(name, found))
+        require(dark and bright, ambiguity(name, found))
         return Coding("binary", ignore, description="0.5 and up is foreground")
     if values[0] == 0 and len(others) == 1:
         return Coding("classes", ignore, description=f"0 is background, {others[0]:g} foreground")
@@ -215,20 +215,20 @@ def gray_coding(survey: Survey, ignore: int | None, name: str) -> Coding:
         covered = sum(counts[value] for value in numbers)
         require(
             survey.void_with_classes,
-            ambiguous(name, f"{found}, but no file holds {beyond[0]:g} together with another class"),
+            ambiguity(name, f"{found}, but no file holds {beyond[0]:g} together with another class"),
         )
         if covered >= RARE * counts[beyond[0]]:
             description = f"classes {value_list(numbers)} are foreground, {beyond[0]:g} is ignored"
             return Coding("classes", beyond[0], description=description)
-        raise ValueError(ambiguous(name, f"{found}, of which 1 to {MAX_CODE} cover only {covered} pixels"))
+        raise ValueError(ambiguity(name, f"{found}, of which 1 to {MAX_CODE} cover only {covered} pixels"))
     many = len([value for value in values if BLACK * white / 255 < value < WHITE * white / 255]) > FEW
     between = edges[0] == 0 or edges[1] >= EDGE_SHARE * edges[0]
     span = any(THRESHOLD * white / 255 < value < WHITE * white / 255 for value in values) or between
-    require(dark and bright and span and (many or (between and white == 255.0)), ambiguous(name, found))
+    require(dark and bright and span and (many or (between and white == 255.0)), ambiguity(name, found))
     return Coding("binary", ignore, description="bright is foreground")
 
 
-def ambiguous(name: str, found: str) -> str:
+def ambiguity(name: str, found: str) -> str:
     """Return why a set's masks cannot be read, and which flags decide."""
     return (
         f"the masks of {name} hold {found}, so the foreground is ambiguous. Expected 0 and one other value, classes "

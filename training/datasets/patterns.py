@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 GroupValues = Mapping[str, str]
 
-IMAGES_FOLDER, MASKS = r"images?/", r"masks?/"
+IMAGES_PATTERN, MASKS_PATTERN = r"images?/", r"masks?/"
 NUMBER, ANY, OF = r"(?P<key>\d+)", "(?P<key>.+)", "(?P<key>.+?)(?:_mask)?"
-TRUTH_FOLDER = "Ground ?Truth/"
+TRUTH_PATTERN = "Ground ?Truth/"
 KVASIR_KEY = r"(?P<key>[a-z]\w{20,})"  # PraNet's TrainDataset mixes these with the numbers of CVC-ClinicDB
 MASK_FOLDER = "[^/]*(?:mask|truth|label|annotation|(?<![a-z])gt(?![a-z]))[^/]*"
 PART = r"(?P<split>train|training|val|valid|validation|test|testing)"
@@ -60,7 +60,7 @@ def one(images: str, masks: str, shown: str, *counts: int) -> Tree:
 
 def folder_trees(key: str = ANY, shown: str = "NAME.jpg") -> Tree:
     """images/ and masks/ with equal names."""
-    return one(IMAGES_FOLDER + key, MASKS + key, f"images/{shown} + masks/{shown}")
+    return one(IMAGES_PATTERN + key, MASKS_PATTERN + key, f"images/{shown} + masks/{shown}")
 
 
 def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
@@ -72,9 +72,9 @@ def pranet(name: str, key: str, split: bool, train: bool) -> Tree:
     start = f"{test}Dataset/{name}/" if train else f"(?:{test}Dataset/)?{name}/"
     top = "TestDataset/" if train else "[TestDataset/]"
     shown = f"{top}{name}/images/NAME.png + {top}{name}/masks/NAME.png"
-    pairs = [Pair(f"{start}{IMAGES_FOLDER}{key}", f"{start}{MASKS}{key}", shown)]
+    pairs = [Pair(f"{start}{IMAGES_PATTERN}{key}", f"{start}{MASKS_PATTERN}{key}", shown)]
     if train:
         start = f"{rest}Dataset/(?:{name}/)?"
         shown = "TrainDataset/image/NAME.png + TrainDataset/mask/NAME.png"
-        pairs.append(Pair(f"{start}{IMAGES_FOLDER}{key}", f"{start}{MASKS}{key}", shown))
+        pairs.append(Pair(f"{start}{IMAGES_PATTERN}{key}", f"{start}{MASKS_PATTERN}{key}", shown))
     return Tree(tuple(pairs))

@@ -183,7 +183,7 @@ def carry_out_run(run: RunDirectory, job: EvaluationRun, device: str) -> str:
     made: list[results.Row] = []
     for one, rows, test in tests:
         masks = predictor(test.images)
-        final = results.measured_columns(iou.confusion_counts(masks, test.masks, ignored=IGNORED)) | {
+        final = results.measures_of(iou.confusion_counts(masks, test.masks, ignored=IGNORED)) | {
             "epoch": epoch,
             "final": True,
         }

@@ -63,9 +63,7 @@ def measures(table: pa.Table) -> Report:
     The interval is a bootstrap's over images and seeds. Rows without their images' counts are left out.
     """
     final, lines, values = results.final_rows(table), [], list[list[Any]]()
-    groups = [
-        rows for rows in results.group_rows(final, tables.KEYS).values() if all(row["image_counts"] for row in rows)
-    ]
+    groups = [rows for rows in results.rows_by(final, tables.KEYS).values() if all(row["image_counts"] for row in rows)]
     for rows in sorted(groups, key=lambda rows: tables.record_order(rows[0])):
         named = [rows[0][key] for key in MEASURED_OF]
         found = [iou.estimate(results.counts_of(rows), name) for name in SHOWN_MEASURES]

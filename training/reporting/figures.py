@@ -154,7 +154,7 @@ def last_values(rows: Sequence[Row], last_epochs: int) -> list[float]:
 
 def by_dataset(table: pa.Table) -> dict[str, list[Row]]:
     """Return the rows tested on the data set they were trained on, by name in the paper's order."""
-    groups = results.group_rows(results.checked(table), ("train_dataset", "test_dataset"))
+    groups = results.rows_by(results.checked(table), ("train_dataset", "test_dataset"))
     same = {train: rows for (train, test), rows in groups.items() if train == test}
     require(bool(same), "no row is tested on the data set it was trained on; this figure shows no others")
     return {name: same[name] for name in sorted(same, key=results.dataset_order)}

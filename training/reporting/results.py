@@ -97,7 +97,7 @@ def checked(results: pa.Table) -> pa.Table:
     return results.cast(SCHEMA)
 
 
-def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
+def measures_of(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     """Return images, every score, the interval of mIoU over images, image_iou and image_counts of one test, by name.
 
     Empty masks count as by default in training/metrics/iou.py; `seed` is the bootstrap's.
@@ -111,7 +111,7 @@ def measured_columns(counts_NC4: npt.NDArray[Any], seed: int = 0) -> Row:
     return {"images": len(image_iou), **named, **interval, **kept}
 
 
-def group_rows(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+def rows_by(results: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Return rows by the values of some columns; groups and their rows are sorted by run, seed and epoch."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     run = [name for name in RUN_KEY if name != "seed"]

@@ -94,7 +94,7 @@ def records(table: pa.Table, *, external: bool = True, bootstrap: Bootstrap | No
     """
     final = results.final_rows(table)
     made = []
-    for key, rows in results.group_rows(final, KEYS).items():
+    for key, rows in results.rows_by(final, KEYS).items():
         record: Row = dict.fromkeys(RECORD_COLUMNS) | dict(zip(KEYS, key, strict=True))
         same = record["test_dataset"] == record["train_dataset"]
         if not (external or same):

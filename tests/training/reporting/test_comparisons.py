@@ -110,7 +110,7 @@ def test_every_measure_has_its_deviation_and_interval() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((6, 8, 8)) < 0.4
     counts = [metrics.confusion_counts(truth ^ (rng.random(truth.shape) < 0.2), truth) for _ in range(3)]
-    rows = [row("m20", seed, **results.measured_columns(each)) for seed, each in enumerate(counts)]
+    rows = [row("m20", seed, **results.measures_of(each)) for seed, each in enumerate(counts)]
     made = measures(results.as_table([*rows, row("r20")]))  # the last kept no counts
     records = {record["measure"]: record for record in csv.DictReader(io.StringIO(made.csv))}
     assert set(records) == {"miou", "miou_dataset", "miou_background", "dice", "precision", "recall"}

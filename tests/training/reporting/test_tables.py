@@ -151,7 +151,7 @@ def test_intervals_over_images_and_seeds_where_images_are_kept() -> None:
 def test_a_row_from_counts() -> None:
     prediction, truth = np.random.default_rng(0).random((2, 8, 5, 5)) < 0.5
     counts = iou.confusion_counts(prediction, truth)
-    measured = results.measured_columns(counts, seed=3)
+    measured = results.measures_of(counts, seed=3)
     summary = iou.summarise(counts)
     assert {name: measured[name] for name in summary if name in measured} == {
         name: value for name, value in summary.items() if name in results.MEASURES
