@@ -1,6 +1,6 @@
 """Embeddings to clusters: Lloyd's iterations as Ray tasks over fixed shards, their sums reduced as a tree.
 
-The centroids of every iteration are kept, so that a killed run goes on from the last. Shards live in Ray's object
+The centroids of every iteration are kept, so that a killed run resumes from the last. Shards live in Ray's object
 store, which spills to disk what does not fit.
 """
 
@@ -190,7 +190,7 @@ def history_of(run: RunDirectory, inertia: float) -> list[dict[str, Any]]:
 
 
 def keep_iteration(run: RunDirectory, centroids: Float32, row: dict[str, Any]) -> None:
-    """Write the centroids after an iteration, its row of the history beside them."""
+    """Write the centroids after an iteration, with its row of the history as metadata."""
     table = vectors_table(range(len(centroids)), centroids).replace_schema_metadata({HISTORY_KEY: json.dumps(row)})
     run.write_table(part_path("clusters/iterations", row["iteration"]), table)
 

@@ -1,7 +1,7 @@
 """Spherical k-means: assignment, partial sums, empty clusters. It knows neither files nor the engine.
 
 Vectors are unit length and of float16 (or of float32 rounded to multiples of 2^-24), and so are centroids. Such numbers
-add up without any rounding in float64, up to 2^29 vectors a cluster, and so do their products (vectors.py): so the
+add up without any rounding in float64, up to 2^29 vectors per cluster, and so do their products (vectors.py): so the
 assignments, the sums and with them the centroids are the same to the last bit however the vectors are sharded and in
 whatever order they come.
 
@@ -142,7 +142,7 @@ def update(total: Sums, centroids_KD: Float32) -> tuple[Float32, int, float]:
 
     That is the sum of squared distances over all centroids, rounded once, so the same on every chip.
 
-    An empty cluster is seeded anew with the vector farthest from its own centroid, then the next farthest; where
+    An empty cluster is seeded again with the vector farthest from its own centroid, then the next farthest; where
     there are more empty clusters than such vectors, the rest keep their centroid for another iteration. So does a
     cluster whose vectors cancel out.
     """

@@ -25,7 +25,7 @@ def automatic_clusters(frames: int, center: bool = False) -> int:
 
 
 def sample_share(frames: int, clusters: int) -> float:
-    """Return the share of the frames that seeding looks at: all, or about 8 a cluster and at least 16,384."""
+    """Return the share of the frames that seeding looks at: all, or about 8 per cluster and at least 16,384."""
     return min(1.0, max(SAMPLE_FLOOR, SAMPLE_PER_CLUSTER * clusters) / frames)
 
 

@@ -20,7 +20,7 @@ RANDOM = "which of two duplicates stays"  # purpose of the random order
 
 
 def visiting_order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
-    """Return the order in which frames are visited, so that of two alike the one to keep comes first.
+    """Return the order in which frames are visited, so that of two duplicates the one to keep comes first.
 
     nearest: ascending distance to the centroid; farthest: descending; random: by key and seed. Ties go by key.
     """
