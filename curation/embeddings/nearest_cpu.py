@@ -1,7 +1,7 @@
-"""The exact nearest of many vectors on a CPU, found through 8-bit integers. `nearest_on_cpu` is its front door.
+"""The exact nearest of many vectors on a CPU, found through 8-bit integers. nearest.py is its front door.
 
 Chips with VNNI multiply 8-bit integers about four times as fast as float32 (tests/bench/bench_kmeans.py). So rows x and
-columns y are coded around origins o and p, with one scale per vector and int8 codes c and d, whose residuals are e and f:
+columns y are quantised around origins o and p, with a scale per vector, int8 codes c and d, and residuals e and f:
 
     x = o + s c + e,    y = p + t d + f
     <x, y> = <o, y> + <x, p> - <o, p> + <x - o, y - p>

@@ -1,4 +1,4 @@
-"""The exact nearest of many vectors with PyTorch, as a GPU does it best. `nearest_on_gpu` is its front door.
+"""The exact nearest of many vectors with PyTorch, as a GPU does it best. nearest.py is its front door.
 
 All products are computed in float32, and those within rounding of a row's best again in float64. A consumer GPU has a
 32nd or 64th of its float32 rate in float64, so only where vectors are nearly all alike is a block computed in it whole.
