@@ -10,6 +10,7 @@ help:  ## show this list
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'mosaicml-streaming>=0.12'  # its pins would hold back NumPy for all
 	touch $(READY)
 
 demo: $(READY)  ## curate an artificial colonoscopy and compare with what is known of it (2 to 3 minutes)
