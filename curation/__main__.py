@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from curation import cli
+from curation import cli, submission
 from curation.clusters.config import ClusterConfig
 from curation.console import summary
 from curation.embeddings.config import EmbedConfig
@@ -13,6 +13,7 @@ from curation.exports.config import ExportConfig
 from curation.phantom.config import DemoConfig
 from curation.scores.config import ScoreConfig
 from curation.sources.config import IngestConfig
+from curation.store.config import StatusConfig
 from curation.subsets.config import SelectConfig
 
 RUN_CONFIGS = {
@@ -63,9 +64,9 @@ def run(*configs: Any) -> None:
         )
 
 
-def command(about: str, configs: cli.Configs, work: Callable[..., Any]) -> cli.Command:
+def command(about: str, configs: cli.Configs, work: Callable[..., Any], computes: bool = False) -> cli.Command:
     """A command whose flags are always the same."""
-    return cli.Command(about, lambda _: configs, work)
+    return cli.Command(about, lambda _: configs, work, computes)
 
 
 COMMANDS = {
@@ -78,17 +79,25 @@ COMMANDS = {
         "Turn frames into unit vectors with a Vision Transformer.",
         (EmbedConfig,),
         with_summary(step("embeddings.embed.embed")),
+        computes=True,
     ),
     "cluster": command(
-        "Spherical k-means over the embeddings.", (ClusterConfig,), with_summary(step("clusters.cluster.cluster"))
+        "Spherical k-means over the embeddings.",
+        (ClusterConfig,),
+        with_summary(step("clusters.cluster.cluster")),
+        computes=True,
     ),
     "score": command(
         "Compare the frames of each cluster, once for every threshold.",
         (ScoreConfig,),
         with_summary(step("scores.score.score")),
+        computes=True,
     ),
     "select": command(
-        "Keep a subset, by thresholds or by size, with a reason for every frame.", (SelectConfig,), select
+        "Keep a subset, by thresholds or by size, with a reason for every frame.",
+        (SelectConfig,),
+        select,
+        computes=True,
     ),
     "export": command(
         "Export a subset as a Parquet table or a folder of files.",
@@ -96,14 +105,26 @@ COMMANDS = {
         with_summary(step("exports.export.export")),
     ),
     "run": command(
-        "All steps from sources to an exported subset; does only what is missing.", tuple(RUN_CONFIGS.values()), run
+        "All steps from sources to an exported subset; does only what is missing.",
+        tuple(RUN_CONFIGS.values()),
+        run,
+        computes=True,
     ),
     "demo": command(
         "Draw an artificial colonoscopy, curate it, and compare the result with the known truth.",
         (DemoConfig,),
         step("demo.demo"),
+        computes=True,
     ),
 }
+
+
+COMMANDS["status"] = command(
+    "How far a run is, its rate, the time left and who holds it; from any machine.",
+    (StatusConfig,),
+    lambda config: print(step("status.status")(config)),
+)
+COMMANDS |= submission.commands("curation", lambda: COMMANDS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ import tyro
 
 from curation import settings
 from curation.console import warn
+from curation.engine.config import DeviceConfig, JobConfig
 from curation.store.filesystems import without_credentials
 
 Config = TypeVar("Config")
@@ -35,6 +36,8 @@ class Command:
     about: str
     configs: Callable[[Sequence[str]], Configs]
     work: Callable[..., None]
+    computes: bool = False  # on a device that can be chosen
+    raw: bool = False  # it takes its arguments as they are
 
 
 def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
@@ -44,8 +47,10 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
         return name
     command = commands[name]
     try:
-        configs = command.configs(arguments[1:])
-        command.work(*parse_flags(f"{package} {name}", command.about, configs, arguments[1:]))
+        if command.raw:
+            command.work(arguments[1:])
+        else:
+            work(command, parse_command(package, name, command, arguments[1:]))
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return INTERRUPTED
@@ -60,6 +65,26 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
             return INTERRUPTED
         return complain(error)
     return 0
+
+
+def parse_command(package: str, name: str, command: Command, arguments: Sequence[str]) -> list[Any]:
+    """The configs that a command's flags fill, as `parse_flags`; the last of one that `computes` is a DeviceConfig.
+
+    What `follow` and `stop` are for, a job, needs no flag.
+    """
+    configs = (*command.configs(arguments), *((DeviceConfig,) if command.computes else ()))
+    if configs == (JobConfig,) and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--job={arguments[0]}", *arguments[1:]]
+    return parse_flags(f"{package} {name}", command.about, configs, arguments)
+
+
+def work(command: Command, configs: list[Any]) -> None:
+    """Do a command's work on its configs; the last of one that `computes` says on which device."""
+    if not command.computes or configs[-1].device == "auto":  # which Ray need not be loaded for
+        command.work(*configs[: len(configs) - command.computes])
+        return
+    with import_module("curation.engine.accelerators").using(configs[-1].device):
+        command.work(*configs[:-1])
 
 
 def interrupted(error: BaseException | None) -> bool:

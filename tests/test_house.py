@@ -18,8 +18,20 @@ BANNED = {"utils", "util", "common", "base", "core", "helpers", "misc"}
 # A package and its rooms, each of which imports only those before it; root files are rooms of their own.
 ROOMS = {
     "curation": (
-        *("options", "seeds", "console", "engine", "store", "settings", "cli", "phantom", "sources", "frames"),
-        *("embeddings", "clusters", "scores", "subsets", "exports", "pipeline", "demo", "__main__"),
+        *(
+            "options",
+            "seeds",
+            "console",
+            "engine",
+            "store",
+            "settings",
+            "cli",
+            "submission",
+            "status",
+            "phantom",
+            "sources",
+        ),
+        *("frames", "embeddings", "clusters", "scores", "subsets", "exports", "pipeline", "demo", "__main__"),
     ),
     "training": (
         *("loader", "methods", "pretraining", "datasets", "metrics", "segmentation", "reporting", "evaluation"),
@@ -30,7 +42,8 @@ ROOMS = {
 # Files that run on the cluster: all others import neither Ray nor any of these.
 ON_RAY = {
     "curation": (
-        *("engine/connect", "engine/errors", "engine/resources", "engine/stream", "frames/ingest", "embeddings/embed"),
+        *("engine/accelerators", "engine/connect", "engine/errors", "engine/resources", "engine/stream"),
+        *("frames/ingest", "embeddings/embed"),
         *("clusters/cluster", "scores/score", "exports/export", "pipeline", "demo"),
     ),
     "training": (

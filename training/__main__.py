@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from curation import submission
 from curation.cli import Command, Configs, dispatch
 from curation.settings import flag_value
 from curation.sources import pools
@@ -68,7 +69,10 @@ def datasets() -> None:
 
 COMMANDS = {
     "pretrain": Command(
-        "Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR).", recipe_configs, pretrain
+        "Train an encoder on exactly the frames that a subset keeps (MAE or SimCLR).",
+        recipe_configs,
+        pretrain,
+        computes=True,
     ),
     "evaluate": Command(
         "Fine-tune encoders for segmentation, test and compare them.",
@@ -77,11 +81,13 @@ COMMANDS = {
             "segmentation.config.FinetuneConfig",
         ),
         evaluate,
+        computes=True,
     ),
     "benchmark": Command(
         "Pre-train on several subsets, fine-tune, and write the tables and figures that compare them.",
         benchmark_configs,
         benchmark,
+        computes=True,
     ),
     "normdel": Command(
         "Compute NormDEL from an mIoU and a retention ratio.",
@@ -92,6 +98,9 @@ COMMANDS = {
         "List the segmentation sets and the pools for pre-training that are known by name.", lazily(), datasets
     ),
 }
+
+
+COMMANDS |= submission.commands("training", lambda: COMMANDS)
 
 
 def main(arguments: Sequence[str]) -> int:

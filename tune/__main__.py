@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from curation import submission
 from curation.cli import Command, Configs, dispatch
 from curation.store.directory import RunDirectory
 from training.__main__ import recipe_configs
@@ -38,11 +39,14 @@ def report(config: Any) -> None:
 
 
 COMMANDS = {
-    "sweep": Command("Search the thresholds whose subset is worth training on.", sweep_configs, sweep),
+    "sweep": Command("Search the thresholds whose subset is worth training on.", sweep_configs, sweep, computes=True),
     "report": Command(
         "Write the report of a sweep again.", lambda _: (import_module("tune.config").ReportConfig,), report
     ),
 }
+
+
+COMMANDS |= submission.commands("tune", lambda: COMMANDS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ def speed(job: SweepJob, candidate: Candidate) -> Speed:
     [(settings, plan), *_] = job.planned(candidate)
     cpus = max(1, int(min(settings.compute.cpus, resources.largest("CPU"))))
     one = next(one for one in job.sets if one.parts["train"])
-    timed = ray.remote(time_steps).options(**resources.arithmetic_options() | {"num_cpus": cpus})
+    timed = resources.arithmetic_task(time_steps).options(num_cpus=cpus)
     found: Speed = ray.get(timed.remote(settings, plan, RunDirectory(job.output), one, job.finetune))
     return found
 

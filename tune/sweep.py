@@ -9,6 +9,7 @@ import ray
 from ray import tune as ray_tune
 
 from curation.engine import resources
+from curation.engine.accelerators import gpus, selected
 from curation.engine.connect import connect
 from curation.exports.config import ExportConfig
 from curation.exports.export import discard, export
@@ -46,7 +47,7 @@ def sweep(what: SweepSettings) -> pa.Table:
     connect()
     what = with_precision(what, run)
     limits = (what.config.gpus_per_trial, what.config.cpus_per_trial, what.config.max_concurrent)
-    share = shares(resources.count("CPU"), resources.count("GPU"), *limits)
+    share = shares(resources.count("CPU"), gpus(), *limits)
     chooser = Chooser(what.config.run_dir, run.address, what.space.same)
     chooser.pool()
     with run.lock(), RunDirectory(what.config.run_dir).lock():
@@ -78,7 +79,17 @@ def job_of(what: SweepSettings, share: Shares, sets: Sequence[PreparedSet]) -> S
         compute=replace(what.recipe.compute, workers=share.workers, cpus=share.cpus),
     )
     output, devices = RunDirectory(what.evaluation.output).address, max(1, share.gpus)
-    return SweepJob(output, recipe, what.evaluation, what.finetune, tuple(sets), what.halving, what.question, devices)
+    return SweepJob(
+        output=output,
+        recipe=recipe,
+        evaluation=what.evaluation,
+        finetune=what.finetune,
+        sets=tuple(sets),
+        halving=what.halving,
+        question=what.question,
+        devices=devices,
+        device=selected(),
+    )
 
 
 class Sweep:
@@ -97,7 +108,7 @@ class Sweep:
         """Choose subsets for what is known beforehand: the full pool first, so that equal ones share it."""
         if self.what.space.search == "optuna":
             given = (self.what.config.run_dir, self.job.output, self.what.space.same, leases.current())
-            self.chooser = ray.remote(Chooser).options(num_cpus=0).remote(*given)
+            self.chooser = ray.remote(Chooser).options(**resources.beside_driver()).remote(*given)
         if "full" in self.what.space.baselines:
             self.add([space.full_pool()])
         if self.what.space.search == "optuna":

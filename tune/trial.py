@@ -17,6 +17,8 @@ import ray
 from ray import tune as ray_tune
 
 from curation.embeddings.encoder import CARD
+from curation.engine.accelerators import using
+from curation.engine.config import Device
 from curation.options import digest, hashed_fields, require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
@@ -42,7 +44,7 @@ Reported = dict[str, Any]
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What all trials of a sweep share. `devices` are a trial's GPUs, or 1."""
+    """What all trials of a sweep share. `devices` are a trial's GPUs, or 1; `device` is what the sweep was given."""
 
     output: str
     recipe: Recipe
@@ -52,6 +54,7 @@ class SweepJob:
     halving: HalvingConfig
     question: Question
     devices: int
+    device: Device = field(default="auto", compare=False)
     plans: dict[str, list[Planned]] = field(default_factory=dict, compare=False)  # by a subset's folder
 
     def planned(self, candidate: Candidate) -> list[Planned]:
@@ -150,7 +153,8 @@ def trial(
     else:
         candidate = ray.get(chooser.candidate.remote(point_of(config)))
         require(bool(candidate.folder), candidate.reason)
-    carry_out_trial(job, candidate, ray_tune.report)
+    with using(job.device):
+        carry_out_trial(job, candidate, ray_tune.report)
 
 
 def report_rungs(job: SweepJob, candidate: Candidate, report: Callable[[Reported], None]) -> Iterator[Reported]:

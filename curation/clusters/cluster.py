@@ -122,7 +122,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
         number, centroids = 0, seed_from(shards, frames, clusters, config.seed)
         last = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 0.0, "converged": False}
         keep_iteration(run, centroids, last)
-    partial = ray.remote(shard_sums).options(**resources.arithmetic_options())
+    partial = resources.arithmetic_task(shard_sums)
     with progress("cluster", config.iterations, "iteration", done=number) as bar:
         while number < config.iterations and not last["converged"]:
             number += 1

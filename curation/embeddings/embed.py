@@ -21,6 +21,7 @@ from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import UNTRAINED, Encoder, about, configured, resolved
 from curation.embeddings.vectors import faults, limit_threads
 from curation.engine import resources
+from curation.engine.accelerators import elastic, gpus
 from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
 from curation.engine.stream import stream
@@ -34,6 +35,7 @@ from curation.store.filesystems import filesystem_of
 from curation.store.markers import Step, check_rejected, marker_of, read_record
 from curation.store.parts import part_path, rejected_path
 
+PATIENCE_S = 24 * 3600.0  # without progress; Ray Data's own half hour is short for a queue for GPUs
 ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
 
 
@@ -55,8 +57,11 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
         return marker | {"reused": True}
     model = configured(config)
     dimensions = model.num_features
-    gpus = resources.count("GPU")
-    require(not gpus or config.workers <= gpus, f"workers is {config.workers}, but there are {gpus} GPUs, one for each")
+    devices = gpus()
+    require(
+        not devices or config.workers <= devices or elastic(),
+        f"workers is {config.workers}, but there are {devices} GPUs, one for each",
+    )
     step.begin()
     watch = Stopwatch()
     forget_unread(run, "embed", "embeddings")
@@ -142,28 +147,36 @@ def encoded_chunks(
     """Encoded chunks (rows of ENCODED) of the parts numbered `parts`, in the order in which they are done."""
     if not parts:
         return
-    gpus, cpus = resources.count("GPU"), max(1, resources.count("CPU"))
-    workers = config.workers or gpus or cpus
+    devices, cpus = gpus(), max(1, resources.count("CPU"))
+    workers = config.workers or devices or cpus
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = PATIENCE_S
     context.target_max_block_size = config.chunk_rows * config.image_size**2 * 3  # so that a chunk is a block
     # Without GPUs a core decodes for its own encoder: a quarter of it is held back, so that neither waits.
-    decoder: dict[str, Any] = {"num_cpus": 1.0} if gpus else {"num_cpus": 0.25 * cpus / max(workers, cpus)}
-    encoder: dict[str, Any] = {"num_gpus": 1.0} if gpus else {"num_cpus": 0.75 * cpus / max(workers, cpus)}
+    decoder: dict[str, Any] = {"num_cpus": 1.0} if devices else {"num_cpus": 0.25 * cpus / max(workers, cpus)}
+    encoder: dict[str, Any] = {"num_gpus": 1.0} if devices else {"num_cpus": 0.75 * cpus / max(workers, cpus)}
     dataset = (
         ray.data.from_items([{"part": number} for number in parts], override_num_blocks=len(parts))
         .map_batches(DecodePart(run, config), batch_size=1, batch_format="pyarrow", **decoder)
         .map_batches(
             EncodeChunk,
             fn_constructor_args=(config, precision),
-            batch_size=None,
+            batch_size=1,  # a chunk
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=workers),
+            compute=encoder_pool(config.workers, workers, len(parts)),
             **encoder,
         )
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from cast(pa.Table, batch).to_pylist()
+
+
+def encoder_pool(asked: int, there: int, parts: int) -> ActorPoolStrategy:
+    """The pool of encoders: of a fixed size, but on an autoscaling cluster as many as it gives, at most one a part."""
+    if asked or not elastic():
+        return ActorPoolStrategy(size=there)
+    return ActorPoolStrategy(min_size=1, max_size=max(1, parts))
 
 
 class EncodeChunk:

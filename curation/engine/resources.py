@@ -1,14 +1,19 @@
 """The resources of Ray's cluster: CPUs, GPUs, chips, and what a task that multiplies matrices asks for."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from curation.engine.accelerators import elastic, gpus
+
 if TYPE_CHECKING:
     from curation.engine.chips import Chip
 
+RETRIES = 20  # of a task whose node or worker was lost: nodes may go often, but a task that kills its worker must end
+WAITING = 32  # tasks that wait on an autoscaling cluster, so that it sees that nodes are missing
 SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that holds no GPU sees its node's
 
 
@@ -34,31 +39,45 @@ def resources() -> dict[str, float]:
     return total
 
 
-def arithmetic_options() -> dict[str, Any]:
-    """Ray options of a task that multiplies matrices: a GPU where the cluster has any, else one CPU.
+def arithmetic_task(function: Callable[..., Any]) -> Any:
+    """A Ray task that multiplies matrices: it takes a GPU where work is given to any, else one CPU.
 
     Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA again. The strategy is named
     because a task of a Ray Tune trial would otherwise wait for a place in the trial's own placement group.
     """
-    device = {"num_gpus": 1, "max_calls": 0} if count("GPU") else {}
-    return {"num_cpus": 1, "scheduling_strategy": "DEFAULT"} | device
+    options: dict[str, Any] = {"num_cpus": 1, "max_retries": RETRIES, "scheduling_strategy": "DEFAULT"}
+    options |= {"num_gpus": 1, "max_calls": 0} if gpus() else {}
+    return ray.remote(**options)(function)
 
 
 def device() -> str:
-    """The device granted to the calling task or actor."""
-    return "cuda" if ray.get_gpu_ids() else "cpu"
+    """The device granted to the calling task or actor: `cuda`, unless PyTorch cannot use the GPU that Ray granted."""
+    if not ray.get_gpu_ids():
+        return "cpu"
+    import torch  # noqa: PLC0415 (which ingest does without)
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def chips() -> list["Chip"]:
     """What arithmetic tasks may run on: a GPU of each node that has some, else the CPU of each node; sorted.
 
     A single machine without GPUs describes its own CPU. Elsewhere each node is queried once, by a task that holds no
-    resources and so never waits for any.
+    resources and so never waits for any; where no node is there yet, the first one that comes is.
     """
-    kind = "GPU" if count("GPU") else "CPU"
+    kind = "GPU" if gpus() else "CPU"
     known = ray.nodes()  # type: ignore[no-untyped-call]
     able = [node["NodeID"] for node in known if node["Alive"] and node["Resources"].get(kind, 0) > 0]
+    if not able:
+        return [ray.get(ray.remote(here).options(num_cpus=1).remote())]
     return list(chips_of(tuple(sorted(able)), kind == "GPU"))
+
+
+def here() -> "Chip":
+    """The CPU of the calling task."""
+    from curation.engine.chips import chip  # noqa: PLC0415 (PyTorch, which ingest does without)
+
+    return chip()
 
 
 def device_names() -> str:
@@ -80,7 +99,19 @@ def chips_of(nodes: tuple[str, ...], gpu: bool) -> tuple["Chip", ...]:
     return tuple(sorted(ray.get(pending)))
 
 
+def beside_driver() -> dict[str, Any]:
+    """Ray options of a small actor that must live as long as the calling process: it stays on this node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
+
+
 def granted_cpus() -> int:
     """CPUs granted to the calling task or actor, at least one."""
     granted: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     return max(1, int(granted.get("CPU", 1)))
+
+
+def under_way() -> int:
+    """How many tasks may be under way at once: two for each CPU; where waiting ones bring more nodes, so many wait."""
+    cpus = max(1, count("CPU"))
+    return cpus + WAITING if elastic() else 2 * cpus

@@ -5,19 +5,19 @@ from typing import Any
 
 import ray
 
-from curation.engine.resources import count
+from curation.engine.resources import under_way
 
 
 def stream(task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[Any]:
     """Results of `task.remote(*call)`, as they arrive or in the order of the calls.
 
-    At most two calls per CPU are under way, and `calls` is drawn from as results are taken, so nothing piles up.
+    At most two calls per CPU are under way (`under_way`), and `calls` is drawn from as results are taken, so nothing
+    piles up. A call whose node is lost runs again on another.
     """
-    limit = 2 * max(1, count("CPU"))
     pending: list[Any] = []
     for call in calls:
         pending.append(task.remote(*call))
-        if len(pending) >= limit:
+        while len(pending) >= under_way():
             yield ray.get(next_of(pending, in_order))
     while pending:
         yield ray.get(next_of(pending, in_order))

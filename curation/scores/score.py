@@ -133,13 +133,12 @@ def split_shard(
 
 def submit(run: RunDirectory, config: ScoreConfig, number: int, group: ClusterGroup, pieces: list[Any]) -> Any:
     """Start the tasks that score one group from references to its pieces; the reference to its file."""
-    options = resources.arithmetic_options()
     path = part_path(config.folder, number)
     ranges = group.ranges(config.rule, groups.SPLIT_ROWS)
     if not ranges:
-        return ray.remote(score_group).options(**options).remote(run, config, path, *pieces)
+        return resources.arithmetic_task(score_group).remote(run, config, path, *pieces)
     whole = ray.remote(groups.gather).remote(config, *pieces)
-    rows = ray.remote(score_range).options(**options)
+    rows = resources.arithmetic_task(score_range)
     return ray.remote(write_scores).remote(run, path, whole, *[rows.remote(config, whole, one) for one in ranges])
 
 

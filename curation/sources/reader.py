@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from curation.options import require
 from curation.sources.pools import POOLS, Pool
-from curation.store.filesystems import absolute, filesystem_of, scheme_of
+from curation.store.filesystems import absolute, check_lasting, filesystem_of, scheme_of
 
 NAME = "[A-Za-z0-9._-]+"
 NAME_AND_PATH = re.compile(rf"({NAME})=(.+)", re.DOTALL)
@@ -73,6 +73,7 @@ def parse_source(text: str) -> Source:
         named = None
     uri = absolute(named[2] if named else text)
     _, path = filesystem_of(uri)
+    check_lasting(path)
     name = named[1] if named else path.rpartition("/")[2]
     require(name != "", f"source {text} has no name of its own; name it with NAME={text}")
     shown = os.fsencode(uri).decode("utf-8", "backslashreplace")

@@ -200,6 +200,25 @@ class Claim:
         delete_claims(self.directory, heartbeat(self.owner.id), self.path)
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """A claim that is there: whose, and when its last heartbeat was, by the store's clock."""
+
+    owner: Owner
+    beat: float
+
+
+def standing(directory: Directory) -> list[Standing]:
+    """The claims to a directory, the earliest first; the first that is alive holds it."""
+    found, claims = claim_times(directory), list[tuple[float, str, Standing]]()
+    for name, at in found.items():
+        if match := CLAIM.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                if owner := read_owner(read_claim(directory, name)):
+                    claims.append((at, match[1], Standing(owner, max(at, found.get(heartbeat(match[1]), at)))))
+    return [claim for *_, claim in sorted(claims, key=lambda entry: entry[:2])]
+
+
 def heartbeat(claim: str) -> str:
     """The path of a claim's heartbeat."""
     return f".lease-{claim}.beat"

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation.store import atomic, leases
-from curation.store.filesystems import below, filesystem_of, without_credentials
+from curation.store.filesystems import below, check_lasting, filesystem_of, without_credentials
 from curation.store.parts import part_number
 
 SUCCESS = "_SUCCESS.json"
@@ -57,14 +59,20 @@ class Listed(str):
 
 
 class RunDirectory:
-    """Reads and writes below one directory; cheap to make, and to send to another process."""
+    """Reads and writes below one directory; cheap to make, and to send to another process.
 
-    def __init__(self, uri: str) -> None:
+    One that was `sent` makes no directory: where a local one is missing, that machine does not see the disk it is on.
+    """
+
+    def __init__(self, uri: str, sent: bool = False) -> None:
         self.uri = without_credentials(uri)
         self.filesystem, self.root = filesystem_of(self.uri)
+        self.sent = sent
+        if self.filesystem.type_name == "local":
+            check_lasting(self.root)
 
-    def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
-        return RunDirectory, (self.address,)
+    def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str, bool]]:
+        return RunDirectory, (self.address, True)
 
     @property
     def address(self) -> str:
@@ -82,6 +90,16 @@ class RunDirectory:
         """Names of the files in `folder`, sorted; none where the folder is missing."""
         infos = self.filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)
+
+    def written(self, folder: str) -> dict[str, float]:
+        """When each file in `folder` was written, UTC seconds, by its name; without those of stores that do not say."""
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
+        return {info.base_name: info.mtime_ns / 1e9 for info in infos if info.is_file and info.mtime_ns}
+
+    def rows(self, path: str) -> int:
+        """The number of rows of the table at `path`, from its footer."""
+        with self.filesystem.open_input_file(self._full(path)) as source:
+            return int(pq.ParquetFile(source).metadata.num_rows)
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`, sorted; none where it is missing."""
@@ -145,12 +163,21 @@ class RunDirectory:
     @contextlib.contextmanager
     def create(self, path: str) -> Iterator[pa.NativeFile]:
         """A stream to `path`: when the block ends well all of it is there; else what was there before still is."""
+        self._check_seen()
         with atomic.create(self.filesystem, self._full(path)) as stream:
             yield stream
 
     def write_bytes(self, path: str, content: bytes | pa.Buffer) -> None:
         """Put `content` at `path`, whole or not at all."""
+        self._check_seen()
         atomic.write(self.filesystem, self._full(path), content)
+
+    def _check_seen(self) -> None:
+        if self.sent and self.filesystem.type_name == "local" and not os.path.isdir(self.root):
+            raise FileNotFoundError(
+                f"{self.root} is not there on {socket.gethostname()}; all nodes must see it at the same path: put it "
+                "on a disk that all of them mount, or into object storage"
+            )
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[pa.NativeFile]:

@@ -43,6 +43,7 @@ OPTIONS = frozenset(
         "enable_tls",
     }
 )
+JOB_COPY = "/runtime_resources/working_dir_files/"
 SECRET = re.compile("key|secret|token|password|passwd|credential|signature|sig$", re.IGNORECASE)
 KEYS_OF_S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 USER = r"([^/@?#:\s]*)"
@@ -91,6 +92,16 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
         raise ValueError(f"{uri}: no file system is known for {scheme}://; use a path, s3://, gs:// or hdfs://")
     handler, path = _handled(uri)
     return pafs.PyFileSystem(pafs.FSSpecHandler(handler)), path.rstrip("/")
+
+
+def check_lasting(path: str) -> None:
+    """ValueError for a folder in the working directory of a Ray job: a copy on each node that is deleted after it."""
+    if JOB_COPY in path:
+        raise ValueError(
+            f"{path.partition(JOB_COPY)[2].partition('/')[2] or '.'} is a relative path, which in a job is in a copy "
+            "of the working directory that is deleted with the job; give an absolute path on a disk that all nodes "
+            "see, or an address in object storage"
+        )
 
 
 def scheme_of(uri: str) -> str | None:

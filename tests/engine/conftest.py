@@ -1,18 +1,16 @@
 """What tests that run Ray share: one local Ray, a small phantom and a run of it, made-up embeddings, and commands."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,18 @@ from curation.subsets.config import SelectConfig
 from training.pretraining.weights import export_encoder
 from training.segmentation import tokens
 
+
+def load(path: Path) -> Any:
+    """The module in a file that is in no package."""
+    spec = util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+nodes = load(Path(__file__).parents[1] / "bench" / "nodes.py")
 # center_a and center_b are sources of their own here, so center stays null; shot is metadata of the user.
 LINEAGE = r"(?P<patient>patient_\d+)/(?P<procedure>procedure_\d+)/.*frame_(?P<shot>\d+)"
 FOLDERS = ("frames", "embeddings", "clusters", "scores", "subsets")
@@ -144,36 +154,29 @@ def python(environment: dict[str, str]) -> Callable[..., subprocess.CompletedPro
     return call
 
 
-class Session(subprocess.Popen[bytes]):
-    """A command in a process session of its own: it and all that it started have ended when its block is left."""
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """wait_until(condition, what): wait for it. TimeoutError, saying what was waited for."""
+    return nodes.wait_until
 
-    def living(self) -> dict[int, str]:
-        """Command lines of the living processes of the session, by process id."""
-        found: dict[int, str] = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.pid and state != "Z":
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
 
-    def __exit__(self, *error: Any) -> None:
-        while left := self.living():
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.05)
-        super().__exit__(*error)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no work, and three nodes with a CPU each, two of them with a GPU that PyTorch cannot use."""
+    with nodes.Nodes() as running:
+        for gpus in (0, 1, 1):
+            running.add(cpus=1, gpus=gpus)
+        yield running
 
 
 @pytest.fixture(scope="session")
-def started(environment: dict[str, str]) -> Callable[..., Session]:
+def started(environment: dict[str, str]) -> Callable[..., Any]:
     """started(log, *arguments): `python -m ...` in a process session of its own, for a `with` block."""
 
-    def start(log: Path, *arguments: str) -> Session:
+    def start(log: Path, *arguments: str) -> Any:
         command = [sys.executable, "-m", *arguments]
         with log.open("wb") as stream:
-            return Session(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+            return nodes.Session(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
 
     return start
 

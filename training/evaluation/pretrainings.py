@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from curation.engine import resources
+from curation.engine.accelerators import gpus
 from curation.options import digest
 from curation.store.directory import RunDirectory
 from training.loader.subset import Subset
@@ -46,7 +47,7 @@ def pretrainings(
 
 def at_once(workers: int) -> int:
     """How many pre-trainings of `workers` ranks run at once: as GPUs allow, with one CPU per rank and one to decode."""
-    return max(1, min(resources.count("GPU") // workers, resources.count("CPU") // (workers + 1)))
+    return max(1, min(gpus() // workers, resources.count("CPU") // (workers + 1)))
 
 
 def pretrain_all(planned: Sequence[Recipe], together: int) -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from curation.console import progress
 from curation.embeddings.encoder import about
@@ -78,7 +77,7 @@ def run_all(run: RunDirectory, jobs: Sequence[EvaluationRun]) -> pa.Table:
     """Carry out the runs that have no file yet, each in a task, and return the rows of all in order."""
     done = set(run.names("results"))
     missing = [job for job in jobs if job.results_path.rpartition("/")[2] not in done]
-    task = ray.remote(carry_out_here).options(**resources.arithmetic_options())
+    task = resources.arithmetic_task(carry_out_here)
     with progress("evaluate", len(jobs), "run", done=len(jobs) - len(missing)) as bar:
         for _ in stream(task, ((run, job) for job in missing)):
             bar.update()

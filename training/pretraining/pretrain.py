@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from curation.console import progress
 from curation.embeddings.encoder import about
 from curation.engine import resources
+from curation.engine.accelerators import gpus
 from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
 from curation.options import changes, digest
@@ -67,7 +68,9 @@ def pretrain(settings: Recipe, until: int | None = None) -> dict[str, Any]:
         checkpoint.prune(run, settings.record.keep_checkpoints)
         if checkpoint.last_update(run) < plan.last:
             frames = cache_frames(subset, run, side, settings.compute.cache_gb)
-            run_ranks(run, RankJob(settings, plan, frames, ray.remote(Mailbox).options(num_cpus=0).remote()))
+            run_ranks(
+                run, RankJob(settings, plan, frames, ray.remote(Mailbox).options(**resources.beside_driver()).remote())
+            )
         state = checkpoint.load(run, plan.last)
         checkpoint.prune(run, settings.record.keep_checkpoints)
         cost = Cost(
@@ -138,7 +141,7 @@ def run_ranks(run: RunDirectory, job: RankJob) -> None:
             storage_path=run.root,
             storage_filesystem=run.filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=job.settings.record.keep_checkpoints),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=resources.RETRIES),
         ),
     )
     with showing_progress(job):
@@ -155,7 +158,7 @@ def scaling(job: RankJob) -> ScalingConfig:
     """The ranks, each with a GPU or an equal share of the CPUs; some are left for decoding if frames are streamed."""
     compute = job.settings.compute
     workers: Any = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
-    if resources.count("GPU"):
+    if gpus():
         return ScalingConfig(num_workers=workers, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1})
     streamed = not (job.frames.files or job.frames.blocks)
     cpus = (compute.cpus or resources.count("CPU")) - (4 * DECODER_CPUS if streamed else 0)
