@@ -42,9 +42,16 @@ ROOMS = {
 # Files that run on the cluster: all others import neither Ray nor any of these.
 ON_RAY = {
     "curation": (
-        *("engine/accelerators", "engine/connect", "engine/errors", "engine/resources", "engine/stream"),
+        *(
+            "engine/accelerators",
+            "engine/connect",
+            "engine/errors",
+            "engine/metrics",
+            "engine/resources",
+            "engine/stream",
+        ),
         *("frames/ingest", "embeddings/embed"),
-        *("clusters/cluster", "scores/score", "exports/export", "pipeline", "demo"),
+        *("clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
     ),
     "training": (
         *(

@@ -24,6 +24,7 @@ from curation.engine import resources
 from curation.engine.accelerators import elastic, gpus
 from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
+from curation.engine.metrics import Occupation, count_part
 from curation.engine.stream import stream
 from curation.frames import copies
 from curation.frames.decoding import FrameError
@@ -76,6 +77,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
             files = write_part(run, part, embeddings, rejected)
             written += files
             rejections += rejected_in(files)
+            count_part(run.uri, "embed", len(embeddings), rejected_in(files))
             embedded += len(embeddings)
             early = embedded + rejections < originals
             check_rejected("embed", rejections, before["rows_out"], config.max_rejected, early=early)
@@ -187,9 +189,15 @@ class EncodeChunk:
         limit_threads(resources.granted_cpus())
         self.shape = (-1, config.image_size, config.image_size, 3)
         self.encoder = Encoder(config, precision, resources.device())
+        self.occupation = Occupation(RunDirectory(config.run_dir).uri, "embed", resources.device())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode each row by itself, so that what is computed together never depends on the schedule."""
+        with self.occupation:
+            return self.encode(batch)
+
+    def encode(self, batch: pa.Table) -> pa.Table:
+        """Encode each row of DECODED."""
         rows = batch.select([field.name for field in CHUNK]).to_pylist()
         for row, pixels in zip(rows, batch["pixels"], strict=True):
             images_NSS3 = np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(self.shape)

@@ -10,6 +10,7 @@ import ray
 
 from curation.console import StepSummary, Stopwatch, progress, warn
 from curation.engine.connect import connect
+from curation.engine.metrics import count_part
 from curation.engine.stream import stream
 from curation.frames import copies, decoding
 from curation.frames.frame import forget_unread, frame_row, rejected_row
@@ -80,6 +81,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         for result in stream(ray.remote(ingest_part), calls()):
             done.append(result)
             rejected += result.rejected
+            count_part(run.uri, "ingest", result.frames, result.rejected)
             bar.update(result.frames + result.rejected)
     frames = sum(result.frames for result in done)
     check_rejected("ingest", rejected, surveyed.listed, config.max_rejected, early=frames + rejected < surveyed.listed)

@@ -16,6 +16,7 @@ from curation.embeddings.storage import load_vectors, read_vectors
 from curation.embeddings.vectors import Float32, limit_threads
 from curation.engine import resources
 from curation.engine.connect import connect
+from curation.engine.metrics import count_part
 from curation.engine.stream import stream
 from curation.scores import groups
 from curation.scores.config import ScoreConfig
@@ -58,6 +59,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
         for wave in grouped(missing, wave_rows(run, parts), by=lambda number: planned[number].rows):
             for number, file in score_wave(run, config, {n: planned[n] for n in wave}, parts):
                 files[number] = file
+                count_part(run.uri, "score", file.rows)
                 bar.update(file.rows)
     rows = sum(file.rows for file in files.values())
     assert rows == frames, f"{frames} frames were clustered, {rows} scored"
