@@ -1,4 +1,4 @@
-"""A subset for other programs: one Parquet table with all columns, or a folder of files; nothing is re-encoded.
+"""A subset for other programs: one Parquet table with all columns, a folder of files, or shards (shards.py).
 
 An output holds one subset, which its export.json names: exporting another one into it is refused. export.json is
 written first and says `complete` last, so an export that was killed is found and finished.
@@ -8,7 +8,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,44 +19,25 @@ import ray
 from curation.console import StepSummary, Stopwatch, progress
 from curation.engine.connect import connect
 from curation.engine.stream import stream
-from curation.exports import folder
+from curation.exports import folder, shards
 from curation.exports.config import ExportConfig
+from curation.exports.kept import Kept, kept_rows, read_kept, read_row, row_groups
+from curation.exports.records import MANIFEST
 from curation.frames import copies
-from curation.frames.decoding import FrameError
-from curation.frames.frame import read_first
 from curation.options import require
 from curation.store import schema
 from curation.store.directory import TEMPORARY, RunDirectory, holding
 from curation.store.markers import marker_of
 
 SUBSET = b"endosieve.subset"  # key in the exported table's Arrow metadata: subset.json, and whether images are in
-MANIFEST, TABLE, COPIES_TABLE, ABOUT, IMAGES_FOLDER = (
-    "export.json",
-    "kept.parquet",
-    "copies.parquet",
-    "subset.json",
-    "images",
-)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The kept frames: ids (32 bytes) ascending, and in that order the columns that scoring adds."""
-
-    ids: npt.NDArray[np.bytes_]
-    scores: pa.Table
-
-    def find(self, ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Which of some frames are kept, and their places here."""
-        queries = np.array(ids.to_pylist(), dtype="S32")
-        place = np.minimum(np.searchsorted(self.ids, queries), len(self.ids) - 1)
-        found = self.ids[place] == queries
-        return found, place[found]
+TABLE, COPIES_TABLE, ABOUT, IMAGES_FOLDER = "kept.parquet", "copies.parquet", "subset.json", "images"
 
 
 @holding
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a subset's kept.parquet (and, for format folder, its files) and return a summary like a step's marker.
+
+    Formats with shards: see export_shards.
 
     kept.parquet has every column of frames/ with the user's metadata, cluster and centroid distance, and subset.json
     in its Arrow metadata; copies.parquet names files with the same bytes, for frames whose own file is lost later. A
@@ -71,6 +51,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     marker = marker_of(run, subset, f"select --name {config.name}")
     target = RunDirectory(config.output) if config.output else run.below(subset)
     about, frames = run.read_json(f"{subset}/{ABOUT}"), marker["rows_out"]
+    if config.sharded:
+        return shards.export_shards(config, run, about)
     content = about | {"with_images": config.with_images}
     manifest = manifest_of(target, config, about["digest"])
 
@@ -110,6 +92,7 @@ def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict
             else f"{target.uri}/{path} was not written by an export; {remedy}",
         )
     found = target.read_json(MANIFEST) if target.exists(MANIFEST) else {"images": None, "complete": False}
+    require("options" not in found, f"{target.uri} holds an export with shards; {remedy}")
     link = config.linking if config.format == "folder" else found["images"]
     if found["images"] is None:
         require(
@@ -147,10 +130,11 @@ def claim_folder(target: RunDirectory, manifest: dict[str, Any]) -> None:
 def discard(target: RunDirectory, digest: str) -> None:
     """Delete the files of an earlier export of format parquet, unless it is of the subset with this digest.
 
-    Only what exports write is deleted. An output with images/ is left alone, and refused later.
+    Only what exports write is deleted. An output with images/ or shards is left alone, and refused later.
     """
     found = target.read_json(MANIFEST) if target.exists(MANIFEST) else exported(target)
-    if found is not None and found.get("digest") != digest and found.get("images") is None:
+    others = found is not None and (found.get("images") is not None or "options" in found)
+    if found is not None and found.get("digest") != digest and not others:
         for name in (TABLE, COPIES_TABLE, ABOUT, MANIFEST):
             if target.exists(name):
                 target.delete(name)
@@ -167,13 +151,6 @@ def exported(target: RunDirectory) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] | None = json.loads((target.read_schema(TABLE).metadata or {}).get(SUBSET, b"null"))
     return content
-
-
-def read_kept(run: RunDirectory, path: str) -> Kept:
-    """Read the kept frames of a subset, 48 bytes each."""
-    table = run.read_table(run.listed(path), ["frame_id", "kept", "cluster", "centroid_distance"])
-    table = table.filter(table["kept"]).sort_by("frame_id")
-    return Kept(np.array(table["frame_id"].to_pylist(), dtype="S32"), table.select(["cluster", "centroid_distance"]))
 
 
 def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict[str, Any]) -> None:
@@ -194,36 +171,11 @@ def write_copy_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None
             write_tables(target, COPIES_TABLE, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
 
 
-def kept_rows(run: RunDirectory, path: str, kept: Kept, with_images: bool) -> pa.Table:
-    """Return the kept rows of a part of frames with their scores and, if requested, their encoded bytes as `image`."""
-    table = run.read_table(path).replace_schema_metadata(None)
-    found, place = kept.find(table["frame_id"])
-    table = table.filter(pa.array(found))
-    for field, column in zip(kept.scores.schema, kept.scores.take(pa.array(place)).columns, strict=True):
-        table = table.append_column(field, column)
-    if with_images:
-        encoded = [read_row(run, row)[1] for row in table.select(["frame_id", "uri", "content_hash"]).to_pylist()]
-        table = table.append_column(schema.IMAGE, pa.array(encoded, schema.IMAGE.type))
-    return table
-
-
 def copy_rows(run: RunDirectory, path: str, kept: Kept, replacements: copies.Replacements) -> pa.Table:
     """Return the rows of schema.COPY_FILES for the exact copies of kept frames in a part of frames."""
     table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of", "content_hash", "uri"]), replacements)
     found, _ = kept.find(table["because_of"])
     return table.filter(pa.array(found)).select(schema.COPY_FILES.names).cast(schema.COPY_FILES)
-
-
-def read_row(run: RunDirectory, row: dict[str, Any]) -> tuple[str, bytes]:
-    """Address and bytes of a kept frame's file, or of an exact copy; ValueError where none has the bytes any more."""
-    try:
-        return read_first(copies.uris(run, row["uri"], row["content_hash"]), row["content_hash"])
-    except FrameError as error:
-        raise ValueError(
-            f"the file of a kept frame, {row['frame_id']}, cannot be used any more, and no exact copy of it can: "
-            f"{row['uri']}: {error.reason}, {error.message}. Put it back as it was, or make the subset again in "
-            "another --run-dir"
-        ) from error
 
 
 def write_tables(
@@ -234,7 +186,9 @@ def write_tables(
     first = next(tables).replace_schema_metadata(metadata)
     with target.create(path) as sink, pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
         for table in itertools.chain([first], tables):
-            writer.write_table(table.replace_schema_metadata(metadata))
+            groups = row_groups(table) if schema.IMAGE.name in table.column_names else [(0, len(table))]
+            for start, length in groups:
+                writer.write_table(table.slice(start, length).replace_schema_metadata(metadata))
             rows += len(table)
             bar.update(len(table))
     return rows
