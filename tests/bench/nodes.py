@@ -6,6 +6,7 @@ on this machine, and the cluster has a token of its own.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ START_S = 90.0
 RAY = Path(sys.executable).with_name("ray")
 STORE_BYTES = 200_000_000
 HOST = "127.0.0.1"
+HEAD_TYPE = "ray.head.default"  # as the test provider names it
+IDLE_MINUTES = 0.2
 
 
 def free_port() -> int:
@@ -69,12 +72,19 @@ class Session(subprocess.Popen[bytes]):
 
 
 class Nodes:
-    """A cluster: a head that takes no work, and nodes that come and go. A context manager; leaving it ends all."""
+    """A cluster: a head that takes no work, and nodes that come and go. A context manager; leaving it ends all.
 
-    def __init__(self, head_cpus: int = 0, **variables: str) -> None:
+    With `types` (a node's resources, and `max_workers`, by name) Ray's own autoscaler adds and removes nodes, as it
+    would in a cloud; its test provider starts them on this machine, in the session of the head.
+    """
+
+    def __init__(
+        self, head_cpus: int = 0, types: Mapping[str, Mapping[str, int]] | None = None, **variables: str
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short: Ray makes sockets below it
         self.port, self.dashboard_port = free_port(), free_port()
         self.head_cpus = head_cpus
+        self.types = types
         self.nodes: list[Session] = []
         self.begun = 0
         outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -111,6 +121,8 @@ class Nodes:
     def start_head(self) -> None:
         """Start the head, and wait until it takes nodes."""
         ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.folder / 'ray'}"]
+        if self.types is not None:
+            ports.append(f"--autoscaling-config={self._autoscaling(self.types)}")
         self.head = self._start("--head", *ports, f"--num-cpus={self.head_cpus}", "--num-gpus=0")
         wait_until(lambda: self._listens(self.port), "Ray's head does not start")
 
@@ -164,6 +176,35 @@ class Nodes:
         command = [str(RAY), "start", "--block", f"--node-ip-address={HOST}", *own, *arguments]
         with (self.folder / f"node-{self.begun}.log").open("wb") as log:
             return Session(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+
+    def _autoscaling(self, types: Mapping[str, Mapping[str, int]]) -> Path:
+        """Write the autoscaler's config and return its path."""
+        head = "f" * 51 + "00000"  # the id that the test provider takes for the head's
+        self.environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        self.environment |= {"RAY_CLOUD_INSTANCE_ID": head, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head}
+        known: dict[str, Any] = {HEAD_TYPE: {"resources": {"CPU": self.head_cpus}, "node_config": {}, "max_workers": 0}}
+        for name, resources in types.items():
+            limits = {"min_workers": 0, "max_workers": resources["max_workers"]}
+            granted = {key: value for key, value in resources.items() if key != "max_workers"}
+            known[name] = {"resources": granted, "node_config": {}} | limits
+        provider = {"type": "fake_multinode", "disable_launch_config_check": True, "disable_node_updaters": True}
+        provider |= {"gcs_address": self.address, "head_node_id": head, "use_node_id_as_ip": True}
+        lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+        config = {f"{name}_commands": [] for name in lists} | {
+            "cluster_name": "nodes",
+            "max_workers": sum(one["max_workers"] for one in types.values()),
+            "upscaling_speed": 5,
+            "idle_timeout_minutes": IDLE_MINUTES,
+            "provider": provider,
+            "available_node_types": known,
+            "head_node_type": HEAD_TYPE,
+            **{name: {} for name in ("docker", "file_mounts", "auth")},
+            **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+            "file_mounts_sync_continuously": False,
+        }
+        path = self.folder / "autoscaling.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return path
 
     def _sockets(self) -> list[Path]:
         return list((self.folder / "ray").glob("session_*/sockets/plasma_store*"))

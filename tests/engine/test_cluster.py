@@ -6,24 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from curation import pipeline
-
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def whole_run(
-    settings: Callable[..., pipeline.RunConfig], flags: Callable[..., list[str]]
-) -> Callable[[Path], list[str]]:
-    """whole_run(run_dir): the flags of `run` that stand for the reference run's settings."""
-
-    def spell(run_dir: Path) -> list[str]:
-        config = settings(run_dir)
-        return flags(config.ingest, config.embed, config.cluster, config.select, config.export)
-
-    return spell
 
 
 def submitted(cluster: Any, *arguments: str, timeout: float = 240) -> "subprocess.CompletedProcess[str]":
