@@ -4,16 +4,18 @@ import gc
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from curation import pipeline
@@ -102,6 +104,18 @@ def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return made[form]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket, with `{}` for a name in it."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="exports")
+    yield f"s3://exports/{{}}?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
+    server.stop()
 
 
 def need(form: str) -> None:
@@ -213,6 +227,25 @@ def test_a_rerun_makes_only_what_is_missing(
     (output / shards[0]["path"]).unlink()  # of an export that was complete
     export(config)
     assert files(output) == whole
+
+
+@pytest.mark.parametrize("form", ["webdataset", "huggingface"])
+def test_object_storage_gets_the_same_bytes(
+    form: Any, run_dir: Path, exported: Callable[[str], Path], bucket: str
+) -> None:
+    config = ExportConfig(run_dir=str(run_dir), output=bucket.format(form), format=form, shard_mb=1)
+    export(config)
+    away, expected = RunDirectory(bucket.format(form)), exported(form)
+    assert away.read_json("export.json") == manifest(expected)
+    assert {path: away.read_bytes(path) for path in files(expected)} == files(expected)
+    assert not away.exists(".export")
+    assert export(config)["reused"]
+    gone = manifest(expected)["files"][1]["path"]
+    away.delete(gone)
+    export(config)
+    assert away.read_bytes(gone) == files(expected)[gone]
+    with pytest.raises(ValueError, match="other options"):
+        export(ExportConfig(run_dir=str(run_dir), output=bucket.format(form), format=form))
 
 
 @pytest.mark.parametrize("form", ["webdataset", "huggingface"])
