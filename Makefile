@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint slow gpu bench clean
+.PHONY: help demo test lint slow gpu bench audit clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -32,6 +32,9 @@ gpu: $(READY)  ## the tests that need a CUDA device
 
 bench: $(READY)  ## all benchmarks (hours)
 	for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+audit: $(READY)  ## known faults of the packages that are installed (asks PyPI)
+	$(BIN)/pip-audit --skip-editable
 
 clean:  ## delete .venv and runs/
 	rm -rf .venv runs

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -70,3 +72,25 @@ def test_what_cannot_work_is_refused_before_or_at_once(cluster: Any, tmp_path: P
     )
     assert stranger.returncode == 2
     assert "token" in stranger.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nothing_mixed(
+    cluster: Any,
+    reference: tuple[Path, Any],
+    whole_run: Callable[[Path], list[str]],
+    tables: Callable[[Path], dict[str, str]],
+    wait_until: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    """The driver is killed in embed and submitted again at once, twice, while workers of the first may still write."""
+    given, log = ("curation", "run", *whole_run(tmp_path / "run")), tmp_path / "log"
+    first = cluster.begin(log, *given)
+    wait_until(lambda: len(list((tmp_path / "run" / "embeddings").glob("part-*"))) >= 2, "no part of embeddings")
+    first.kill_all()
+    both = [cluster.begin(tmp_path / f"log-{number}", *given) for number in range(2)]
+    codes = sorted(one.wait(300) for one in both)
+    texts = [(tmp_path / f"log-{number}").read_text() for number in range(2)]
+    assert codes in ([0, 0], [0, 2]), texts
+    assert codes == [0, 0] or any("is in use by another process" in text for text in texts)
+    assert tables(tmp_path / "run") == tables(reference[0])

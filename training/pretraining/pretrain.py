@@ -35,6 +35,7 @@ from training.pretraining.recipe import RankJob, Recipe
 
 SETTINGS = "settings.json"
 REFRESH_S = 1.0
+RETRIES = 8  # of a training whose node or rank was lost; nodes that announce their end count apart, without limit
 POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # Ray Train takes one checkpoint a poll, by default every 2 s
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a single node is not drained while others continue
 
@@ -141,7 +142,7 @@ def run_ranks(run: RunDirectory, job: RankJob) -> None:
             storage_path=run.root,
             storage_filesystem=run.filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=job.settings.record.keep_checkpoints),
-            failure_config=FailureConfig(max_failures=resources.RETRIES),
+            failure_config=FailureConfig(max_failures=RETRIES),
         ),
     )
     with showing_progress(job):
