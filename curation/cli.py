@@ -17,7 +17,7 @@ import pyarrow as pa
 import tyro
 
 from curation import settings
-from curation.console import warn
+from curation.console import say, warn
 from curation.engine.config import DeviceConfig, JobConfig
 from curation.store.filesystems import without_credentials
 
@@ -254,9 +254,9 @@ def complain(error: BaseException) -> int:
     errors = import_module("curation.engine.errors") if "ray" in sys.modules else None  # Ray takes seconds
     cause = errors.cause_of(error) if errors else error
     if isinstance(cause, (ValueError, OSError, pa.ArrowInvalid)):
-        print(f"error: {cause}", file=sys.stderr)
+        say("error", str(cause))
         return 2
     if errors and errors.is_of_ray(error):
-        print(f"error: Ray failed ({error}). Rerun the same command: it resumes.", file=sys.stderr)
+        say("error", f"Ray failed ({error}). Rerun the same command: it resumes.")
         return 1
     raise error

@@ -1,13 +1,65 @@
-"""What a run prints: one progress line per step and a summary at the end. It depends on no step."""
+"""What a run prints: one progress line per step and a summary at the end. It depends on no step.
 
+With ENDOSIEVE_LOG=json in the environment, progress and warnings are JSON, an object a line, each with the time, the
+run and the step, for what collects a cluster's logs.
+"""
+
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tqdm import tqdm
+
+current = {"run": ""}  # of this process, as its lines name it
+
+
+@contextmanager
+def working_on(run: str) -> Iterator[None]:
+    """Name a run in all lines that are printed until the block ends."""
+    before, current["run"] = current["run"], run
+    try:
+        yield
+    finally:
+        current["run"] = before
+
+
+def json_lines() -> bool:
+    """Whether progress and warnings are printed as JSON."""
+    return os.environ.get("ENDOSIEVE_LOG", "text") == "json"
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Print an object on stderr, with the time and the run."""
+    head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **current}
+    print(json.dumps(head | fields), file=sys.stderr, flush=True)
+
+
+class _JsonBar(tqdm):  # type: ignore[type-arg]
+    """A bar that prints an object at each refresh."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print what the bar would show."""
+        del msg, pos
+        shown = self.format_dict
+        rate = shown["rate"] or (shown["n"] - shown["initial"]) / shown["elapsed"] if shown["elapsed"] else None
+        left = (shown["total"] - shown["n"]) / rate if rate and shown["total"] else None
+        emit(
+            "progress",
+            step=shown["prefix"].rstrip(": "),
+            unit=shown["unit"].strip(),
+            done=shown["n"],
+            total=shown["total"],
+            seconds=round(shown["elapsed"], 1),
+            per_second=rate and round(rate, 3),
+            left_s=left and round(left),
+            note=shown["postfix"] or "",
+        )
 
 
 class _Lines:
@@ -30,13 +82,22 @@ def progress(step: str, total: int | None, unit: str = "frame", done: int = 0) -
     """
     terminal = sys.stderr.isatty()
     settings: dict[str, Any] = {} if terminal else {"file": _Lines(), "mininterval": 10.0, "ncols": 120, "ascii": True}
-    with tqdm(total=total, initial=done, desc=f"{step:8}", unit=f" {unit}", smoothing=0.1, **settings) as bar:
+    bars: type[Any] = _JsonBar if json_lines() else tqdm
+    with bars(total=total, initial=done, desc=f"{step:8}", unit=f" {unit}", smoothing=0.1, **settings) as bar:
         yield bar
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    say("warning", text)
+
+
+def say(event: str, text: str) -> None:
+    """Print a `warning` or an `error` on stderr."""
+    if json_lines():
+        emit(event, message=text)
+    else:
+        print(f"{event}: {text}", file=sys.stderr)
 
 
 class Stopwatch:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from curation.console import working_on
 from curation.store import atomic, leases
 from curation.store.filesystems import below, check_lasting, filesystem_of, without_credentials
 from curation.store.parts import part_number
@@ -268,7 +269,8 @@ def holding(work: Callable[[HeldConfig], Result]) -> Callable[[HeldConfig], Resu
 
     @functools.wraps(work)
     def held(config: HeldConfig) -> Result:
-        with RunDirectory(config.run_dir).lock():  # type: ignore[attr-defined]
+        run = RunDirectory(config.run_dir)  # type: ignore[attr-defined]
+        with run.lock(), working_on(run.uri):
             return work(config)
 
     return held
