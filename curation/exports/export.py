@@ -76,6 +76,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_kept(run, target, kept, content)
         if config.format == "folder":
             write_files(run, target, kept, config.linking)
+            write_file_table(run, target, kept)
         if config.format == "folder" or manifest["images"] is None:
             claim_folder(target, manifest | {"complete": True})
     return summary(watch.seconds)
@@ -196,7 +197,8 @@ def write_tables(
 
 def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
     """ValueError where images/ holds other files than the subset's."""
-    found = folder.foreign_files(target, IMAGES_FOLDER, kept_name_keys(run, kept, folded=False))
+    keys = np.append(kept_name_keys(run, kept, folded=False), folder.name_keys([folder.METADATA], folded=False))
+    found = folder.foreign_files(target, IMAGES_FOLDER, np.sort(keys))
     require(
         not found,
         f"{target.uri}/{IMAGES_FOLDER} holds files that are not of this subset: {', '.join(found)}; delete them, or "
@@ -232,6 +234,19 @@ def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -
     with progress("files", None) as bar:
         for placed in stream(ray.remote(place_files), calls):
             bar.update(placed)
+
+
+def write_file_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
+    """Write images/metadata.parquet: all columns and each file's name below images/, as imagefolder reads them."""
+    calls = ((run, path, kept) for path in run.parts("frames").values())
+    with progress("names", None) as bar:
+        tables = stream(ray.remote(named_rows), calls, in_order=True)
+        write_tables(target, f"{IMAGES_FOLDER}/{folder.METADATA}", tables, {}, bar)
+
+
+def named_rows(run: RunDirectory, path: str, kept: Kept) -> pa.Table:
+    """The kept rows of a part of frames with the names of their files."""
+    return folder.with_file_names(kept_rows(run, path, kept, with_images=False))
 
 
 def place_files(run: RunDirectory, path: str, kept: Kept, target: RunDirectory, link: str) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from curation.options import require
@@ -30,6 +31,7 @@ LINKS: dict[str, Callable[[str, str], None]] = {
 UNSAFE = re.compile(rb"[\x00-\x1f\x7f%\\/]")
 COMPONENT_BYTES, NAME_BYTES, SUFFIX_BYTES = 255, 900, 16  # of Linux; below the 1024 of an S3 key; of a kept suffix
 SHOWN = 3
+METADATA, FILE_NAME = "metadata.parquet", "file_name"  # as Hugging Face's imagefolder looks for them
 
 
 def safe_name(source: str, path: str, member: str | None = None, frame_index: int | None = None) -> str:
@@ -84,6 +86,17 @@ def _digested(text: str, limit: int) -> str:
 def file_name(row: dict[str, Any]) -> str:
     """The name of the file of a row of frames."""
     return safe_name(row["source"], row["path"], row.get("member"), row.get("frame_index"))
+
+
+def with_file_names(rows: pa.Table) -> pa.Table:
+    """Rows of frames with the names of their files as the first column; ValueError where they have such a column."""
+    require(
+        FILE_NAME not in rows.column_names,
+        f"the frames have a column {FILE_NAME} already, which format folder adds; use another format",
+    )
+    places = rows.select(["source", "path", "member", "frame_index"]).to_pylist()
+    field = pa.field(FILE_NAME, pa.string(), nullable=False)
+    return rows.add_column(0, field, pa.array([file_name(row) for row in places], field.type))
 
 
 def name_keys(names: list[str], folded: bool) -> npt.NDArray[np.uint64]:

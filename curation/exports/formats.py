@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.exports import huggingface, mds, tfrecord, webdataset
+from curation.exports import huggingface, lance, litdata, mds, tfrecord, webdataset
+from curation.exports.kept import MASK_NAME, Encoded
 from curation.options import require
 from curation.store import schema
 from curation.store.directory import File
@@ -24,14 +25,16 @@ def nothing(files: list[File], columns: pa.Schema, about: dict[str, Any]) -> dic
 class Format:
     """A format with shards.
 
-    `path(number, total)` names a shard. `write(sink, rows, images)` writes one: the rows are all columns of its kept
-    frames and the images their encoded bytes, read as they are drawn. `others(shards, columns, subset.json)` gives
-    the content of further files by path. `library` is the module that writing needs, and the extra that brings it.
-    `images_in_column` says that no other column may be called `image`.
+    `path(number, total)` names a shard. `write(sink, rows, encoded, masked)` writes one: the rows are all columns of
+    its kept frames, and `encoded` the bytes of their images and, if `masked`, masks, read as they are drawn.
+    `others(shards, columns, about)` gives the content of further files by path, in the order in which they are written;
+    `about` is subset.json and, as `mask`, the rule by which masks are found. `library` is the module that writing
+    needs, and the extra that brings it. `images_in_column` says that no other column may have the name of one that is
+    added.
     """
 
     path: Callable[[int, int], str]
-    write: Callable[[Any, pa.Table, Iterator[bytes]], None]
+    write: Callable[[Any, pa.Table, Iterator[Encoded], bool], None]
     others: Others = nothing
     library: tuple[str, str] | None = None
     images_in_column: bool = False
@@ -45,17 +48,21 @@ FORMATS = {
         lambda files, columns, about: {"README.md": huggingface.card(files, columns, about)},
         images_in_column=True,
     ),
-    "tfrecord": Format(tfrecord.path, tfrecord.write, library=("tfrecord", "tfrecord"), images_in_column=True),
+    "tfrecord": Format(
+        tfrecord.path, tfrecord.write, tfrecord.others, library=("tfrecord", "tfrecord"), images_in_column=True
+    ),
     "mds": Format(
         mds.path,
         mds.write,
-        lambda files, columns, about: {"index.json": mds.index(files)},  # noqa: ARG005
+        lambda files, columns, about: {"index.json": mds.index(files, bool(about["mask"]))},  # noqa: ARG005
         library=("streaming", "mosaicml"),
     ),
+    "litdata": Format(litdata.path, litdata.write, litdata.others, library=("litdata", "litdata")),
+    "lance": Format(lance.path, lance.write, lance.others, library=("lance", "lance"), images_in_column=True),
 }
 
 
-def check(name: str, columns: list[str], keep_together: str | None) -> None:
+def check(name: str, columns: list[str], keep_together: str | None, masked: bool) -> None:
     """ValueError where a format's library is missing, or the frames have not the right columns for it."""
     form = FORMATS[name]
     if form.library is not None:
@@ -68,8 +75,9 @@ def check(name: str, columns: list[str], keep_together: str | None) -> None:
         keep_together is None or keep_together in columns,
         f"keep_together is {keep_together}; the frames have the columns {', '.join(columns)}",
     )
+    added = {schema.IMAGE.name, MASK_NAME} if masked else {schema.IMAGE.name}
+    taken = sorted(added & set(columns)) if form.images_in_column else []
     require(
-        not (form.images_in_column and schema.IMAGE.name in columns),
-        f"the frames have a column {schema.IMAGE.name} already, where format {name} puts the images; use --format "
-        "webdataset",
+        not taken,
+        f"the frames have a column {', '.join(taken)} already, which format {name} adds; use --format webdataset",
     )

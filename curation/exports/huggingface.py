@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from curation.exports.kept import row_groups
+from curation.exports.kept import MASK_NAME, Encoded, blocks
 from curation.exports.webdataset import extension
 from curation.store import schema
 from curation.store.directory import File
 
-IMAGE = pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]))
+PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+IMAGE, MASK = pa.field(schema.IMAGE.name, PICTURE), pa.field(MASK_NAME, PICTURE)
 TYPES = {"double": "float64", "float": "float32"}  # Arrow's names that Hugging Face spells otherwise
 REASONS = tuple(reason for reason in schema.REASONS if reason != "kept")
 
@@ -23,27 +24,34 @@ def path(number: int, total: int) -> str:
     return f"data/train-{number:05d}-of-{total:05d}.parquet"
 
 
-def write(sink: Any, rows: pa.Table, images: Iterator[bytes]) -> None:
-    """Write all columns and `image`, in row groups of at most 64 MB, one of which is in memory."""
-    target = with_features(rows.schema)
+def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -> None:
+    """Write all columns, `image` and, if `masked`, `mask`. Row groups have at most 64 MB; one is in memory."""
+    target = with_features(rows.schema, masked)
     with pq.ParquetWriter(sink, target, compression="zstd") as writer:
-        for start, length in row_groups(rows):
-            block = rows.slice(start, length)
-            encoded = [next(images) for _ in range(length)]
-            names = zip(block["frame_id"].to_pylist(), encoded, strict=True)
-            values = [{"bytes": data, "path": f"{name}.{extension(data)}"} for name, data in names]
-            table = block.append_column(IMAGE, pa.array(values, IMAGE.type))
-            writer.write_table(table.cast(target), row_group_size=length)
+        for block, held in blocks(rows, encoded):
+            names = block["frame_id"].to_pylist()
+            images = [picture(name, each.image) for name, each in zip(names, held, strict=True)]
+            table = block.append_column(IMAGE, pa.array(images, PICTURE))
+            if masked:
+                masks = [picture(f"{name}.mask", each.mask) for name, each in zip(names, held, strict=True)]
+                table = table.append_column(MASK, pa.array(masks, PICTURE))
+            writer.write_table(table.cast(target), row_group_size=len(block))
 
 
-def with_features(columns: pa.Schema) -> pa.Schema:
+def picture(name: str, data: bytes | None) -> dict[str, Any] | None:
+    """An encoded image as a value of a column of images."""
+    return None if data is None else {"bytes": data, "path": f"{name}.{extension(data)}"}
+
+
+def with_features(columns: pa.Schema, masked: bool) -> pa.Schema:
     """The schema of a shard, with the features that Hugging Face finds in its metadata."""
+    pictures = [IMAGE, MASK] if masked else [IMAGE]
     features: dict[str, Any] = {
         field.name: {"dtype": TYPES.get(str(field.type), str(field.type)), "_type": "Value"} for field in columns
     }
-    features[IMAGE.name] = {"_type": "Image"}
+    features |= {field.name: {"_type": "Image"} for field in pictures}
     info = json.dumps({"info": {"features": features}})
-    return pa.schema([*columns, IMAGE], {b"huggingface": info.encode()})
+    return pa.schema([*columns, *pictures], {b"huggingface": info.encode()})
 
 
 def card(files: list[File], columns: pa.Schema, about: dict[str, Any]) -> bytes:
@@ -78,6 +86,7 @@ def card(files: list[File], columns: pa.Schema, about: dict[str, Any]) -> bytes:
         "",
         *(f"- `{field.name}`: {field.type}" for field in columns),
         f"- `{IMAGE.name}`: the encoded bytes, which load as a picture",
+        *([f"- `{MASK.name}`: those of its mask, null without one"] if about["mask"] else []),
         "",
     ]
     return "\n".join(lines).encode()

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from curation.frames.decoding import FrameError
 from curation.frames.frame import read_first
 from curation.store import schema
 from curation.store.directory import ROW_GROUP_BYTES, RunDirectory
+
+MASK_NAME = "mask"  # of the column of masks
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,37 @@ def read_row(run: RunDirectory, row: dict[str, Any]) -> tuple[str, bytes]:
         ) from error
 
 
+class Encoded(NamedTuple):
+    """The encoded bytes of a frame and of its mask, as they were found; None where it has no mask."""
+
+    image: bytes
+    mask: bytes | None = None
+
+
 def each_row(table: pa.Table) -> Iterator[dict[str, Any]]:
     """The rows of a table in order; a thousand at a time are in memory as dictionaries."""
     for batch in table.to_batches(max_chunksize=1024):
         yield from batch.to_pylist()
+
+
+def blocks(rows: pa.Table, encoded: Iterator[Encoded]) -> Iterator[tuple[pa.Table, list[Encoded]]]:
+    """Rows, and what is encoded of them, in blocks of at most 64 MB, one of which is in memory.
+
+    The columns are taken to be as wide in each row as on average. A larger frame is a block by itself.
+    """
+    width = -(-rows.nbytes // max(1, len(rows))) + 64
+    start, size = 0, 0
+    held: list[Encoded] = []
+    for each in encoded:
+        more = len(each.image) + len(each.mask or b"") + width
+        if held and size + more > ROW_GROUP_BYTES:
+            yield rows.slice(start, len(held)), held
+            start, size, held = start + len(held), 0, []
+        held.append(each)
+        size += more
+    assert start + len(held) == len(rows), f"{len(rows)} rows, {start + len(held)} images"
+    if held:
+        yield rows.slice(start), held
 
 
 def keys_of(table: pa.Table, column: str) -> npt.NDArray[np.uint64]:

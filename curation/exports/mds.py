@@ -1,6 +1,7 @@
 """Shards as MosaicML's streaming reads them: MDS files, and one index.json for all of them.
 
-A sample has frame_id, image (the encoded bytes) and metadata (all columns, as JSON, in which values may be null).
+A sample has frame_id, image (the encoded bytes), metadata (all columns as JSON, in which values may be null)
+and, in an export with masks, mask (no bytes where there is none).
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.exports.kept import each_row
+from curation.exports.kept import MASK_NAME, Encoded, each_row
 from curation.options import require
 from curation.store.directory import File
 
@@ -26,16 +27,17 @@ def path(number: int, total: int) -> str:  # noqa: ARG001 (some formats name the
     return f"shard.{number:05d}.mds"
 
 
-def write(sink: Any, rows: pa.Table, images: Iterator[bytes]) -> None:
+def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -> None:
     """Write a sample for each row. MDSWriter holds all of the shard in memory, twice for a moment.
 
     ValueError where the shard would be too large for the format.
     """
     with tempfile.TemporaryDirectory() as folder:
-        writer = import_module("streaming").MDSWriter(out=folder, columns=COLUMNS, size_limit=None)
+        writer = import_module("streaming").MDSWriter(out=folder, columns=columns_of(masked), size_limit=None)
         size = 0
-        for row, image in zip(each_row(rows), images, strict=True):
-            writer.write({"frame_id": row["frame_id"], "image": image, "metadata": row})
+        for row, (image, mask) in zip(each_row(rows), encoded, strict=True):
+            sample = {"frame_id": row["frame_id"], "image": image, "metadata": row, MASK_NAME: mask or b""}
+            writer.write(sample)
             size += len(writer.new_samples[-1]) + OVERHEAD
             require(
                 size < LIMIT,
@@ -47,11 +49,17 @@ def write(sink: Any, rows: pa.Table, images: Iterator[bytes]) -> None:
             shutil.copyfileobj(shard, sink, 16 << 20)
 
 
-def index(files: list[File]) -> bytes:
+def columns_of(masked: bool) -> dict[str, str]:
+    """The columns of a sample and how they are encoded, by name as MDSWriter sorts them."""
+    return COLUMNS | ({MASK_NAME: "bytes"} if masked else {})
+
+
+def index(files: list[File], masked: bool) -> bytes:
     """index.json, which lists the shards as MDSWriter would have if it had written all of them."""
     entry: dict[str, Any] = {"version": 2, "format": "mds", "compression": None, "hashes": [], "size_limit": None}
-    entry |= {"column_names": list(COLUMNS), "column_encodings": list(COLUMNS.values())}
-    entry |= {"column_sizes": [None] * len(COLUMNS), "zip_data": None}
+    columns = dict(sorted(columns_of(masked).items()))
+    entry |= {"column_names": list(columns), "column_encodings": list(columns.values())}
+    entry |= {"column_sizes": [None] * len(columns), "zip_data": None}
     shards = [
         entry | {"samples": file.rows, "raw_data": {"basename": file.path, "bytes": file.bytes, "hashes": {}}}
         for file in files

@@ -1,10 +1,10 @@
 """A subset as shards for another library's loader, written by Ray tasks.
 
 Tasks read the sizes of kept frames, from which the driver plans the shards (24 bytes of a frame stay with it, and 60
-more while it plans). Then every part of frames is cut by groups of shards, metadata only, and a task for each group
-reads the encoded images frame by frame and writes its shards one after the other: in memory are the metadata of the
-group, shared through the object store, and of the images what the format's `write` says. The bytes of a shard depend
-on the subset and on the options alone.
+more while it plans). Then every part of frames is cut by groups of shards, metadata only and for about a million kept
+frames at once, and a task for each group reads the encoded images frame by frame and writes its shards one after the
+other: in memory are the metadata of the group, shared through the object store, and of the images what the format's
+`write` says. The bytes of a shard depend on the subset and on the options alone.
 """
 
 import hashlib
@@ -24,24 +24,28 @@ from curation.engine.stream import stream
 from curation.exports import records
 from curation.exports.config import ExportConfig
 from curation.exports.formats import FORMATS, check
-from curation.exports.kept import Kept, each_row, kept_rows, keys_of, read_kept, read_row
+from curation.exports.kept import Encoded, Kept, each_row, kept_rows, keys_of, read_kept, read_row
+from curation.exports.masks import has_mask, read_mask
 from curation.exports.plan import Integers, Plan, plan
+from curation.options import require
 from curation.store.directory import File, Listed, RunDirectory
 from curation.store.parts import grouped
 
 MOST_GROUPS = 256
 CHUNK_ROWS = 65_536  # frames that a task sizes or cuts
-TO_READ = ["frame_id", "uri", "content_hash"]
+WAVE_ROWS = 1 << 20  # kept frames whose metadata are cut and under way at once, some 400 MB
+TO_READ = ["frame_id", "uri", "path", "content_hash"]
 FROM_SCORES = ["cluster", "centroid_distance"]
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What a task must know of an export: the run, the output, its format, and how many shards there are."""
+    """What a task must know of an export: run, output, format, the rule of its masks, and how many shards there are."""
 
     run: RunDirectory
     target: RunDirectory
     format: str
+    mask: str | None
     total: int
 
 
@@ -96,7 +100,7 @@ def export_shards(config: ExportConfig, run: RunDirectory, about: dict[str, Any]
     """
     target = RunDirectory(config.output) if config.output else run.below(f"subsets/{config.name}/{config.format}")
     columns = run.read_schema(next(iter(run.parts("frames").values()))).names
-    check(config.format, [*columns, *FROM_SCORES], config.keep_together)
+    check(config.format, [*columns, *FROM_SCORES], config.keep_together, config.mask is not None)
     frames = about["kept"]
     wanted = {"subset": config.name, "digest": about["digest"], "options": config.options, "frames": frames}
     watch = Stopwatch()
@@ -107,11 +111,13 @@ def export_shards(config: ExportConfig, run: RunDirectory, about: dict[str, Any]
         if reused:
             records.forget(target)
         else:
-            records.begin(target, manifest)
             connect()
+            if config.mask is not None:
+                check_masks(config, run)
+            records.begin(target, manifest)
             shards, schema = make_shards(config, run, target, done)
             assert sum(file.rows for file in shards) == frames, f"{frames} frames are kept, {shards} were exported"
-            others = FORMATS[config.format].others(shards, schema, about)
+            others = FORMATS[config.format].others(shards, schema, about | {"mask": config.mask})
             records.complete(target, manifest, [*shards, *(put(target, *each) for each in others.items())])
     note = f"{frames} frames in {target.uri}"
     seconds = 0.0 if reused else watch.seconds
@@ -134,21 +140,39 @@ def make_shards(
     total = len(planned.rows_S)
     paths = [FORMATS[config.format].path(number, total) for number in range(total)]
     missing = [number for number, path in enumerate(paths) if path not in done]
-    groups = np.array_split(np.array(missing, np.int64), min(MOST_GROUPS, max(1, len(missing)))) if missing else []
-    by_group = cut_all(run, list(zip(chunks, sizes, strict=True)), kept, planned, groups)
-    shards = Shards(run, target, config.format, total)
-    work = ((shards, group.tolist(), *by_group.pop()) for group in groups)
+    shards = Shards(run, target, config.format, config.mask, total)
     rows = int(planned.rows_S.sum())
     with progress("export", rows, done=rows - int(planned.rows_S[missing].sum())) as bar:
-        for files in stream(ray.remote(write_shards), work):
-            done |= {file.path: file for file in files}
-            bar.update(sum(file.rows for file in files))
+        for wave in grouped(missing, WAVE_ROWS, by=lambda number: int(planned.rows_S[number])):
+            groups = np.array_split(np.array(wave, np.int64), min(MOST_GROUPS, len(wave)))
+            by_group = cut_all(run, list(zip(chunks, sizes, strict=True)), kept, planned, groups)
+            work = ((shards, group.tolist(), *by_group.pop()) for group in groups)
+            for files in stream(ray.remote(write_shards), work):
+                done |= {file.path: file for file in files}
+                bar.update(sum(file.rows for file in files))
     return [done[path] for path in paths], sizes[0].columns
 
 
 def rows_in(part: Listed) -> int:
     """Rows of a part of frames."""
     return part.file.rows
+
+
+def check_masks(config: ExportConfig, run: RunDirectory) -> None:
+    """ValueError where no kept frame has a mask by the rule. The first one that is found ends the search."""
+    kept = ray.put(read_kept(run, f"subsets/{config.name}/decisions.parquet"))
+    calls = ((run, path, kept, config.mask) for path in run.parts("frames").values())
+    require(
+        any(stream(ray.remote(some_mask), calls)),
+        f"mask {config.mask!r} finds no mask of any kept frame; it must make a frame's path (column path) that of a "
+        "file below the same source",
+    )
+
+
+def some_mask(run: RunDirectory, path: str, kept: Kept, rule: str) -> bool:
+    """Whether a kept frame of a part has a mask."""
+    rows = kept_rows(run, path, kept, with_images=False).select(["uri", "path"])
+    return any(has_mask(rule, row) for row in each_row(rows))
 
 
 def size_up(run: RunDirectory, paths: list[Listed], kept: Kept, column: str | None) -> Sizes:
@@ -204,11 +228,16 @@ def write_shards(shards: Shards, numbers: list[int], *pieces: Piece) -> list[Fil
         path = FORMATS[shards.format].path(number, shards.total)
         with shards.target.create(path) as stream:
             sink = Digesting(stream)
-            images = (read_row(shards.run, row)[1] for row in each_row(rows.select(TO_READ)))
-            FORMATS[shards.format].write(sink, rows, images)
+            encoded = (read(shards, row) for row in each_row(rows.select(TO_READ)))
+            FORMATS[shards.format].write(sink, rows, encoded, shards.mask is not None)
         files.append(File(path, len(rows), sink.bytes, sink.digest.hexdigest()))
         records.record(shards.target, number, files[-1])
     return files
+
+
+def read(shards: Shards, row: dict[str, Any]) -> Encoded:
+    """The bytes of a frame, and of its mask where the export has masks."""
+    return Encoded(read_row(shards.run, row)[1], read_mask(shards.mask, row) if shards.mask else None)
 
 
 def rows_of(number: int, pieces: tuple[Piece, ...]) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.exports.kept import each_row
+from curation.exports.kept import Encoded, each_row
 
 STARTS = {
     b"\xff\xd8\xff": "jpg",
@@ -34,13 +34,18 @@ def path(number: int, total: int) -> str:  # noqa: ARG001 (some formats name the
     return f"shard-{number:06d}.tar"
 
 
-def write(sink: Any, rows: pa.Table, images: Iterator[bytes]) -> None:
-    """Write FRAME_ID.EXT and FRAME_ID.json for each row; one frame is in memory. Equal frames give equal bytes."""
+def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -> None:  # noqa: ARG001
+    """Write FRAME_ID.EXT, FRAME_ID.json and, of a mask, FRAME_ID.mask.EXT for each row; one frame is in memory.
+
+    Equal frames give equal bytes.
+    """
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for row, image in zip(each_row(rows), images, strict=True):
+        for row, (image, mask) in zip(each_row(rows), encoded, strict=True):
             name = row["frame_id"]
             add(archive, f"{name}.{extension(image)}", image)
             add(archive, f"{name}.json", json.dumps(row, ensure_ascii=False).encode())
+            if mask is not None:
+                add(archive, f"{name}.mask.{extension(mask)}", mask)
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

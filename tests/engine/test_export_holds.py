@@ -31,7 +31,9 @@ def two(reference: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory, l
 
 
 def names(output: Path) -> set[str]:
-    return {str(file.relative_to(output / "images")) for file in (output / "images").rglob("*") if not file.is_dir()}
+    """Names of images, next to which is the table of them."""
+    found = {str(file.relative_to(output / "images")) for file in (output / "images").rglob("*") if not file.is_dir()}
+    return found - {"metadata.parquet"}
 
 
 def kept(output: Path) -> set[str]:

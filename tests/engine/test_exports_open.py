@@ -29,8 +29,9 @@ from curation.store.markers import Step, marker_of
 Written = Callable[[Path], dict[str, tuple[int, int]]]
 FOLDERS = ("plain", "with space", "50%25 #1", "who? über ☃", "a%2Fb&c=d", "<tag> 'q'")
 SUFFIXES = (".jpg", ".png", ".bmp", ".tif", ".webp")
-FORMATS = ("webdataset", "huggingface", "tfrecord", "mds")
-LIBRARIES = {"tfrecord": "tfrecord", "mds": "streaming"}
+FORMATS = ("webdataset", "huggingface", "tfrecord", "mds", "litdata")
+LIBRARIES = {"tfrecord": "tfrecord", "mds": "streaming", "litdata": "litdata"}
+OTHERS = {"export.json", "README.md", "index.json", "features.json"}
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_a_rerun_makes_only_what_is_missing(
     after = written(output)
     assert files(output) == whole
     assert manifest(output) == complete
-    remade = {path for path in after if after[path] != before.get(path)} - {"export.json", "README.md", "index.json"}
+    remade = {path for path in after if after[path] != before.get(path)} - OTHERS
     assert remade == {shards[1]["path"], shards[2]["path"]}
     (output / shards[0]["path"]).unlink()  # of an export that was complete
     export(config)

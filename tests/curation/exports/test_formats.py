@@ -39,7 +39,7 @@ def test_extensions_are_of_the_content(data: bytes, name: str) -> None:
 
 def test_a_tar_by_hand() -> None:
     sink, images = io.BytesIO(), [b"BM1", b"\xff\xd8\xff2"]
-    webdataset.write(sink, frames([3, 4]), iter(images))
+    webdataset.write(sink, frames([3, 4]), map(kept.Encoded, images), False)
     with tarfile.open(fileobj=io.BytesIO(sink.getvalue())) as archive:
         members = archive.getmembers()
         contents = [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
@@ -55,6 +55,34 @@ def test_keys_are_of_values_and_rows_without_one_are_alone() -> None:
     assert keys[0] == keys[2]
     assert len(np.unique(keys)) == 4
     assert (kept.keys_of(table.slice(2), "procedure") == keys[2:]).all()
+
+
+@pytest.mark.parametrize("sizes", [[30, 30, 30, 90, 1], [32, 32], [], [1], [90, 90]])
+def test_blocks_hold_64_mb_of_images_and_masks(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut at the bytes themselves they are as the plan of row groups is; half of them may be of masks."""
+    monkeypatch.setattr(kept, "ROW_GROUP_BYTES", 64 << 10)
+    table = frames([size << 10 for size in sizes])
+    for share in (1, 2):
+        encoded = [
+            kept.Encoded(b"x" * (size // share), b"y" * (size - size // share))
+            for size in table["byte_size"].to_pylist()
+        ]
+        made = list(kept.blocks(table, iter(encoded)))
+        cut = [
+            (at, len(rows))
+            for at, (rows, _) in zip(np.cumsum([0] + [len(rows) for rows, _ in made]), made, strict=False)
+        ]
+        assert cut == kept.row_groups(table)
+        assert [each for _, held in made for each in held] == encoded
+        assert pa.concat_tables([table.slice(0, 0), *(rows for rows, _ in made)]).equals(table)
+
+
+def test_a_mask_is_a_member_of_the_tar() -> None:
+    sink = io.BytesIO()
+    webdataset.write(sink, frames([3, 4]), iter([kept.Encoded(b"BM1", b"\x89PNG2"), kept.Encoded(b"BM3")]), True)
+    with tarfile.open(fileobj=io.BytesIO(sink.getvalue())) as archive:
+        names = [name.partition(".") for name in archive.getnames()]
+    assert [name[2] for name in names] == ["bmp", "json", "mask.png", "bmp", "json"]
 
 
 def test_row_groups_hold_64_mb_of_images() -> None:
@@ -73,7 +101,7 @@ def test_size_categories(rows: int, name: str) -> None:
 
 
 def test_the_index_of_mds_adds_up() -> None:
-    index = json.loads(mds.index([File("shard.00000.mds", 3, 70, "x"), File("shard.00001.mds", 2, 50, "y")]))
+    index = json.loads(mds.index([File("shard.00000.mds", 3, 70, "x"), File("shard.00001.mds", 2, 50, "y")], False))
     assert [(shard["samples"], shard["raw_data"]["bytes"]) for shard in index["shards"]] == [(3, 70), (2, 50)]
 
 
@@ -113,9 +141,12 @@ def test_options_without_effect_are_refused(options: dict[str, Any], message: st
 
 
 def test_a_column_where_the_images_go_is_refused() -> None:
-    check("webdataset", ["frame_id", "image"], None)
+    check("webdataset", ["frame_id", "image", "mask"], None, True)
     with pytest.raises(ValueError, match="have a column image already"):
-        check("huggingface", ["frame_id", "image"], None)
+        check("huggingface", ["frame_id", "image"], None, False)
+    check("huggingface", ["frame_id", "mask"], None, False)
+    with pytest.raises(ValueError, match="have a column mask already"):
+        check("huggingface", ["frame_id", "mask"], None, True)
 
 
 def test_paths_are_different_and_sorted() -> None:
