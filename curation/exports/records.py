@@ -62,7 +62,8 @@ def begin(target: RunDirectory, manifest: dict[str, Any]) -> None:
 
 
 def complete(target: RunDirectory, manifest: dict[str, Any], files: list[File]) -> None:
-    """Say in export.json that the export has all of `files`, and delete the records."""
+    """Say in export.json that the export has all of `files`; delete the records and what killed writers left."""
+    target.clear_temporary("")
     target.write_json(MANIFEST, manifest | {"files": [vars(file) for file in files], "complete": True})
     forget(target)
 
