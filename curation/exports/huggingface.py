@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from curation.exports.kept import MASK_NAME, Encoded, blocks
-from curation.exports.webdataset import extension
+from curation.exports.webdataset import extension, mask_extension
 from curation.store import schema
 from curation.store.directory import File
 
@@ -30,17 +30,22 @@ def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -
     with pq.ParquetWriter(sink, target, compression="zstd") as writer:
         for block, held in blocks(rows, encoded):
             names = block["frame_id"].to_pylist()
-            images = [picture(name, each.image) for name, each in zip(names, held, strict=True)]
+            images = [
+                picture(f"{name}.{extension(each.image)}", each.image) for name, each in zip(names, held, strict=True)
+            ]
             table = block.append_column(IMAGE, pa.array(images, PICTURE))
             if masked:
-                masks = [picture(f"{name}.mask", each.mask) for name, each in zip(names, held, strict=True)]
+                masks = [
+                    picture(f"{name}.mask.{mask_extension(each.mask or b'')}", each.mask)
+                    for name, each in zip(names, held, strict=True)
+                ]
                 table = table.append_column(MASK, pa.array(masks, PICTURE))
             writer.write_table(table.cast(target), row_group_size=len(block))
 
 
 def picture(name: str, data: bytes | None) -> dict[str, Any] | None:
-    """An encoded image as a value of a column of images."""
-    return None if data is None else {"bytes": data, "path": f"{name}.{extension(data)}"}
+    """An encoded image, as a file of this name, as a value of a column of images."""
+    return None if data is None else {"bytes": data, "path": name}
 
 
 def with_features(columns: pa.Schema, masked: bool) -> pa.Schema:

@@ -29,6 +29,11 @@ def extension(data: bytes) -> str:
     return found
 
 
+def mask_extension(data: bytes) -> str:
+    """As `extension`, for a mask, which may be of any format: `bin` where it is unknown."""
+    return next((name for start, name in STARTS.items() if data.startswith(start)), "bin")
+
+
 def path(number: int, total: int) -> str:  # noqa: ARG001 (some formats name the total)
     """The path of shard `number`."""
     return f"shard-{number:06d}.tar"
@@ -45,7 +50,7 @@ def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -
             add(archive, f"{name}.{extension(image)}", image)
             add(archive, f"{name}.json", json.dumps(row, ensure_ascii=False).encode())
             if mask is not None:
-                add(archive, f"{name}.mask.{extension(mask)}", mask)
+                add(archive, f"{name}.mask.{mask_extension(mask)}", mask)
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
