@@ -26,6 +26,7 @@ from curation.engine.chips import resolve_precision
 from curation.engine.connect import connect
 from curation.engine.metrics import Occupation, count_part
 from curation.engine.stream import stream
+from curation.engine.verdict import Spent
 from curation.frames import copies
 from curation.frames.decoding import FrameError
 from curation.frames.frame import forget_unread, rejected_row
@@ -37,7 +38,8 @@ from curation.store.markers import Step, check_rejected, marker_of, read_record
 from curation.store.parts import part_path, rejected_path
 
 PATIENCE_S = 24 * 3600.0  # without progress; Ray Data's own half hour is short for a queue for GPUs
-ENCODED = pa.schema([*CHUNK, pa.field("vectors", pa.large_binary())])  # float32 [N, D]
+FROM_ENCODER = (("vectors", pa.large_binary()), ("encode_s", pa.float64()), ("wait_s", pa.float64()))  # float32 [N, D]
+ENCODED = pa.schema([*CHUNK, *(pa.field(name, kind) for name, kind in FROM_ENCODER)])
 
 
 @holding
@@ -64,7 +66,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
         f"workers is {config.workers}, but there are {devices} GPUs, one for each",
     )
     step.begin()
-    watch = Stopwatch()
+    watch, spent = Stopwatch(), Spent()
     forget_unread(run, "embed", "embeddings")
     run.clear_rejected("embed", run.parts("embeddings"))
     missing, written = missing_parts(run)
@@ -72,9 +74,11 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     rejections = rejected_in(written)
     embedded = sum(file.rows for file in written) - rejections
     with progress("embed", originals, done=embedded + rejections) as bar:
-        arriving = count_frames(encoded_chunks(run, config, missing, precision), bar)
+        arriving = count_frames(encoded_chunks(run, config, missing, precision), bar, spent)
         for part, embeddings, rejected in assemble(arriving, dimensions, config.storage):
+            begun = watch.seconds
             files = write_part(run, part, embeddings, rejected)
+            spent.write_s += watch.seconds - begun
             written += files
             rejections += rejected_in(files)
             count_part(run.uri, "embed", len(embeddings), rejected_in(files))
@@ -88,6 +92,7 @@ def embed(config: EmbedConfig) -> dict[str, Any]:
     check_rejected("embed", rejections, before["rows_out"], config.max_rejected)
     note = f"{config.encoder}, {dimensions} dimensions, {precision}, {about(model)}"
     note += ", UNTRAINED (weights drawn from the seed)" if config.weights == UNTRAINED else ""
+    note += f"; {spent.verdict(watch.seconds, resources.device_names())}" if missing else ""
     summary = StepSummary(
         rows_in=before["rows_out"],
         rows_out=embedded,
@@ -120,10 +125,11 @@ def missing_parts(run: RunDirectory) -> tuple[list[int], list[File]]:
     return [number for number in run.parts("frames") if number not in existing], [file for f in described for file in f]
 
 
-def count_frames(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
-    """Pass chunks on and count their frames on the progress bar."""
+def count_frames(rows: Iterator[dict[str, Any]], bar: Any, spent: Spent) -> Iterator[dict[str, Any]]:
+    """Pass chunks on, and count their frames on the progress bar and what they took in `spent`."""
     for row in rows:
         yield row
+        spent.add(row)
         bar.update(len(row["frame_ids"]) + len(row["rejected"]))
 
 
@@ -194,16 +200,19 @@ class EncodeChunk:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode each row by itself, so that what is computed together never depends on the schedule."""
         with self.occupation:
-            return self.encode(batch)
+            rows = self.encode(batch)
+        spent = {"encode_s": self.occupation.busy_s, "wait_s": self.occupation.waited_s}
+        idle = dict.fromkeys(spent, 0.0)
+        return pa.Table.from_pylist([row | (idle if number else spent) for number, row in enumerate(rows)], ENCODED)
 
-    def encode(self, batch: pa.Table) -> pa.Table:
-        """Encode each row of DECODED."""
+    def encode(self, batch: pa.Table) -> list[dict[str, Any]]:
+        """Encode rows of DECODED; rows of ENCODED but for the times."""
         rows = batch.select([field.name for field in CHUNK]).to_pylist()
         for row, pixels in zip(rows, batch["pixels"], strict=True):
             images_NSS3 = np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(self.shape)
             vectors = self.encoder(images_NSS3) if len(images_NSS3) else np.empty((0, 1), np.float32)
             row.update(self.usable(row, vectors))
-        return pa.Table.from_pylist(rows, schema=ENCODED)
+        return cast(list[dict[str, Any]], rows)
 
     def usable(self, row: dict[str, Any], vectors_ND: npt.NDArray[np.float32]) -> dict[str, Any]:
         """The vectors of a chunk, and what else changes in its row where some are not finite or have no length."""

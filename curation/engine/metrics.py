@@ -41,12 +41,15 @@ class Occupation:
 
     def __init__(self, run: str, step: str, device: str) -> None:
         self.tags = run, step, device
-        self.free = time.perf_counter()
+        self.busy_s = self.waited_s = 0.0  # of the last call; what the first one waited for is not counted
+        self.free: float | None = None
 
     def __enter__(self) -> None:
         self.begun = time.perf_counter()
-        count("waiting_seconds", self.begun - self.free, *self.tags)
+        self.waited_s = 0.0 if self.free is None else self.begun - self.free
+        count("waiting_seconds", self.waited_s, *self.tags)
 
     def __exit__(self, *_: object) -> None:
         self.free = time.perf_counter()
-        count("busy_seconds", self.free - self.begun, *self.tags)
+        self.busy_s = self.free - self.begun
+        count("busy_seconds", self.busy_s, *self.tags)
