@@ -16,7 +16,10 @@ from curation.store.directory import File
 
 MASK = pa.field(MASK_NAME, pa.large_binary())
 DATA = "data"  # where Lance looks for the files of fragments
-HELD = 2**62  # rows or bytes of a file: no limit, since the plan has cut the shards already
+MOST_ROWS, MOST_BYTES = (
+    2**31 - 1,
+    2**62,
+)  # of a file: no limit, since the plan has cut the shards; 32 bits of the rows count
 LANCE_FORMAT = "2.0"  # of data files, the one that every release of Lance since 0.16 reads
 
 
@@ -57,7 +60,7 @@ def filled(block: pa.Table, held: list[Encoded], columns: pa.Schema) -> pa.Table
 def fragment(content: Any, folder: str) -> Any:
     """Write one fragment into a folder; its metadata."""
     write_fragments = import_module("lance.fragment").write_fragments
-    limits = {"max_rows_per_file": HELD, "max_bytes_per_file": HELD, "data_storage_version": LANCE_FORMAT}
+    limits = {"max_rows_per_file": MOST_ROWS, "max_bytes_per_file": MOST_BYTES, "data_storage_version": LANCE_FORMAT}
     [made] = write_fragments(content, folder, mode="create", **limits)
     return made
 

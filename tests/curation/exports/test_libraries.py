@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.exports import huggingface, lance, litdata
+from curation.exports import huggingface, kept, lance, litdata
 from curation.exports.kept import Encoded
 from curation.store import schema
 from curation.store.directory import File
@@ -60,7 +60,10 @@ def written(form: Any, folder: Path, masked: bool) -> list[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("masked", [False, True])
-def test_lance(tmp_path: Path, masked: bool) -> None:
+@pytest.mark.parametrize("block", [1, 64 << 20])
+def test_lance(tmp_path: Path, masked: bool, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard is one fragment, of however many blocks."""
+    monkeypatch.setattr(kept, "ROW_GROUP_BYTES", block)
     library = pytest.importorskip("lance", reason="comes with the extra lance")
     rows = written(lance, tmp_path, masked)
     opened = library.dataset(str(tmp_path))
