@@ -82,7 +82,8 @@ def each_row(table: pa.Table) -> Iterator[dict[str, Any]]:
 def blocks(rows: pa.Table, encoded: Iterator[Encoded]) -> Iterator[tuple[pa.Table, list[Encoded]]]:
     """Rows, and what is encoded of them, in blocks of at most 64 MB, one of which is in memory.
 
-    The columns are taken to be as wide in each row as on average. A larger frame is a block by itself.
+    The columns are taken to be as wide in each row as on average. A larger frame is a block by itself. Who has used
+    the list that comes with a block may clear it.
     """
     width = -(-rows.nbytes // max(1, len(rows))) + 64
     start, size = 0, 0
@@ -90,8 +91,9 @@ def blocks(rows: pa.Table, encoded: Iterator[Encoded]) -> Iterator[tuple[pa.Tabl
     for each in encoded:
         more = len(each.image) + len(each.mask or b"") + width
         if held and size + more > ROW_GROUP_BYTES:
-            yield rows.slice(start, len(held)), held
-            start, size, held = start + len(held), 0, []
+            first, start = start, start + len(held)
+            yield rows.slice(first, start - first), held
+            size, held = 0, []
         held.append(each)
         size += more
     assert start + len(held) == len(rows), f"{len(rows)} rows, {start + len(held)} images"

@@ -31,13 +31,12 @@ def path(number: int, total: int) -> str:  # noqa: ARG001 (some formats name the
 def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -> None:
     """Write all columns, `image` and, if `masked`, `mask` as one data file.
 
-    In memory are 64 MB, and what Lance buffers. It writes into a folder of its own, so the temporary folder (TMPDIR)
-    needs room for the shard.
+    In memory are 64 MB several times and what Lance buffers, 500 MB in all (measured). It writes into a folder of its
+    own, so the temporary folder (TMPDIR) needs room for the shard.
     """
     columns = with_pictures(rows.schema, masked)
-    made = (batch for block, held in blocks(rows, encoded) for batch in filled(block, held, columns).to_batches())
     with tempfile.TemporaryDirectory() as folder:
-        fragment(pa.RecordBatchReader.from_batches(columns, made), folder)
+        fragment(pa.RecordBatchReader.from_batches(columns, batches(rows, encoded, columns)), folder)
         [written] = Path(folder, DATA).iterdir()
         with written.open("rb") as file:
             shutil.copyfileobj(file, sink, 16 << 20)
@@ -46,6 +45,15 @@ def write(sink: Any, rows: pa.Table, encoded: Iterator[Encoded], masked: bool) -
 def with_pictures(columns: pa.Schema, masked: bool) -> pa.Schema:
     """The schema of the data set."""
     return pa.schema([*columns, schema.IMAGE, *([MASK] if masked else [])])
+
+
+def batches(rows: pa.Table, encoded: Iterator[Encoded], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows with their images and masks, 64 MB at a time."""
+    for block, held in blocks(rows, encoded):
+        made = filled(block, held, columns).to_batches()
+        held.clear()
+        while made:
+            yield made.pop(0)
 
 
 def filled(block: pa.Table, held: list[Encoded], columns: pa.Schema) -> pa.Table:

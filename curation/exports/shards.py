@@ -117,7 +117,8 @@ def export_shards(config: ExportConfig, run: RunDirectory, about: dict[str, Any]
             records.begin(target, manifest)
             shards, schema = make_shards(config, run, target, done)
             assert sum(file.rows for file in shards) == frames, f"{frames} frames are kept, {shards} were exported"
-            others = FORMATS[config.format].others(shards, schema, about | {"mask": config.mask})
+            task = ray.remote(others_of)  # other libraries stay out of this process: Lance minds that it forks
+            others = ray.get(task.remote(config.format, shards, schema, about | {"mask": config.mask}))
             records.complete(target, manifest, [*shards, *(put(target, *each) for each in others.items())])
     note = f"{frames} frames in {target.uri}"
     seconds = 0.0 if reused else watch.seconds
@@ -246,6 +247,11 @@ def rows_of(number: int, pieces: tuple[Piece, ...]) -> pa.Table:
     places = [piece.place_n[start:stop] for piece, (start, stop) in zip(pieces, ranges, strict=True)]
     tables = [piece.rows.slice(start, stop - start) for piece, (start, stop) in zip(pieces, ranges, strict=True)]
     return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places))))
+
+
+def others_of(name: str, shards: list[File], columns: pa.Schema, about: dict[str, Any]) -> dict[str, bytes]:
+    """What else belongs to an export in a format, by path."""
+    return FORMATS[name].others(shards, columns, about)
 
 
 def put(target: RunDirectory, path: str, content: bytes) -> File:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,19 @@ def written(form: Any, folder: Path, masked: bool) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lance, imported without what it would do to the rest of this process: warn whenever it forks."""
+    monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
+    return pytest.importorskip("lance", reason="comes with the extra lance")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("block", [1, 64 << 20])
-def test_lance(tmp_path: Path, masked: bool, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lance(tmp_path: Path, masked: bool, block: int, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is one fragment, of however many blocks."""
     monkeypatch.setattr(kept, "ROW_GROUP_BYTES", block)
-    library = pytest.importorskip("lance", reason="comes with the extra lance")
     rows = written(lance, tmp_path, masked)
     opened = library.dataset(str(tmp_path))
     assert opened.to_table().to_pylist() == rows
