@@ -100,7 +100,7 @@ COMMANDS = {
         computes=True,
     ),
     "export": command(
-        "Export a subset as a Parquet table or a folder of files.",
+        "Export a subset: a Parquet table, a folder of files, or shards for other trainers.",
         (ExportConfig,),
         with_summary(step("exports.export.export")),
     ),

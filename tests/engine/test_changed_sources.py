@@ -189,6 +189,9 @@ def test_tasks_work_wherever_their_worker_is(frames: Path, tmp_path: Path, monke
     assert weights == f"{frames.parent}/encoder/w.safetensors"
     assert resolved(EmbedConfig(run_dir="run", weights="random")).weights == "random"
     monkeypatch.chdir("/")
+    with pytest.raises(FileNotFoundError, match="all nodes must see it at the same path"):
+        ingest_part(*pickle.loads(call))  # a machine that has not mounted the disk
+    (tmp_path / "disk" / "run").mkdir(parents=True)
     done = ingest_part(*pickle.loads(call))
     assert (done.frames, done.rejected) == (6, 0)
     table = pq.read_table(frames.parent / "run/frames/part-000000.parquet")
