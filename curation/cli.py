@@ -52,17 +52,14 @@ def dispatch(package: str, commands: Mapping[str, Command], arguments: Sequence[
         else:
             work(command, parse_command(package, name, command, arguments[1:]))
     except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        return INTERRUPTED
+        return stopped(INTERRUPTED)
     except SystemExit as end:
         if end.code != signal.SIGTERM:  # see curation/engine/connect.py
             raise
-        print(STOPPED, file=sys.stderr)
-        return TERMINATED
+        return stopped(TERMINATED)
     except Exception as error:
         if interrupted(error):
-            print(STOPPED, file=sys.stderr)
-            return INTERRUPTED
+            return stopped(INTERRUPTED)
         return complain(error)
     return 0
 
@@ -85,6 +82,14 @@ def work(command: Command, configs: list[Any]) -> None:
         return
     with import_module("curation.engine.accelerators").using(configs[-1].device):
         command.work(*configs[:-1])
+
+
+def stopped(code: int) -> int:
+    """Leave Ray, which may still report tasks that were ended, then print what a stopped command says; the code."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    print(STOPPED, file=sys.stderr)
+    return code
 
 
 def interrupted(error: BaseException | None) -> bool:
