@@ -23,7 +23,7 @@ from training.segmentation.config import FinetuneConfig
 def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert list(COMMANDS) == ["pretrain", "evaluate", "benchmark", "normdel", "datasets"]
+    assert list(COMMANDS) == ["pretrain", "evaluate", "benchmark", "normdel", "datasets", "submit", "follow", "stop"]
     for name, command in COMMANDS.items():
         assert f"{name:9} {command.about}" in told
 

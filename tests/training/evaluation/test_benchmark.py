@@ -17,6 +17,7 @@ def planned(count: int) -> Any:
 def test_as_many_run_at_once_as_gpus_and_cpus_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     resources = {"GPU": 8, "CPU": 9}
     monkeypatch.setattr(pretrainings.resources, "count", resources.__getitem__)
+    monkeypatch.setattr(pretrainings, "gpus", lambda: resources["GPU"])
     assert [pretrainings.at_once(workers) for workers in (1, 2, 4, 8)] == [4, 3, 1, 1]
     resources["GPU"] = 0
     assert pretrainings.at_once(1) == 1
