@@ -86,8 +86,8 @@ def work(command: Command, configs: list[Any]) -> None:
 
 def stopped(code: int) -> int:
     """Leave Ray, which may still report tasks that were ended, then print what a stopped command says; the code."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+    if leave := getattr(sys.modules.get("ray"), "shutdown", None):  # missing where its import was interrupted
+        leave()
     print(STOPPED, file=sys.stderr)
     return code
 
