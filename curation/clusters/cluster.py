@@ -15,7 +15,7 @@ import ray
 
 from curation.clusters import kmeans, seeding
 from curation.clusters.config import ClusterConfig
-from curation.console import StepSummary, Stopwatch, progress, warn
+from curation.console import StepSummary, progress, warn
 from curation.embeddings.nearest import Prepared, prepare, vectors_of
 from curation.embeddings.storage import load_vectors, read_vectors, vectors_table
 from curation.embeddings.vectors import (
@@ -30,6 +30,7 @@ from curation.embeddings.vectors import (
 from curation.engine import resources
 from curation.engine.connect import connect
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task, arithmetic_task
 from curation.options import require
 from curation.store import schema
 from curation.store.directory import File, RunDirectory, holding
@@ -62,7 +63,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     )
     step.begin()
     connect()
-    watch = Stopwatch()
+    watch = Account()
     parts = [file for file in before["files"] if file["path"].startswith("embeddings/")]
     shards, mean, spread = load_shards(run, parts, config)
     centroids = lloyd(run, shards, frames, clusters, config)
@@ -75,6 +76,7 @@ def cluster(config: ClusterConfig) -> dict[str, Any]:
     for caution in kmeans.centering_warnings(spread, 1 - inertia / (2 * frames), clusters):
         warn(caution)
         note += f"; warning: {caution}"
+    note += watch.verdict()
     summary = StepSummary(
         rows_in=frames, rows_out=frames, seconds=watch.seconds, device=resources.device_names(), note=note
     )
@@ -86,9 +88,9 @@ def load_shards(
 ) -> tuple[list[Any], Float32 | None, float | None]:
     """Return references to the shards (keys, prepared vectors), and with centring the mean and the spread."""
     groups = [[part["path"] for part in group] for group in grouped(parts, config.shard_rows, by=rows_of)]
-    load, mean, spread = ray.remote(load_shard), None, None
+    load, mean, spread = Task(load_shard, "loading vectors"), None, None
     if config.center:
-        task = ray.remote(shard_sum)
+        task = Task(shard_sum, "loading vectors")
         sums, squares = zip(*ray.get([task.remote(run, group) for group in groups]), strict=True)
         frames = sum(map(rows_of, parts))
         exact = np.add.reduce(sums) / frames
@@ -122,7 +124,7 @@ def lloyd(run: RunDirectory, shards: list[Any], frames: int, clusters: int, conf
         number, centroids = 0, seed_from(shards, frames, clusters, config.seed)
         last = {"iteration": 0, "inertia": 0.0, "empty": 0, "shift": 0.0, "converged": False}
         keep_iteration(run, centroids, last)
-    partial = resources.arithmetic_task(shard_sums)
+    partial = arithmetic_task(shard_sums, "assigning to centroids")
     with progress("cluster", config.iterations, "iteration", done=number) as bar:
         while number < config.iterations and not last["converged"]:
             number += 1
@@ -146,7 +148,7 @@ def shard_sums(shard: Shard, centroids: Float32) -> kmeans.Sums:
 
 def reduce_tree(parts: list[Any]) -> Any:
     """Reduce references to sums, eight at a time and in their order, to one."""
-    merge = ray.remote(kmeans.merge)
+    merge = Task(kmeans.merge, "adding up")
     while len(parts) > 1:
         parts = [merge.remote(*parts[start : start + FAN_IN]) for start in range(0, len(parts), FAN_IN)]
     return parts[0]
@@ -155,8 +157,8 @@ def reduce_tree(parts: list[Any]) -> Any:
 def seed_from(shards: list[Any], frames: int, clusters: int, seed: int) -> Float32:
     """Return k-means++ centroids from a sample of all shards, drawn and ordered by the frames' keys."""
     share = seeding.sample_share(frames, clusters)
-    samples = [ray.remote(sample_shard).remote(shard, share, seed) for shard in shards]
-    centroids: Float32 = ray.get(ray.remote(seed_from_samples).remote(clusters, seed, *samples))
+    samples = [Task(sample_shard, "seeding").remote(shard, share, seed) for shard in shards]
+    centroids: Float32 = ray.get(Task(seed_from_samples, "seeding").remote(clusters, seed, *samples))
     return centroids
 
 
@@ -205,7 +207,7 @@ def write_assignments(
     existing = set(run.parts("clusters/assignments").values())
     reference = ray.put(centroids)
     calls = [(run, part["path"], mean, reference, assignments_path(part["path"]) in existing) for part in parts]
-    files, distances = map(list, zip(*stream(ray.remote(assign_part), calls), strict=True))
+    files, distances = map(list, zip(*stream(Task(assign_part, "assigning to centroids"), calls), strict=True))
     files.append(run.write_table("clusters/centroids.parquet", vectors_table(range(len(centroids)), centroids)))
     return files, 2 * math.fsum(distances)
 

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress, warn
+from curation.console import StepSummary, progress, warn
 from curation.engine.connect import connect
 from curation.engine.metrics import count_part
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task
 from curation.frames import copies, decoding
 from curation.frames.frame import forget_unread, frame_row, rejected_row
 from curation.frames.further import Further, further_of
@@ -25,6 +26,7 @@ from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, check_rejected, read_record
 from curation.store.parts import part_path, rejected_path
 
+MEMORY = 256 * 2**20  # bytes a task that reads files declares: one with 30 megapixels open (OURS)
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 FURTHER_KEY = b"endosieve.further"  # and the further pages and animation frames of its files
 
@@ -61,7 +63,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     surveyed = check_listing(run, config, found)
     step.begin()
     connect()
-    watch = Stopwatch()
+    watch = Account()
     forget_unread(run, "ingest", "frames")
     existing = run.parts("frames")
     run.clear_rejected("ingest", existing)
@@ -78,7 +80,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             yield run, lineages, config.max_pixels, part, part.number in existing
 
     with progress("ingest", surveyed.listed) as bar:
-        for result in stream(ray.remote(ingest_part), calls()):
+        for result in stream(Task(ingest_part, "reading and decoding files", memory=MEMORY), calls()):
             done.append(result)
             rejected += result.rejected
             count_part(run.uri, "ingest", result.frames, result.rejected)
@@ -90,7 +92,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     marked, rewritten = mark_copies(run)
     files |= {file.path: file for file in rewritten}
     note = f"{marked} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
-    note += listing.describe_pools() + unread_pages(done)
+    note += listing.describe_pools() + unread_pages(done) + watch.verdict()
     run.write_json(changes.STATE, {"listing": changes.state_of(states)})
     summary = StepSummary(
         rows_in=listing.listed, rows_out=frames, rejected=rejected, copies=marked, seconds=watch.seconds, note=note
@@ -169,7 +171,7 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
         connect()
         calls = ((run, lineages, config.max_pixels, part) for part in parts() if part.number in changed.touched)
         others = changes.Changes()
-        for name in (name for names in stream(ray.remote(other_contents), calls) for name in names):
+        for name in (name for names in stream(Task(other_contents, "reading files"), calls) for name in names):
             others.note("of other content", name)
         if not others.counts:
             for part in (part for part in parts() if part.number in changed.touched):
@@ -235,11 +237,11 @@ def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
     """
     parts = run.parts("frames")
     calls: list[tuple[Any, ...]] = [(run, path) for path in parts.values()]
-    hashed = list(stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
+    hashed = list(stream(Task(copies.hash_prefixes, "finding copies"), calls, in_order=True))
     prefixes = ray.put(copies.repeated([prefix for prefix, _ in hashed]))
-    rows = stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
+    rows = stream(Task(copies.repeated_rows, "finding copies"), [(*call, prefixes) for call in calls], in_order=True)
     marked = copies.mark(dict(zip(parts, rows, strict=True)))
     changed = [number for number, (_, before) in zip(parts, hashed, strict=True) if before or number in marked.copy_of]
     calls = [(run, parts[number], marked.copy_of.get(number, {})) for number in changed]
-    rewritten = list(stream(ray.remote(copies.write_copies), calls))
+    rewritten = list(stream(Task(copies.write_copies, "finding copies"), calls))
     return sum(map(len, marked.copy_of.values())), [*rewritten, *copies.write_index(run, marked.index)]

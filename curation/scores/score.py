@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress
+from curation.console import StepSummary, progress
 from curation.embeddings.storage import load_vectors, read_vectors
 from curation.embeddings.vectors import Float32, limit_threads
 from curation.engine import resources
 from curation.engine.connect import connect
 from curation.engine.metrics import count_part
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task, arithmetic_task
 from curation.scores import groups
 from curation.scores.config import ScoreConfig
 from curation.scores.groups import ClusterGroup, FrameBlock, Scores
@@ -42,7 +43,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
         return marker | {"reused": True}
     step.begin()
     connect()
-    watch = Stopwatch()
+    watch = Account()
     assigned: dict[str, str] = {path: path for path in run.listing("clusters")}
     parts = [
         file | {"assigned": assigned[assignments_path(file["path"])]}
@@ -63,7 +64,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
                 bar.update(file.rows)
     rows = sum(file.rows for file in files.values())
     assert rows == frames, f"{frames} frames were clustered, {rows} scored"
-    note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters"
+    note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters{watch.verdict()}"
     summary = StepSummary(
         rows_in=frames, rows_out=rows, seconds=watch.seconds, device=resources.device_names(), note=note
     )
@@ -74,7 +75,7 @@ def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray
     """Return the number of frames of each cluster, int64 [K]."""
     clusters = len(read_vectors(run, run.listed("clusters/centroids.parquet")))
     calls = ((run, part["assigned"], clusters) for part in parts)
-    total: npt.NDArray[np.int64] = np.sum(list(stream(ray.remote(part_sizes), calls)), axis=0)
+    total: npt.NDArray[np.int64] = np.sum(list(stream(Task(part_sizes, "counting"), calls)), axis=0)
     return total
 
 
@@ -99,7 +100,7 @@ def score_wave(
     """Score some groups; yields number and file of each as it is written."""
     mean_path = "clusters/mean.parquet"
     mean = read_vectors(run, run.listed(mean_path))[0] if run.exists(mean_path) else None
-    split = ray.remote(split_shard).options(num_returns=len(wave))
+    split = Task(split_shard, "shuffling vectors", num_returns=len(wave))
     pieces: list[Any] = []
     for shard in grouped(parts, 65_536, by=rows_of):
         cut = split.remote(run, [(part["path"], part["assigned"]) for part in shard], mean, list(wave.values()))
@@ -138,10 +139,11 @@ def submit(run: RunDirectory, config: ScoreConfig, number: int, group: ClusterGr
     path = part_path(config.folder, number)
     ranges = group.ranges(config.rule, groups.SPLIT_ROWS)
     if not ranges:
-        return resources.arithmetic_task(score_group).remote(run, config, path, *pieces)
-    whole = ray.remote(groups.gather).remote(config, *pieces)
-    rows = resources.arithmetic_task(score_range)
-    return ray.remote(write_scores).remote(run, path, whole, *[rows.remote(config, whole, one) for one in ranges])
+        return arithmetic_task(score_group, "comparing frames").remote(run, config, path, *pieces)
+    whole = Task(groups.gather, "shuffling vectors").remote(config, *pieces)
+    rows = arithmetic_task(score_range, "comparing frames")
+    scored = [rows.remote(config, whole, one) for one in ranges]
+    return Task(write_scores, "writing scores").remote(run, path, whole, *scored)
 
 
 def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: FrameBlock) -> File:
