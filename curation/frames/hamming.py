@@ -93,7 +93,7 @@ def plan(searched: int, distance: int) -> list[Band]:
     """The cheapest bands for a search through so many hashes; none where comparing with all is cheaper."""
 
     def cost(bands: list[Band]) -> float:
-        return sum(band.probes * (PROBE + searched / 2**band.width * CANDIDATE) for band in bands)
+        return sum(band.probes * (PROBE + searched / (1 << band.width) * CANDIDATE) for band in bands)
 
     cheapest = min((bands_of(count, distance) for count in BANDS), key=cost)
     return cheapest if cost(cheapest) < searched * PAIR else []

@@ -45,7 +45,7 @@ class Kept(NamedTuple):
 class Searched(NamedTuple):
     """Frames that stay, to be compared with."""
 
-    index: Index
+    hashes: Index
     ids: Ids
 
 
@@ -82,7 +82,7 @@ def give_way(hashes_N: Hashes, fates: Fates, searched: Searched) -> Fates:
     """The fates of a block's frames after those near a frame of earlier blocks have given way to it."""
     keeper, found = fates.keeper.copy(), fates.distance.copy()
     rows = np.flatnonzero(found == OPEN)
-    first, bits = first_within(hashes_N[rows], searched.index)
+    first, bits = first_within(hashes_N[rows], searched.hashes)
     gone = first >= 0
     keeper[rows[gone]], found[rows[gone]] = searched.ids[first[gone]], bits[gone]
     return Fates(keeper, found)

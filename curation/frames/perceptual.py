@@ -26,7 +26,8 @@ SCALE = 1 << 14  # of a cosine
 def _cosines() -> npt.NDArray[np.float64]:
     """The lowest rows of the DCT-II, whole numbers [F, S]."""
     angles = np.pi / (2 * SIDE) * np.outer(np.arange(FREQUENCIES), 2 * np.arange(SIDE) + 1)
-    return np.rint(np.cos(angles) * SCALE)
+    rounded: npt.NDArray[np.float64] = np.rint(np.cos(angles) * SCALE)
+    return rounded
 
 
 COSINES = _cosines()
