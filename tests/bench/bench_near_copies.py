@@ -39,7 +39,7 @@ for _ in range(3):
     times.append(time.process_time() - begun)
 pairs = method.find_duplicates(encoding_map=hashes, max_distance_threshold=distance, search_method="brute_force",
                                num_dist_workers=0, scores=True)
-print(json.dumps([sorted(times)[1], found, pairs]))
+print(json.dumps([sorted(times)[1], found, pairs], default=int))
 """
 
 
@@ -70,7 +70,7 @@ def question_hash(given: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = [{"hashing": "ours", "CPU ms a picture": mine}]
     if given.peer:
         sent = json.dumps([list(map(str, files)), {str(n): text for n, text in enumerate(hashes)}, DISTANCE])
-        done = subprocess.run([given.peer, "-c", PEER], input=sent, capture_output=True, text=True, check=True)
+        done = subprocess.run([given.peer, "-c", PEER], input=sent, stdout=subprocess.PIPE, text=True, check=True)
         spent, others, pairs = json.loads(done.stdout.splitlines()[-1])
         theirs = 1000 * spent / len(files)
         rows.append(
