@@ -45,9 +45,9 @@ class DecodePart:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield a table of one row for each chunk; at least one, so that an empty part is finished too."""
         [part] = batch["part"].to_pylist()
-        columns = [*copies.ROW, "content_hash", "width", "height", "copy_of"]
+        columns = [*copies.ROW, "content_hash", "width", "height", "copy_of", "near_copy_of"]
         rows = self.run.read_table(self.run.parts("frames")[part], columns).to_pylist()
-        originals = [row for row in rows if row["copy_of"] is None]
+        originals = [row for row in rows if row["copy_of"] is None and row.get("near_copy_of") is None]
         step = self.config.chunk_rows
         starts = range(0, max(1, len(originals)), step)
         for chunk, start in enumerate(starts):

@@ -27,7 +27,7 @@ class SelectConfig:
         "Drop a frame whose cosine similarity to an earlier one exceeds this (MedDEL, SemDeDup).", None
     )
     budget: float | None = option(
-        "Size of the subset, met exactly: a share of the pool below 1; 1 for all that is left after exact copies, "
+        "Size of the subset, met exactly: a share of the pool below 1; 1 for all that is left after copies, "
         "rejected frames and thresholds; above 1 a count of frames.",
         None,
     )

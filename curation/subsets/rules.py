@@ -14,7 +14,7 @@ from curation.store import schema
 from curation.subsets.config import SelectConfig
 from curation.subsets.scored import Columns
 
-KEPT, OUTLIER, DUPLICATE, EXACT_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
+KEPT, OUTLIER, DUPLICATE, EXACT_COPY, NEAR_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
 
 
 Reasons = npt.NDArray[np.int8]
@@ -85,7 +85,7 @@ def budget_count(config: SelectConfig, left: int, pool: int) -> int:
     thresholds = " Or raise --epsilon or --d." if config.compares else ""
     require(
         count <= left,
-        f"budget {config.budget:g} asks for {count} frames of the pool of {pool}, but {left} are left after exact "
+        f"budget {config.budget:g} asks for {count} frames of the pool of {pool}, but {left} are left after "
         f"copies, rejected frames and thresholds; give a count up to {left}, a share up to {share:g}, or 1 for all "
         f"that are left.{thresholds}",
     )

@@ -44,7 +44,7 @@ def read_columns(run: RunDirectory, folder: str) -> Columns:
 
 
 def pool_size(run: RunDirectory) -> int:
-    """Return the number of frames that could be trained on: embedded ones and their exact copies."""
+    """Return the number of frames that could be trained on: embedded ones and their copies, exact or near."""
     marker = marker_of(run, "embeddings", "embed")
     return int(marker["rows_out"] + marker["copies"])
 

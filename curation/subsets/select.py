@@ -71,7 +71,7 @@ def select(config: SelectConfig) -> dict[str, Any]:
         rows_in=total,
         rows_out=counts["kept"],
         rejected=counts["rejected"],
-        copies=counts["exact copy"],
+        copies=counts["exact copy"] + counts["near copy"],
         seconds=watch.seconds,
         note=note,
     )
