@@ -158,7 +158,8 @@ def group_farthest(shards: Iterable[Shard], tracked: Tracked) -> Sums:
     """Return what several shards offer for empty clusters, given their assignment; its sums are of no cluster."""
     centroids_KD, parts = tracked.centroids_KD, []
     for (keys_N, rows), now in zip(shards, tracked.bounds, strict=True):
-        middle, width = (now.high_N + now.low_N) / 2, (now.high_N - now.low_N) / 2 + np.float32(bounds.SLACK)
+        middle: Float32 = (now.high_N + now.low_N) * np.float32(0.5)
+        width: Float32 = (now.high_N - now.low_N) * np.float32(0.5) + np.float32(bounds.SLACK)
         x_ND = vectors_of(rows)
         far, similarity = farthest(keys_N, x_ND, centroids_KD, now.assignment_N, (middle, width))
         none = without_far(np.empty((0, x_ND.shape[1])), np.empty(0, np.int64))

@@ -53,7 +53,7 @@ class Quantised:
     @property
     def coded(self) -> bool:
         """Whether there are codes: where they were prepared, products of 8-bit integers were fast."""
-        return self.codes_ND.shape[1] > 0
+        return bool(self.codes_ND.shape[1] > 0)
 
     def taken(self, rows_P: Indices) -> "Quantised":
         """Return some of the rows, copied."""
