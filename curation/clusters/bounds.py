@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from curation.embeddings.nearest import Prepared, nearest_index
 from curation.embeddings.nearest_cpu import Quantised
-from curation.embeddings.vectors import ROUNDING, UNIT_TOLERANCE, Float32, Indices, as_tensor
+from curation.embeddings.vectors import ROUNDING, UNIT_TOLERANCE, Float32, Indices, as_tensor, paired
 
 LENGTH = (1 + UNIT_TOLERANCE) ** 0.5  # that a stored vector may have
 SLACK = 1e-6  # for the rounding of limits in float32
@@ -107,11 +107,9 @@ def _meet(rows: Quantised, centroids: Quantised, now: Bounds, far_M: Indices) ->
 def _tightened(rows: Quantised, centroids: Quantised, now: Bounds, unsure: Indices) -> npt.NDArray[np.bool_]:
     """Compute the products of some vectors with their own centroids; return which of them stay unsure."""
     left = np.zeros(len(unsure), np.bool_)
-    centers_KD = as_tensor(centroids.vectors_ND).float().numpy()
     for top in range(0, len(unsure), ROWS):
         some = unsure[top : top + ROWS]
-        x = as_tensor(rows.vectors_ND[some]).float().numpy()
-        own = np.einsum("nd,nd->n", x, centers_KD[now.assignment_N[some]])
-        now.low_N[some], now.high_N[some] = own - np.float32(ROUNDING), own + np.float32(ROUNDING)
+        own = paired(rows.vectors_ND[some], centroids.vectors_ND[now.assignment_N[some]])
+        now.low_N[some], now.high_N[some] = own - np.float32(SLACK), own + np.float32(SLACK)
         left[top : top + ROWS] = now.low_N[some] <= now.others_N[some]
     return left

@@ -58,16 +58,11 @@ def load(reader: Reader, groups: list[list[list[str]]], resident: bool) -> list[
     if not resident:  # whole files are compared with their checksums when they are assigned, not in each iteration
         return [Group([[str(path) for path in shard] for shard in shards], []) for shards in groups]
     one = Task(load_shard, "loading vectors")
-    several: Any = ray.remote(num_cpus=1, max_retries=resources.RETRIES)(
-        load_shards
-    )  # a Task would gather what is yielded
+    several: Any = ray.remote(num_cpus=1, max_retries=resources.RETRIES)(load_shards)  # Task gathers what is yielded
     return [
-        Group(
-            shards,
-            [one.remote(reader, shards[0])]
-            if len(shards) == 1
-            else several.options(num_returns=len(shards)).remote(reader, shards),
-        )
+        Group(shards, several.options(num_returns=len(shards)).remote(reader, shards))
+        if len(shards) > 1
+        else Group(shards, [one.remote(reader, shards[0])])
         for shards in groups
     ]
 
