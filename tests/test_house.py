@@ -51,7 +51,7 @@ ON_RAY = {
             "engine/stream",
         ),
         *("frames/ingest", "frames/settling", "embeddings/embed"),
-        *("clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
+        *("clusters/lloyd", "clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
     ),
     "training": (
         *(

@@ -42,6 +42,9 @@ def make(kind: type[Any], **values: Any) -> Any:
         (ClusterConfig, {"clusters": 0}, "clusters is 0; it must be at least 1, or auto"),
         (ClusterConfig, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (ClusterConfig, {"shard_rows": 0}, "shard_rows is 0; it must be at least 1"),
+        (ClusterConfig, {"train_share": 0.0}, "train_share is 0.0; it must be above 0 and at most 1"),
+        (ClusterConfig, {"train_share": 1.1}, "train_share is 1.1; it must be above 0 and at most 1"),
+        (ClusterConfig, {"train_share": float("nan")}, "train_share is nan; it must be above 0 and at most 1"),
         (ClusterConfig, {"seed": -1}, "seed is -1"),
         (ScoreConfig, {"group_rows": 0}, "group_rows is 0; it must be at least 1"),
         (ScoreConfig, {"rule": "greedy"}, "give --d with --rule greedy"),
@@ -152,7 +155,7 @@ UNHASHED = {
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
     EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7, "statistics": "clip"},
-    ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
+    ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7, "train_share": 0.5},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},
     ExportConfig: {"with_images": True, "format": "folder"},

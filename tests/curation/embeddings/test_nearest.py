@@ -66,12 +66,15 @@ def test_both_paths_are_those_of_all_pairs(
     for device in DEVICES:
         with blocks(*how):
             found = nearest(prepare(rows, device), prepare(columns, device), before, device)
-            estimate, error, place = nearest_index(prepare(rows, device), prepare(columns, device), device)
+            estimate, error, others, place = nearest_index(prepare(rows, device), prepare(columns, device), device)
         np.testing.assert_array_equal(found[1], index)
         np.testing.assert_array_equal(found[0], value)
         whole, first = all_pairs(rows, columns, None)
         np.testing.assert_array_equal(place, first)
         assert (np.abs(estimate - whole) <= error + np.float32(1e-6)).all()
+        products = rows.astype(np.float64) @ columns.astype(np.float64).T
+        products[np.arange(len(rows)), first] = -np.inf
+        assert (products.max(axis=1) <= others + np.float32(1e-6)).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
