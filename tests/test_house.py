@@ -49,6 +49,7 @@ ON_RAY = {
             "engine/metrics",
             "engine/resources",
             "engine/stream",
+            "engine/tasks",
         ),
         *("frames/ingest", "frames/settling", "embeddings/embed"),
         *("clusters/lloyd", "clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
