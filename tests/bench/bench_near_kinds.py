@@ -64,7 +64,7 @@ def twins_of(files: list[Path]) -> list[tuple[int, int]]:
     """Places of the 30 originals and of the frames of kvasir_seg_352 that are the same, by their pixels at 32 px."""
     small = np.stack([decoding.decode(file.read_bytes(), 32).astype(np.float32).ravel() for file in files])
     small -= small.mean(axis=1, keepdims=True)
-    small /= np.linalg.norm(small, axis=1, keepdims=True)
+    small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)  # of black frames
     of = {name: [n for n, file in enumerate(files) if name in file.parts] for name in SETS}
     first, second = of["kvasir_seg_orig30"], of["kvasir_seg_352"]
     return [(row, second[place]) for row, place in zip(first, (small[first] @ small[second].T).argmax(1), strict=True)]
