@@ -108,6 +108,7 @@ def main() -> None:
                 "inertia ours / faiss": inertia(x, ours) / inertia(x, peer.centroids),
             }
         )
+        print(rows[-1], flush=True)
     size = f"{given.rows} x {given.dimensions}, {given.iterations} iterations, {cores} cores"
     report("kmeans", rows, f"{size}; goal: at least 1.5 times as fast, inertia within 0.2 %")
 

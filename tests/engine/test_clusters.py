@@ -94,6 +94,7 @@ def test_a_share_of_too_few_frames_is_refused(made: Callable[..., tuple[Path, di
         made(train_share=0.001)
 
 
+@pytest.mark.slow
 def test_an_iteration_whose_every_worker_dies_once_gives_the_same(
     made: Callable[..., tuple[Path, dict[str, Any]]],
     whole: Path,
