@@ -51,7 +51,8 @@ ON_RAY = {
             "engine/stream",
         ),
         *("frames/ingest", "frames/settling", "embeddings/embed"),
-        *("clusters/lloyd", "clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
+        *("clusters/lloyd", "clusters/cluster", "scores/score", "scores/search", "exports/export", "exports/shards"),
+        *("pipeline", "demo"),
     ),
     "training": (
         *(
