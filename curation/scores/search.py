@@ -8,6 +8,7 @@ import ray
 from curation.embeddings.vectors import keys_of, limit_threads
 from curation.engine import resources
 from curation.engine.stream import stream
+from curation.engine.tasks import Task, arithmetic_task
 from curation.scores import recall
 from curation.scores.config import ScoreConfig
 from curation.scores.groups import FrameBlock
@@ -24,16 +25,18 @@ def measure_recall(
 
     Reads all embeddings twice; holds the sample's vectors, and compares each with all frames before it.
     """
-    drawn = list(stream(ray.remote(draw), ((run, config, frames, shard) for shard in shards), in_order=True))
+    drawn = list(
+        stream(Task(draw, "drawing a sample"), ((run, config, frames, shard) for shard in shards), in_order=True)
+    )
     sample = FrameBlock.joined(*drawn)
     sample = sample.take(sample.visiting_order(config))
     reference, best = ray.put(sample), None
-    task = resources.arithmetic_task(search_shard)
+    task = arithmetic_task(search_shard, "measuring recall")
     for found in stream(task, ((run, config, reference, shard) for shard in shards)):
         best = found if best is None else recall.nearer(best, found)
     assert best is not None
     passed: dict[str, float] = {}
-    for part in stream(ray.remote(scores_of), ((run, config, frames, path) for path in scored)):
+    for part in stream(Task(scores_of, "reading scores"), ((run, config, frames, path) for path in scored)):
         passed |= part
     table = recall.recall_table(config, sample, best, passed)
     whole = config.recall_frames >= frames
