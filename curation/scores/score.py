@@ -76,9 +76,8 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     if config.recall_frames:
         table, more["recall"] = measure_recall(run, config, shards_of(parts), list(map(path_of, written)), frames)
         written.append(table)
-        note += f"; recall of duplicates, of {more['recall']['frames']} frames, at " + ", ".join(
-            map(clause, more["recall"]["at"])
-        )
+        shown = ", ".join(map(clause, more["recall"]["at"])) or "no frame takes part"
+        note += f"; recall of duplicates, of {more['recall']['frames']} frames, at {shown}"
     note += watch.verdict()
     summary = StepSummary(
         rows_in=frames, rows_out=rows, seconds=watch.seconds, device=resources.device_names(), note=note
