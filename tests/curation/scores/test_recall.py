@@ -68,7 +68,7 @@ def test_the_search_finds_the_nearest_frame_before_each_whatever_the_shards(
     edges = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     shards = [frames.take(slice(start, stop)) for start, stop in pairwise(edges)]
     found = reduce(recall.nearer, [recall.search(config, sample, shard, device) for shard in shards])
-    exact = frames.vectors.astype(np.float64)
+    exact = to_unit(frames.vectors).astype(np.float64)
     cosines = (exact @ exact.T).astype(np.float32)
     place = {frame: row for row, frame in enumerate(frames.ids.tolist())}
     order = sorted(np.flatnonzero(inside).tolist(), key=lambda row: rank(config, frames, row))
