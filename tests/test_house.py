@@ -52,7 +52,8 @@ ON_RAY = {
             "engine/tasks",
         ),
         *("frames/ingest", "frames/settling", "embeddings/embed"),
-        *("clusters/lloyd", "clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
+        *("clusters/lloyd", "clusters/cluster", "scores/score", "scores/search", "exports/export", "exports/shards"),
+        *("pipeline", "demo"),
     ),
     "training": (
         *(

@@ -36,17 +36,19 @@ def vectors_of(x_ND: Prepared) -> Vectors:
 
 
 def nearest(
-    rows: Prepared, columns: Prepared, before: int | None = None, device: str = "cpu"
+    rows: Prepared, columns: Prepared, before: int | Indices | None = None, device: str = "cpu"
 ) -> tuple[Float32, Indices]:
     """Return each row's highest dot product with a column, float32 [N], and that column's index, int64 [N].
 
-    With `before`, row i is compared with columns below i + before only; a row that has none gets -1 and index -1. Of
-    equal columns the first is named. Costs at most N M D operations, and memory for one block.
+    With `before`, row i is compared with columns below i + before only, or below before[i] where it is an array, int64
+    [N]; a row that has none gets -1 and index -1. Of equal columns the first is named. Costs at most N M D operations,
+    less where `before` ascends, and memory for one block.
     """
+    limit_N = before + np.arange(len(rows)) if isinstance(before, int) else before
     if device == "cpu":
-        best, index = nearest_cpu.nearest_on_cpu(quantised(rows), quantised(columns), before)
+        best, index = nearest_cpu.nearest_on_cpu(quantised(rows), quantised(columns), limit_N)
     else:
-        best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), before, device)
+        best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), limit_N, device)
     return np.where(index >= 0, best, NOTHING), index
 
 

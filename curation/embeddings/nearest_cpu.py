@@ -93,16 +93,20 @@ def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
     return Quantised(vectors_ND, codes, scale, length, residual, origin_D)
 
 
-def nearest_on_cpu(rows: Quantised, columns: Quantised, before: int | None) -> tuple[Float32, Indices]:
-    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
+def nearest_on_cpu(rows: Quantised, columns: Quantised, limit_N: Indices | None) -> tuple[Float32, Indices]:
+    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none.
+
+    Row i meets columns below limit_N[i] only.
+    """
     width = min(COLUMNS, len(columns))
     height = max(64, BLOCK // max(1, width))
     best, index = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1, np.int64)
     for top in range(0, len(rows), height):
         search = Search(rows[top : top + height])
-        last = len(columns) if before is None else min(len(columns), top + len(search.rows) - 1 + before)
+        limit = None if limit_N is None else limit_N[top : top + height]
+        last = len(columns) if limit is None else min(len(columns), int(limit.max(initial=0)))
         for left in range(0, last, width):
-            search.compare(columns[left : min(left + width, last)], left, None if before is None else top + before)
+            search.compare(columns[left : min(left + width, last)], left, limit)
         best[top : top + height], index[top : top + height] = search.best_N, search.index_N
     return best, index
 
@@ -134,11 +138,11 @@ class Search:
         self.best_N = np.full(len(rows), -np.inf, np.float32)
         self.index_N = np.full(len(rows), -1, np.int64)
 
-    def compare(self, columns: Quantised, left: int, before: int | None) -> None:
-        """Meet some columns, the first of which is number `left`; row i only those below i + before."""
+    def compare(self, columns: Quantised, left: int, limit_N: Indices | None) -> None:
+        """Meet some columns, the first of which is number `left`; row i only those below limit_N[i]."""
         later = None
-        if before is not None and left + len(columns) > before:
-            later = np.arange(left, left + len(columns)) >= np.arange(before, before + len(self.rows))[:, None]
+        if limit_N is not None and left + len(columns) > limit_N.min(initial=left):
+            later = np.arange(left, left + len(columns)) >= limit_N[:, None]
         exact = as_tensor(columns.vectors_ND).float().numpy()
         if len(columns) < FEW_COLUMNS or not self.integers(columns):
             self.compare_all(exact, left, later)

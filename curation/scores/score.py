@@ -12,22 +12,27 @@ import numpy.typing as npt
 import ray
 
 from curation.console import StepSummary, progress
-from curation.embeddings.storage import load_vectors, read_vectors
-from curation.embeddings.vectors import Float32, limit_threads
+from curation.embeddings.storage import read_vectors
+from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
 from curation.engine.connect import connect
 from curation.engine.metrics import count_part
 from curation.engine.stream import stream
 from curation.engine.tasks import Account, Task, arithmetic_task
 from curation.scores import groups
-from curation.scores.config import ScoreConfig
+from curation.scores.config import ScoreConfig, column_of
 from curation.scores.groups import ClusterGroup, FrameBlock, Scores
+from curation.scores.measures import check_column
+from curation.scores.recall import clause
+from curation.scores.search import Shards, measure_recall
+from curation.scores.shards import load_shard
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, marker_of
 from curation.store.parts import assignments_path, grouped, part_path, rows_of
 
 STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
 MOST_GROUPS = 1024
+SHARD_ROWS = 65_536  # frames that one task reads at once
 
 
 @holding
@@ -41,6 +46,8 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     step = Step(run, "score", config.folder, config, {"clusters": before["output_hash"]})
     if marker := step.find():
         return marker | {"reused": True}
+    if column := column_of(config.keep):
+        check_column(run, column)
     step.begin()
     connect()
     watch = Account()
@@ -64,11 +71,28 @@ def score(config: ScoreConfig) -> dict[str, Any]:
                 bar.update(file.rows)
     rows = sum(file.rows for file in files.values())
     assert rows == frames, f"{frames} frames were clustered, {rows} scored"
-    note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters{watch.verdict()}"
+    note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters"
+    written, more = list(files.values()), {}
+    if config.recall_frames:
+        table, more["recall"] = measure_recall(run, config, shards_of(parts), list(map(path_of, written)), frames)
+        written.append(table)
+        shown = ", ".join(map(clause, more["recall"]["at"])) or "no frame takes part"
+        note += f"; recall of duplicates, of {more['recall']['frames']} frames, at {shown}"
+    note += watch.verdict()
     summary = StepSummary(
         rows_in=frames, rows_out=rows, seconds=watch.seconds, device=resources.device_names(), note=note
     )
-    return step.finish(summary, list(files.values()))
+    return step.finish(summary, written, more)
+
+
+def path_of(file: File) -> str:
+    """The path of a table."""
+    return file.path
+
+
+def shards_of(parts: list[dict[str, Any]]) -> Shards:
+    """The paths of parts of embeddings and of their assignments, by shards."""
+    return [[(part["path"], part["assigned"]) for part in shard] for shard in grouped(parts, SHARD_ROWS, by=rows_of)]
 
 
 def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray[np.int64]:
@@ -98,12 +122,10 @@ def score_wave(
     run: RunDirectory, config: ScoreConfig, wave: dict[int, ClusterGroup], parts: list[dict[str, Any]]
 ) -> Iterator[tuple[int, File]]:
     """Score some groups; yields number and file of each as it is written."""
-    mean_path = "clusters/mean.parquet"
-    mean = read_vectors(run, run.listed(mean_path))[0] if run.exists(mean_path) else None
     split = Task(split_shard, "shuffling vectors", num_returns=len(wave))
     pieces: list[Any] = []
-    for shard in grouped(parts, 65_536, by=rows_of):
-        cut = split.remote(run, [(part["path"], part["assigned"]) for part in shard], mean, list(wave.values()))
+    for paths in shards_of(parts):
+        cut = split.remote(run, config, paths, list(wave.values()))
         pieces.append([cut] if len(wave) == 1 else cut)
     pending = {
         submit(run, config, number, group, [cut[place] for cut in pieces]): number
@@ -115,22 +137,10 @@ def score_wave(
 
 
 def split_shard(
-    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[ClusterGroup]
+    run: RunDirectory, config: ScoreConfig, paths: list[tuple[str, str]], wave: list[ClusterGroup]
 ) -> list[FrameBlock] | FrameBlock:
     """Return the frames of some parts of embeddings and their assignments, cut by group; a single group's alone."""
-    ids: list[str] = []
-    vectors, assigned = [], []
-    for path, assigned_path in paths:
-        part_ids, part_vectors = load_vectors(run, path, mean)
-        table = run.read_table(assigned_path)
-        assert table["frame_id"].to_pylist() == part_ids, f"{path} and its assignments do not match"
-        ids.extend(part_ids)
-        vectors.append(part_vectors)
-        assigned.append(table)
-    clusters = np.concatenate([table["cluster"].to_numpy() for table in assigned])
-    distances = np.concatenate([table["centroid_distance"].to_numpy() for table in assigned])
-    shard = FrameBlock(np.array(ids, dtype="S32"), clusters, distances, np.concatenate(vectors))
-    cut = shard.cut(wave)
+    cut = load_shard(run, config, paths).cut(wave)
     return cut[0] if len(cut) == 1 else cut
 
 

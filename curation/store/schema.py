@@ -99,6 +99,18 @@ SCORES = pa.schema(
     ]
 )
 
+MEASURED_SCORES = SCORES.append(pa.field("measure", pa.float64()))  # of a pass that keeps the highest or the lowest
+
+RECALL = pa.schema(  # a sample of frames; both similarities are to frames before them, -1 where there is none
+    [
+        FRAME_ID,
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("duplicate_similarity", pa.float32(), nullable=False),  # that the pass found
+        pa.field("exact_similarity", pa.float32(), nullable=False),  # among all frames
+        pa.field("exact_duplicate_of", pa.string()),
+    ]
+)
+
 DECISIONS = pa.schema(
     [
         FRAME_ID,
