@@ -50,7 +50,7 @@ ON_RAY = {
             "engine/resources",
             "engine/stream",
         ),
-        *("frames/ingest", "embeddings/embed"),
+        *("frames/ingest", "embeddings/embed", "embeddings/encoding"),
         *("clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
     ),
     "training": (

@@ -1,12 +1,14 @@
 """kill -9 of the driver, a worker or Ray's own process in the middle of a step, and the same command again."""
 
+import dataclasses
 import importlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from curation.clusters.cluster import cluster
 from curation.clusters.config import ClusterConfig
 from curation.scores.config import ScoreConfig
 from curation.scores.score import score
+from curation.store.directory import RunDirectory
+from curation.store.markers import marker_of
 
 Tables = Callable[[Path], dict[str, str]]
 Written = Callable[[Path], dict[str, tuple[int, int]]]
@@ -163,27 +167,17 @@ def leave_half_written(run_dir: Path) -> None:
             (folder / ".tmp-0123456789abcdef0123456789abcdef-part-000001.parquet").write_bytes(b"PAR1 half")
 
 
-def test_no_more_parts_are_under_way_than_workers(
-    begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig], monkeypatch: pytest.MonkeyPatch
+def test_an_encoder_begins_a_part_when_it_has_encoded_the_one_before(
+    begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig]
 ) -> None:
+    """What a kill loses: at most one part that is being encoded, for each encoder."""
     embedding = importlib.import_module("curation.embeddings.embed")  # curation.embed may be the function
-    chunks, write_part = embedding.encoded_chunks, embedding.write_part
-    begun_parts: set[int] = set()
-    written_parts: set[int] = set()
-    under_way: list[int] = []
-
-    def watched_chunks(*arguments: Any) -> Iterator[dict[str, Any]]:
-        for row in chunks(*arguments):
-            begun_parts.add(row["part"])
-            yield row
-
-    def watched_write_part(run: Any, part: int, *tables: Any) -> Any:
-        under_way.append(len(begun_parts - written_parts))
-        written_parts.add(part)
-        return write_part(run, part, *tables)
-
-    monkeypatch.setattr(embedding, "encoded_chunks", watched_chunks)
-    monkeypatch.setattr(embedding, "write_part", watched_write_part)
-    embedding.embed(settings(begun("frames"), embed={"chunk_rows": 2}).embed)
-    assert written_parts == set(range(8))
-    assert max(under_way) <= 2  # what a kill loses: a part for each of two workers
+    run = RunDirectory(str(begun("frames")))
+    before = marker_of(run, "frames", "ingest")
+    config = settings(Path(run.uri), embed={"chunk_rows": 2, "workers": 1}).embed
+    files, _ = embedding.missing_parts(run, before)
+    work = dataclasses.replace(embedding.work_of(run, config, "float32", before["output_hash"]), report_s=0.0)
+    parts = [record["part"] for record in embedding.records(work, files) if record["encode_s"]]
+    assert len(parts) > 50, "no record for each chunk"
+    assert [part for part, _ in itertools.groupby(parts)] == list(dict.fromkeys(parts))
+    assert set(parts) == set(range(8))
