@@ -7,7 +7,7 @@ end together; a task joins them.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, cast
 
@@ -171,7 +171,7 @@ def work_of(run: RunDirectory, config: EmbedConfig, precision: str, made: str) -
     return Work(run, config, precision, made, ahead=ahead, decoder_cpus=1.0 if devices else 0.0)
 
 
-def records(work: Work, files: list[File], encoder: type[EncodeUnit] = EncodeUnit) -> Iterator[dict[str, Any]]:
+def records(work: Work, files: list[File], encoder: type[EncodeUnit] = EncodeUnit) -> Generator[dict[str, Any]]:
     """Encode some parts of frames; records (rows of RECORD) of their units, in the order in which they come.
 
     What Ray Data keeps here of a unit is some 10 KB, so it is given WAVE of them at a time.

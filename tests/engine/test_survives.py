@@ -1,7 +1,5 @@
 """kill -9 of the driver, a worker or Ray's own process in the middle of a step, and the same command again."""
 
-import dataclasses
-import importlib
 import itertools
 import os
 import shutil
@@ -9,17 +7,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import ray
 
 from curation import pipeline
 from curation.clusters.cluster import cluster
 from curation.clusters.config import ClusterConfig
+from curation.embeddings.encoding import EncodeUnit, Work
+from curation.embeddings.units import Unit, cut
 from curation.scores.config import ScoreConfig
 from curation.scores.score import score
-from curation.store.directory import RunDirectory
+from curation.store.directory import File, RunDirectory
 from curation.store.markers import marker_of
 
 Tables = Callable[[Path], dict[str, str]]
@@ -167,17 +170,32 @@ def leave_half_written(run_dir: Path) -> None:
             (folder / ".tmp-0123456789abcdef0123456789abcdef-part-000001.parquet").write_bytes(b"PAR1 half")
 
 
-def test_an_encoder_begins_a_part_when_it_has_encoded_the_one_before(
+class Watched(EncodeUnit):
+    """An encoder that is asked for two parts at once, and notes which part each chunk is of."""
+
+    def encode(self, chunk: Any, unit: Unit) -> Any:
+        """Encode a chunk."""
+        self.encoded.append(unit.part)
+        return super().encode(chunk, unit)
+
+    def parts_of_chunks(self, units: list[Unit]) -> list[int]:
+        """Encode units, two at a time; the part of each chunk, in the order in which they were encoded."""
+        self.encoded: list[int] = []
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda unit: list(self(pa.Table.from_pylist([unit.to_row()]))), units))
+        return self.encoded
+
+
+def test_an_encoder_encodes_one_part_after_the_other(
     begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig]
 ) -> None:
-    """What a kill loses: at most one part that is being encoded, for each encoder."""
-    embedding = importlib.import_module("curation.embeddings.embed")  # curation.embed may be the function
+    """What a kill loses: one part that is being encoded, for each encoder."""
     run = RunDirectory(str(begun("frames")))
     before = marker_of(run, "frames", "ingest")
-    config = settings(Path(run.uri), embed={"chunk_rows": 2, "workers": 1}).embed
-    files, _ = embedding.missing_parts(run, before)
-    work = dataclasses.replace(embedding.work_of(run, config, "float32", before["output_hash"]), report_s=0.0)
-    parts = [record["part"] for record in embedding.records(work, files) if record["encode_s"]]
-    assert len(parts) > 50, "no record for each chunk"
-    assert [part for part, _ in itertools.groupby(parts)] == list(dict.fromkeys(parts))
-    assert set(parts) == set(range(8))
+    work = Work(run, settings(Path(run.uri), embed={"chunk_rows": 2}).embed, "float32", before["output_hash"])
+    files = [File(**entry) for entry in before["files"] if entry["path"].startswith("frames/part-")]
+    actor = ray.remote(Watched).remote(work)
+    parts = ray.get(actor.parts_of_chunks.remote(list(cut(files[:4], 2, 1))))
+    ray.kill(actor)
+    assert len(parts) > 30
+    assert len(list(itertools.groupby(parts))) == len(set(parts)) == 4
