@@ -16,8 +16,8 @@ $(READY): pyproject.toml
 demo: $(READY)  ## curate an artificial colonoscopy and compare with what is known of it (2 to 3 minutes)
 	$(BIN)/python -m curation demo
 
-test: lint  ## lint, types and all tests but the slow ones (about 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m 'not slow'
+test: lint  ## lint, types and all tests but the slow ones (about 20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -114,7 +114,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
-    """What a step did: rows in = rows out + rejected + exact copies, in so many seconds, on which chips."""
+    """What a step did: rows in = rows out + rejected + copies, in so many seconds, on which chips."""
 
     rows_in: int
     rows_out: int

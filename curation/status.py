@@ -121,7 +121,7 @@ def holders(run: RunDirectory, now: float) -> Iterator[str]:
     found = False
     if run.exists(leases.LOCK):
         owner = claims.read_owner(run.read_bytes(leases.LOCK))
-        if owner is not None and not owner.ended:
+        if owner is not None and owner.alive is not False:
             found = True
             yield f"held by {owner}"
     for claim in claims.standing(run):

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ from curation.settings import config_path
 from curation.store.filesystems import CREDENTIALS
 
 PACKAGES = ("curation", "training", "tune")
-SUBMISSION_FLAGS = {"--address", "--job-id", "--working-dir", "--python", "--entrypoint-num-cpus"}  # that take a value
+ABOUT = "Run another command as a job of a Ray cluster: submit [flags] COMMAND [its flags]."
+TAKE_A_VALUE = {
+    f"--{each.name.replace('_', '-')}" for each in fields(SubmitConfig) if not isinstance(each.default, bool)
+}
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -41,7 +45,7 @@ def commands(package: str, known: Callable[[], Mapping[str, cli.Command]]) -> di
     """The three commands, for a package whose other commands are `known`."""
     return {
         "submit": cli.Command(
-            "Run another command as a job of a Ray cluster: submit [flags] COMMAND [its flags].",
+            ABOUT,
             lambda _: (SubmitConfig,),
             lambda arguments: submit(package, known(), arguments),
             raw=True,
@@ -58,7 +62,7 @@ def submit(package: str, known: Mapping[str, cli.Command], arguments: Sequence[s
     secret among them, or a cluster that cannot be reached.
     """
     own, name, flags = split(known, arguments)
-    [config] = cli.parse_flags(f"{package} submit", cli.__doc__ or "", (SubmitConfig,), own)
+    [config] = cli.parse_flags(f"{package} submit", ABOUT, (SubmitConfig,), own)
     if name is None:
         raise ValueError(f"submit needs a command to run: one of {', '.join(known)}")
     check(package, name, known[name], flags)
@@ -82,7 +86,7 @@ def split(known: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[str]
             if argument not in known or known[argument].raw:
                 raise ValueError(f"no command {argument!r} to submit; {cli.nearest_name(argument, sorted(known))}")
             return list(arguments[:place]), argument, list(arguments[place + 1 :])
-        place += 2 if argument in SUBMISSION_FLAGS else 1
+        place += 2 if argument in TAKE_A_VALUE else 1
     return list(arguments), None, []
 
 

@@ -49,9 +49,11 @@ ON_RAY = {
             "engine/metrics",
             "engine/resources",
             "engine/stream",
+            "engine/tasks",
         ),
-        *("frames/ingest", "embeddings/embed", "embeddings/encoding"),
-        *("clusters/cluster", "scores/score", "exports/export", "exports/shards", "pipeline", "demo"),
+        *("frames/ingest", "frames/settling", "embeddings/embed", "embeddings/encoding"),
+        *("clusters/lloyd", "clusters/cluster", "scores/score", "scores/search", "exports/export", "exports/shards"),
+        *("pipeline", "demo"),
     ),
     "training": (
         *(

@@ -8,6 +8,7 @@ import ray
 
 from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
+from curation.engine.tasks import arithmetic_task
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet, load_array, pairs
 from training.loader.decoded import DecodedFrames
@@ -36,7 +37,7 @@ def speed(job: SweepJob, candidate: Candidate) -> Speed:
     [(settings, plan), *_] = job.planned(candidate)
     cpus = max(1, int(min(settings.compute.cpus, resources.largest("CPU"))))
     one = next(one for one in job.sets if one.parts["train"])
-    timed = resources.arithmetic_task(time_steps).options(num_cpus=cpus)
+    timed = arithmetic_task(time_steps, "timing", num_cpus=cpus)
     found: Speed = ray.get(timed.remote(settings, plan, RunDirectory(job.output), one, job.finetune))
     return found
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from curation import seeds
 from curation.options import option, require
-from curation.scores.config import Keep, Rule
+from curation.scores.config import Keep, Rule, label_of, plain
 from curation.subsets.config import Method, SelectConfig
 
 PAPER_EPSILON, PAPER_D = (0.9,), (0.7, 0.75, 0.8, 0.85, 0.9)  # arXiv 2401.17542, section 4.2
@@ -30,7 +30,11 @@ class SpaceConfig:
     epsilon: tuple[float, ...] = option("A value of epsilon (MedDEL only). Default: 0.9.", ())
     d: tuple[float, ...] = option("A value of d.", ())
     budget: tuple[float, ...] = option("A size instead of d: a share of the pool, or a count.", ())
-    keep: tuple[Keep, ...] = option("Which of two duplicates stays. Default: the method's own.", ())
+    keep: tuple[Keep, ...] = option(
+        "Which of two duplicates stays: nearest, farthest, random, sharpest, highest:COLUMN or lowest:COLUMN. Default: "
+        "the method's own.",
+        (),
+    )
     rule: tuple[Rule, ...] = option("What a frame is compared with (MedDEL only). Default: any.", ())
     clusters: tuple[int, ...] = option(
         "A number of clusters: the pool's embeddings are clustered again, below the output. Default: the run's own.",
@@ -103,7 +107,8 @@ class Point:
         said = [
             f"{name}{value:.12g}" for name in ("epsilon", "d", "budget") if (value := getattr(self, name)) is not None
         ]
-        said += [str(value) for value in (self.keep, self.rule) if value is not None]
+        said += [label_of(self.keep)] if self.keep else []
+        said += [self.rule] if self.rule else []
         said += [f"k{self.clusters}"] if self.clusters else []
         return "-".join([*(["baseline"] if self.baseline else []), self.select, *said])
 
@@ -154,6 +159,8 @@ def applied(values: dict[str, Any]) -> Point:
     if values.get("budget") is not None:
         gone |= {"d"}
     kept = {name: value for name, value in values.items() if name not in gone}
+    if kept.get("keep") is not None:
+        kept["keep"] = plain(kept["keep"])  # one name for one subset
     if kept.get("rule") == "any":
         del kept["rule"]  # the default: one name for one subset
     return Point(**kept)

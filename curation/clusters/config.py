@@ -23,6 +23,10 @@ class ClusterConfig:
         "dimension (as in scikit-learn); 0: only where nothing moves.",
         1e-4,
     )
+    train_share: float = option(
+        "Share of the frames that k-means is trained on, a seeded random sample; all frames are assigned at the end.",
+        1.0,
+    )
     center: bool = option("Subtract the mean vector and make unit length again before clustering.", False)
     shard_rows: int = option("Frames in one shard of k-means (whole parts, so at least one part).", 65_536)
     seed: int = option("Seed of every random choice.", 0)
@@ -34,5 +38,9 @@ class ClusterConfig:
             f"clusters is {self.clusters}; it must be at least 1, or auto",
         )
         require(self.tolerance >= 0, f"tolerance is {self.tolerance}; it must be 0 or more")
+        require(
+            0 < self.train_share <= 1,
+            f"train_share is {self.train_share}; it must be above 0 and at most 1 (1 trains on all frames)",
+        )
         require(self.iterations >= 1, f"iterations is {self.iterations}; it must be at least 1")
         require(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")

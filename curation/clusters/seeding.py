@@ -30,9 +30,21 @@ def sample_share(frames: int, clusters: int) -> float:
 
 
 def sample(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which frames are in the sample of about `share`; it depends on key and seed alone."""
+    """Return which frames k-means is seeded from, about `share` of them; it depends on key and seed alone."""
+    return _drawn(keys_N, share, seed, "sample that k-means is seeded from")
+
+
+def trained_on(keys_N: Keys, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which frames k-means is trained on, about `share` of them; it depends on key and seed alone.
+
+    Each frame is drawn by itself, so that the sample is the same in whatever parts and shards the frames come.
+    """
+    return _drawn(keys_N, share, seed, "sample that k-means is trained on")
+
+
+def _drawn(keys_N: Keys, share: float, seed: int, purpose: str) -> npt.NDArray[np.bool_]:
     limit = np.uint64(min(2**64 - 1, int(share * 2**64)))
-    return scramble(keys_N, seed, "sample that k-means is seeded from") <= limit
+    return scramble(keys_N, seed, purpose) <= limit
 
 
 def seed_centroids(keys_N: Keys, x_ND: Vectors, clusters: int, seed: int) -> Float32:

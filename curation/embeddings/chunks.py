@@ -20,7 +20,7 @@ from curation.frames.frame import read_unchanged, rejected_row
 from curation.store import schema
 from curation.store.directory import RunDirectory
 
-COLUMNS = [*copies.ROW, "content_hash", "width", "height", "copy_of"]
+COLUMNS = [*copies.ROW, "content_hash", "width", "height", "copy_of", "near_copy_of"]
 Row = dict[str, Any]
 
 
@@ -46,7 +46,7 @@ def frame_parts(address: str, made: str) -> dict[int, str]:
 def chunks_of(run: RunDirectory, unit: Unit, chunk_rows: int) -> list[list[Row]]:
     """The originals of a unit, with COLUMNS, by chunk. Where it is of a marker, the part's bytes are compared."""
     rows = run.read_table(unit.path, COLUMNS).to_pylist()
-    originals = [row for row in rows if row["copy_of"] is None]
+    originals = [row for row in rows if row["copy_of"] is None and row.get("near_copy_of") is None]
     starts = range(unit.first * chunk_rows, min(unit.end * chunk_rows, len(originals)), chunk_rows)
     return [originals[start : start + chunk_rows] for start in starts]
 

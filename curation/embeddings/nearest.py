@@ -24,7 +24,9 @@ def prepare(x_ND: Vectors, device: str = "cpu") -> Prepared:
     x_ND = on_grid(x_ND)
     if device != "cpu":
         return x_ND
-    origin = as_tensor(x_ND).double().mean(dim=0).float().numpy() if len(x_ND) else np.zeros(x_ND.shape[1], np.float32)
+    origin = np.zeros(x_ND.shape[1], np.float32)
+    if len(x_ND) and nearest_cpu.integers_are_fast():
+        origin = as_tensor(x_ND).double().mean(dim=0).float().numpy()
     return nearest_cpu.quantise(x_ND, origin)
 
 
@@ -34,32 +36,35 @@ def vectors_of(x_ND: Prepared) -> Vectors:
 
 
 def nearest(
-    rows: Prepared, columns: Prepared, before: int | None = None, device: str = "cpu"
+    rows: Prepared, columns: Prepared, before: int | Indices | None = None, device: str = "cpu"
 ) -> tuple[Float32, Indices]:
     """Return each row's highest dot product with a column, float32 [N], and that column's index, int64 [N].
 
-    With `before`, row i is compared with columns below i + before only; a row that has none gets -1 and index -1. Of
-    equal columns the first is named. Costs at most N M D operations, and memory for one block.
+    With `before`, row i is compared with columns below i + before only, or below before[i] where it is an array, int64
+    [N]; a row that has none gets -1 and index -1. Of equal columns the first is named. Costs at most N M D operations,
+    less where `before` ascends, and memory for one block.
     """
+    limit_N = before + np.arange(len(rows)) if isinstance(before, int) else before
     if device == "cpu":
-        best, index = nearest_cpu.nearest_on_cpu(_quantised(rows), _quantised(columns), before)
+        best, index = nearest_cpu.nearest_on_cpu(quantised(rows), quantised(columns), limit_N)
     else:
-        best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), before, device)
+        best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), limit_N, device)
     return np.where(index >= 0, best, NOTHING), index
 
 
-def nearest_index(rows: Prepared, columns: Prepared, device: str = "cpu") -> tuple[Float32, Float32, Indices]:
-    """Return an estimate of each row's highest dot product, a bound on its error, float32 [N], and the column, int64.
+def nearest_index(rows: Prepared, columns: Prepared, device: str = "cpu") -> tuple[Float32, Float32, Float32, Indices]:
+    """Return an estimate of each row's highest dot product, a bound on its error, one on the others, and the column.
 
-    For when the column is wanted and the product is not: a CPU then need not compute a row that has one candidate.
+    That is float32 [N] three times and int64 [N]; the product with no other column is above the third. For when the
+    column is wanted and the product is not: a CPU then need not compute a row exactly that has one candidate.
     """
     if device == "cpu":
-        return nearest_cpu.index_on_cpu(_quantised(rows), _quantised(columns))
+        return nearest_cpu.index_on_cpu(quantised(rows), quantised(columns))
     best, index = nearest_gpu.nearest_on_gpu(vectors_of(rows), vectors_of(columns), None, device)
-    return best, np.zeros_like(best), index
+    return best, np.zeros_like(best), np.full_like(best, np.inf), index
 
 
-def _quantised(x_ND: Prepared) -> Quantised:
+def quantised(x_ND: Prepared) -> Quantised:
     """Return vectors coded, as they are where they were prepared for a CPU."""
     prepared = x_ND if isinstance(x_ND, Quantised) else prepare(x_ND)
     assert isinstance(prepared, Quantised)

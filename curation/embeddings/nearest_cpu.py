@@ -33,7 +33,7 @@ TIES = 16  # columns a row, on average, above which all are computed in float64 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Vectors, and their int8 codes: vector = origin + scale * code + residual."""
+    """Vectors, and their int8 codes: vector = origin + scale * code + residual; codes are N x 0 if not `coded`."""
 
     vectors_ND: Vectors
     codes_ND: npt.NDArray[np.int8]
@@ -48,7 +48,19 @@ class Quantised:
         return Quantised(self.vectors_ND[rows], self.codes_ND[rows], scale, length, residual, self.origin_D)
 
     def __len__(self) -> int:
-        return len(self.codes_ND)
+        return len(self.vectors_ND)
+
+    @property
+    def coded(self) -> bool:
+        """Whether there are codes: where they were prepared, products of 8-bit integers were fast."""
+        return bool(self.codes_ND.shape[1] > 0)
+
+    def taken(self, rows_P: Indices) -> "Quantised":
+        """Return some of the rows, copied."""
+        scale, length, residual = (
+            x[rows_P] if self.coded else x for x in (self.scale_N, self.length_N, self.residual_N)
+        )
+        return Quantised(self.vectors_ND[rows_P], self.codes_ND[rows_P], scale, length, residual, self.origin_D)
 
 
 @functools.cache
@@ -58,7 +70,13 @@ def integers_are_fast() -> bool:
 
 
 def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
-    """Quantise vectors (float16 or float32) as int8 around an origin, each with a scale of its own. Costs O(N D)."""
+    """Quantise vectors (float16 or float32) as int8 around an origin, each with a scale of its own. Costs O(N D).
+
+    Where the chip has no use for codes there are none: they would cost a third of the memory.
+    """
+    if not integers_are_fast():
+        none = np.empty(0, np.float32)
+        return Quantised(vectors_ND, np.empty((len(vectors_ND), 0), np.int8), none, none, none, origin_D)
     shape = vectors_ND.shape
     codes = np.empty(shape, np.int8)
     scale, length, residual = (np.empty(len(vectors_ND), np.float32) for _ in range(3))
@@ -75,35 +93,40 @@ def quantise(vectors_ND: Vectors, origin_D: Float32) -> Quantised:
     return Quantised(vectors_ND, codes, scale, length, residual, origin_D)
 
 
-def nearest_on_cpu(rows: Quantised, columns: Quantised, before: int | None) -> tuple[Float32, Indices]:
-    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
+def nearest_on_cpu(rows: Quantised, columns: Quantised, limit_N: Indices | None) -> tuple[Float32, Indices]:
+    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none.
+
+    Row i meets columns below limit_N[i] only.
+    """
     width = min(COLUMNS, len(columns))
     height = max(64, BLOCK // max(1, width))
     best, index = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1, np.int64)
     for top in range(0, len(rows), height):
         search = Search(rows[top : top + height])
-        last = len(columns) if before is None else min(len(columns), top + len(search.rows) - 1 + before)
+        limit = None if limit_N is None else limit_N[top : top + height]
+        last = len(columns) if limit is None else min(len(columns), int(limit.max(initial=0)))
         for left in range(0, last, width):
-            search.compare(columns[left : min(left + width, last)], left, None if before is None else top + before)
+            search.compare(columns[left : min(left + width, last)], left, limit)
         best[top : top + height], index[top : top + height] = search.best_N, search.index_N
     return best, index
 
 
-def index_on_cpu(rows: Quantised, columns: Quantised) -> tuple[Float32, Float32, Indices]:
-    """Return an estimate of each row's highest dot product, its error, float32 [N] each, and the column, int64 [N].
+def index_on_cpu(rows: Quantised, columns: Quantised) -> tuple[Float32, Float32, Float32, Indices]:
+    """Return an estimate of each row's highest dot product, its error, what no other's exceeds, and the column.
 
-    Where the codes leave one candidate, as for most rows, float32 arithmetic is saved altogether. The error is a bound,
-    0 where the product was computed. All columns at once.
+    That is float32 [N] three times, and int64 [N]. Where arithmetic with rounding leaves one candidate, as for most
+    rows, the exact product is not computed. The error is a bound, 0 where it was. All columns at once.
     """
-    best, error, index = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
+    best, error, others = (np.empty(len(rows), np.float32) for _ in range(3))
+    index = np.empty(len(rows), np.int64)
     height = max(64, BLOCK // max(1, len(columns)))
     exact_columns = as_tensor(columns.vectors_ND).float().numpy()
     for top in range(0, len(rows), height):
         here = slice(top, top + height)
         search = Search(rows[here])
-        error[here] = search.settle(columns, exact_columns)
+        error[here], others[here] = search.settle(columns, exact_columns)
         best[here], index[here] = search.best_N, search.index_N
-    return best, error, index
+    return best, error, others, index
 
 
 class Search:
@@ -115,13 +138,13 @@ class Search:
         self.best_N = np.full(len(rows), -np.inf, np.float32)
         self.index_N = np.full(len(rows), -1, np.int64)
 
-    def compare(self, columns: Quantised, left: int, before: int | None) -> None:
-        """Meet some columns, the first of which is number `left`; row i only those below i + before."""
+    def compare(self, columns: Quantised, left: int, limit_N: Indices | None) -> None:
+        """Meet some columns, the first of which is number `left`; row i only those below limit_N[i]."""
         later = None
-        if before is not None and left + len(columns) > before:
-            later = np.arange(left, left + len(columns)) >= np.arange(before, before + len(self.rows))[:, None]
+        if limit_N is not None and left + len(columns) > limit_N.min(initial=left):
+            later = np.arange(left, left + len(columns)) >= limit_N[:, None]
         exact = as_tensor(columns.vectors_ND).float().numpy()
-        if len(columns) < FEW_COLUMNS or not integers_are_fast():
+        if len(columns) < FEW_COLUMNS or not self.integers(columns):
             self.compare_all(exact, left, later)
             return
         products, error = self.estimate(columns, exact)
@@ -137,24 +160,34 @@ class Search:
         else:
             self.improve(*np.divmod(pairs, len(columns)), exact, left)
 
-    def settle(self, columns: Quantised, exact_MD: Float32) -> Float32:
-        """Meet all columns there are; leave an estimate where one candidate is left, and return its error bound."""
-        if not integers_are_fast():
-            self.compare_all(exact_MD, 0, None)
-            return np.full(len(self.rows), np.float32(ROUNDING))
-        products, error = self.estimate(columns, exact_MD)
+    def integers(self, columns: Quantised) -> bool:
+        """Whether to multiply codes: both have some, and the chip is fast at it."""
+        return integers_are_fast() and self.rows.coded and columns.coded
+
+    def settle(self, columns: Quantised, exact_MD: Float32) -> tuple[Float32, Float32]:
+        """Meet all columns there are; leave an estimate where one candidate is left.
+
+        Return a bound on its error, and what the product with any other column does not exceed, float32 [N] each.
+        """
+        rows = np.arange(len(self.rows))
+        if self.integers(columns):
+            products, error = self.estimate(columns, exact_MD)
+        else:
+            products, error = self.exact_ND @ exact_MD.T, np.full(len(rows), np.float32(ROUNDING))
         guess = products.argmax(axis=1)
-        value = products[np.arange(len(guess)), guess]
+        value = products[rows, guess]
         pairs = np.flatnonzero(products > (value - 2 * error)[:, None])
         owner, column = np.divmod(pairs, len(columns))
+        products[rows, guess] = -np.inf
+        others = products.max(axis=1) + error
         sure = np.bincount(owner, minlength=len(guess)) == 1
         doubtful = ~sure[owner]
         if doubtful.sum() > DENSE_SHARE * products.size:
             self.compare_all(exact_MD, 0, None)
-            return np.full(len(guess), np.float32(ROUNDING))
+            return np.full(len(guess), np.float32(ROUNDING)), np.full(len(guess), np.float32(np.inf))
         self.best_N[sure], self.index_N[sure] = value[sure], guess[sure]
         self.improve(owner[doubtful], column[doubtful], exact_MD, 0)
-        return np.where(sure, error, np.float32(0))
+        return np.where(sure, error, np.float32(0)), np.where(sure, others, np.float32(np.inf))
 
     def estimate(self, columns: Quantised, exact_MD: Float32) -> tuple[Float32, Float32]:
         """Return products from the codes, float32 [N, M], and a bound on the error of each row's, float32 [N]."""

@@ -19,14 +19,19 @@ GPU_PAIRS = 1 << 16  # single products computed in float64 at once
 GPU_DENSE_SHARE = 1 / 64  # of a block's products near the best, above which all are computed in float64 at once
 
 
-def nearest_on_gpu(rows_ND: Vectors, columns_MD: Vectors, before: int | None, device: str) -> tuple[Float32, Indices]:
-    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none."""
+def nearest_on_gpu(
+    rows_ND: Vectors, columns_MD: Vectors, limit_N: Indices | None, device: str
+) -> tuple[Float32, Indices]:
+    """Return each row's highest dot product and the first column that has it; -inf and -1 where there is none.
+
+    Row i meets columns below limit_N[i] only.
+    """
     best, index = np.full(len(rows_ND), -np.inf, np.float32), np.full(len(rows_ND), -1, np.int64)
     columns = as_tensor(columns_MD).to(device).float()
     with _whole_float32():
         for top in range(0, len(rows_ND), GPU_BLOCK):
             rows = as_tensor(rows_ND[top : top + GPU_BLOCK]).to(device).float()
-            limit = None if before is None else torch.arange(top + before, top + before + len(rows), device=device)
+            limit = None if limit_N is None else torch.from_numpy(limit_N[top : top + len(rows)]).to(device)
             found = _nearest_of_block(rows, columns, limit)
             best[top : top + GPU_BLOCK], index[top : top + GPU_BLOCK] = (column.cpu().numpy() for column in found)
     return best, index

@@ -1,7 +1,6 @@
-"""The resources of Ray's cluster: CPUs, GPUs, chips, and what a task that multiplies matrices asks for."""
+"""The resources of Ray's cluster: CPUs, GPUs, memory and chips, and what the calling task was granted."""
 
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from curation.engine.chips import Chip
 
 RETRIES = 20  # of a task whose node or worker was lost: nodes may go often, but a task that kills its worker must end
+LITTLE = 2.0 * 2**30  # bytes; any machine that is worth adding to a cluster has them free
 WAITING = 32  # tasks that wait on an autoscaling cluster, so that it sees that nodes are missing
 SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}  # a task that holds no GPU sees its node's
 
@@ -27,6 +27,15 @@ def largest(resource: str) -> float:
     return max(float(each.get(resource, 0)) for each in nodes())
 
 
+def memory(asked: float) -> int:
+    """Bytes of memory that a task which needs about `asked` declares, so that not too many run on one node.
+
+    Never more than the node with most has, or it would wait for ever; no more than LITTLE where no node is there yet.
+    """
+    most = max((each.get("memory", 0.0) for each in nodes() if each.get("CPU", 0)), default=LITTLE)
+    return int(min(asked, most))
+
+
 def nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive."""
     known = ray.nodes()  # type: ignore[no-untyped-call]
@@ -37,17 +46,6 @@ def resources() -> dict[str, float]:
     """What the cluster has in all, by Ray's names."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return total
-
-
-def arithmetic_task(function: Callable[..., Any]) -> Any:
-    """A Ray task that multiplies matrices: it takes a GPU where work is given to any, else one CPU.
-
-    Workers of GPU tasks are kept (max_calls 0), or each task would start Python and CUDA again. The strategy is named
-    because a task of a Ray Tune trial would otherwise wait for a place in the trial's own placement group.
-    """
-    options: dict[str, Any] = {"num_cpus": 1, "max_retries": RETRIES, "scheduling_strategy": "DEFAULT"}
-    options |= {"num_gpus": 1, "max_calls": 0} if gpus() else {}
-    return ray.remote(**options)(function)
 
 
 def device() -> str:

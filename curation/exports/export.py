@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress
+from curation.console import StepSummary, progress
 from curation.engine.connect import connect
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task
 from curation.exports import folder, shards
 from curation.exports.config import ExportConfig
 from curation.exports.kept import Kept, kept_rows, read_kept, read_row, row_groups
@@ -56,13 +57,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
     content = about | {"with_images": config.with_images}
     manifest = manifest_of(target, config, about["digest"])
 
-    def summary(seconds: float) -> dict[str, Any]:
-        note = f"{frames} frames in {target.uri}"
+    def summary(seconds: float, verdict: str = "") -> dict[str, Any]:
+        note = f"{frames} frames in {target.uri}" + verdict
         return {"step": "export"} | vars(StepSummary(rows_in=frames, rows_out=frames, seconds=seconds, note=note))
 
     if config.format == "parquet" and target.exists(MANIFEST) and is_complete(run, target, content):
         return summary(0.0) | {"reused": True}
-    watch = Stopwatch()
+    watch = Account()
     connect()
     with target.lock() if config.output and target.root != run.root else nullcontext():
         kept = ray.put(read_kept(run, f"{subset}/decisions.parquet"))
@@ -79,7 +80,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             write_file_table(run, target, kept)
         if config.format == "folder" or manifest["images"] is None:
             claim_folder(target, manifest | {"complete": True})
-    return summary(watch.seconds)
+    return summary(watch.seconds, watch.verdict())
 
 
 def manifest_of(target: RunDirectory, config: ExportConfig, digest: str) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def write_kept(run: RunDirectory, target: RunDirectory, kept: Any, content: dict
     """Write kept.parquet, with `content` in its metadata."""
     calls = ((run, path, kept, content["with_images"]) for path in run.parts("frames").values())
     with progress("export", content["kept"]) as bar:
-        tables = stream(ray.remote(kept_rows), calls, in_order=True)
+        tables = stream(Task(kept_rows, "reading rows and images"), calls, in_order=True)
         written = write_tables(target, TABLE, tables, {SUBSET: json.dumps(content).encode()}, bar)
     assert written == content["kept"], f"{content['kept']} frames are kept, {written} were exported"
 
@@ -169,7 +170,7 @@ def write_copy_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None
         replacements = ray.put(copies.read_replacements(run))
         calls = ((run, path, kept, replacements) for path in run.parts("frames").values())
         with progress("copies", None) as bar:
-            write_tables(target, COPIES_TABLE, stream(ray.remote(copy_rows), calls, in_order=True), {}, bar)
+            write_tables(target, COPIES_TABLE, stream(Task(copy_rows, "reading rows"), calls, in_order=True), {}, bar)
 
 
 def copy_rows(run: RunDirectory, path: str, kept: Kept, replacements: copies.Replacements) -> pa.Table:
@@ -209,7 +210,7 @@ def check_foreign(run: RunDirectory, target: RunDirectory, kept: Any) -> None:
 def kept_name_keys(run: RunDirectory, kept: Any, folded: bool) -> npt.NDArray[np.uint64]:
     """Keys of the names of all kept frames, ascending: 8 bytes per frame."""
     calls = ((run, path, kept, folded) for path in run.parts("frames").values())
-    return np.sort(np.concatenate(list(stream(ray.remote(names_of), calls))))
+    return np.sort(np.concatenate(list(stream(Task(names_of, "reading rows"), calls))))
 
 
 def names_of(run: RunDirectory, path: str, kept: Kept, folded: bool) -> npt.NDArray[np.uint64]:
@@ -232,7 +233,7 @@ def write_files(run: RunDirectory, target: RunDirectory, kept: Any, link: str) -
         )
     calls = ((run, path, kept, target, link) for path in run.parts("frames").values())
     with progress("files", None) as bar:
-        for placed in stream(ray.remote(place_files), calls):
+        for placed in stream(Task(place_files, "placing files"), calls):
             bar.update(placed)
 
 
@@ -240,7 +241,7 @@ def write_file_table(run: RunDirectory, target: RunDirectory, kept: Any) -> None
     """Write images/metadata.parquet: all columns and each file's name below images/, as imagefolder reads them."""
     calls = ((run, path, kept) for path in run.parts("frames").values())
     with progress("names", None) as bar:
-        tables = stream(ray.remote(named_rows), calls, in_order=True)
+        tables = stream(Task(named_rows, "reading rows"), calls, in_order=True)
         write_tables(target, f"{IMAGES_FOLDER}/{folder.METADATA}", tables, {}, bar)
 
 

@@ -30,7 +30,7 @@ class Format:
     `others(shards, columns, about)` gives the content of further files by path, in the order in which they are written;
     `about` is subset.json and, as `mask`, the rule by which masks are found. `library` is the module that writing
     needs, and the extra that brings it. `images_in_column` says that no other column may have the name of one that is
-    added.
+    added. `held`: how many times a shard's size writing one takes in memory.
     """
 
     path: Callable[[int, int], str]
@@ -38,6 +38,7 @@ class Format:
     others: Others = nothing
     library: tuple[str, str] | None = None
     images_in_column: bool = False
+    held: float = 1.0
 
 
 FORMATS = {
@@ -57,7 +58,7 @@ FORMATS = {
         lambda files, columns, about: {"index.json": mds.index(files, bool(about["mask"]))},  # noqa: ARG005
         library=("streaming", "mosaicml"),
     ),
-    "litdata": Format(litdata.path, litdata.write, litdata.others, library=("litdata", "litdata")),
+    "litdata": Format(litdata.path, litdata.write, litdata.others, library=("litdata", "litdata"), held=8.0),
     "lance": Format(lance.path, lance.write, lance.others, library=("lance", "lance"), images_in_column=True),
 }
 

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress
+from curation.console import StepSummary, progress
 from curation.engine.connect import connect
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task
 from curation.exports import records
 from curation.exports.config import ExportConfig
 from curation.exports.formats import FORMATS, check
@@ -32,6 +33,7 @@ from curation.store.directory import File, Listed, RunDirectory
 from curation.store.parts import grouped
 
 MOST_GROUPS = 256
+MEMORY = 256 * 2**20  # bytes that a task that writes shards takes beside them
 CHUNK_ROWS = 65_536  # frames that a task sizes or cuts
 WAVE_ROWS = 1 << 20  # kept frames whose metadata are cut and under way at once, some 400 MB
 TO_READ = ["frame_id", "uri", "path", "content_hash"]
@@ -103,7 +105,7 @@ def export_shards(config: ExportConfig, run: RunDirectory, about: dict[str, Any]
     check(config.format, [*columns, *FROM_SCORES], config.keep_together, config.mask is not None)
     frames = about["kept"]
     wanted = {"subset": config.name, "digest": about["digest"], "options": config.options, "frames": frames}
-    watch = Stopwatch()
+    watch = Account()
     with target.lock() if config.output and target.root != run.root else nullcontext():
         manifest = records.opened(target, wanted | {"files": [], "complete": False})
         done = records.finished(target, manifest)
@@ -117,10 +119,10 @@ def export_shards(config: ExportConfig, run: RunDirectory, about: dict[str, Any]
             records.begin(target, manifest)
             shards, schema = make_shards(config, run, target, done)
             assert sum(file.rows for file in shards) == frames, f"{frames} frames are kept, {shards} were exported"
-            task = ray.remote(others_of)  # other libraries stay out of this process: Lance minds that it forks
+            task = Task(others_of, "describing shards")  # other libraries stay out of here: Lance minds that it forks
             others = ray.get(task.remote(config.format, shards, schema, about | {"mask": config.mask}))
             records.complete(target, manifest, [*shards, *(put(target, *each) for each in others.items())])
-    note = f"{frames} frames in {target.uri}"
+    note = f"{frames} frames in {target.uri}" + watch.verdict()
     seconds = 0.0 if reused else watch.seconds
     summary = {"step": "export"} | vars(StepSummary(rows_in=frames, rows_out=frames, seconds=seconds, note=note))
     return summary | ({"reused": True} if reused else {})
@@ -136,19 +138,20 @@ def make_shards(
     size = max(CHUNK_ROWS, sum(map(rows_in, parts)) // MOST_GROUPS)
     chunks = list(grouped(parts, size, by=rows_in))
     calls = ((run, chunk, kept, config.keep_together) for chunk in chunks)
-    sizes = list(stream(ray.remote(size_up), calls, in_order=True))
+    sizes = list(stream(Task(size_up, "reading rows"), calls, in_order=True))
     planned = plan_of(sizes, config)
     total = len(planned.rows_S)
     paths = [FORMATS[config.format].path(number, total) for number in range(total)]
     missing = [number for number, path in enumerate(paths) if path not in done]
     shards = Shards(run, target, config.format, config.mask, total)
     rows = int(planned.rows_S.sum())
+    memory = MEMORY + FORMATS[config.format].held * config.shard_bytes
     with progress("export", rows, done=rows - int(planned.rows_S[missing].sum())) as bar:
         for wave in grouped(missing, WAVE_ROWS, by=lambda number: int(planned.rows_S[number])):
             groups = np.array_split(np.array(wave, np.int64), min(MOST_GROUPS, len(wave)))
             by_group = cut_all(run, list(zip(chunks, sizes, strict=True)), kept, planned, groups)
             work = ((shards, group.tolist(), *by_group.pop()) for group in groups)
-            for files in stream(ray.remote(write_shards), work):
+            for files in stream(Task(write_shards, "writing shards", memory=memory), work):
                 done |= {file.path: file for file in files}
                 bar.update(sum(file.rows for file in files))
     return [done[path] for path in paths], sizes[0].columns
@@ -164,7 +167,7 @@ def check_masks(config: ExportConfig, run: RunDirectory) -> None:
     kept = ray.put(read_kept(run, f"subsets/{config.name}/decisions.parquet"))
     calls = ((run, path, kept, config.mask) for path in run.parts("frames").values())
     require(
-        any(stream(ray.remote(some_mask), calls)),
+        any(stream(Task(some_mask, "looking for masks"), calls)),
         f"mask {config.mask!r} finds no mask of any kept frame; it must make a frame's path (column path) that of a "
         "file below the same source",
     )
@@ -198,7 +201,7 @@ def cut_all(
     group_S = np.full(len(planned.rows_S), -1, np.int64)
     for number, group in enumerate(groups):
         group_S[group] = number
-    task: Any = ray.remote(cut).options(num_returns=len(groups))
+    task = Task(cut, "shuffling rows", num_returns=len(groups))
     pieces, start = [], 0
     for paths, sizes in chunks:
         rows = slice(start, start := start + len(sizes.bytes_n))

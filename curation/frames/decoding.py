@@ -24,7 +24,17 @@ from curation.frames import pillow, png, tiff
 from curation.frames.quality import measure
 from curation.frames.samples import FrameError, Limits, Pixels, Raw, Samples, eight_bits
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "FrameError", "Pixels", "check_bytes", "decode", "inspect", "measure"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "FrameError",
+    "Pixels",
+    "brightness",
+    "check_bytes",
+    "decode",
+    "inspect",
+    "measure",
+]
 __all__ += ["planes", "rgb", "stored"]
 
 MAX_PIXELS = 100_000_000  # unless a caller says otherwise
@@ -77,6 +87,22 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
         box = drafted[1]  # a side that is not a whole number of DCT blocks is padded
         return np.asarray(pillow.upright(_flat(image).resize((size, size), Image.Resampling.BICUBIC, box), turn))
+
+    return _picture(data, max_pixels, squeeze)
+
+
+def brightness(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode to uint8 [S, S], the whole frame's brightness (ITU-R 601) squeezed to a square of `size`, upright.
+
+    Of a JPEG only the brightness is decoded, at a scale as for `decode`. Raises FrameError as `inspect` does.
+    """
+
+    def squeeze(image: Image.Image, turn: int) -> Pixels:
+        drafted = image.draft("L", (size, size))
+        box = drafted[1] if drafted else None
+        image.load()
+        gray = image if image.mode == "L" and not image.has_transparency_data else _flat(image).convert("L")
+        return np.asarray(pillow.upright(gray.resize((size, size), Image.Resampling.LANCZOS, box), turn))
 
     return _picture(data, max_pixels, squeeze)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import tenacity
 
-from curation.frames import decoding
+from curation.frames import decoding, perceptual
 from curation.frames.further import FURTHER
 from curation.sources import reader
 from curation.sources.lineage import Lineage
@@ -133,8 +133,11 @@ def read_first(uris: Iterable[str], recorded: str) -> tuple[str, bytes]:
     raise first
 
 
-def frame_row(entry: reader.Entry, lineage: Lineage, max_pixels: int) -> dict[str, Any]:
-    """The row of schema.frames for one file, and in FURTHER its number of further frames. FrameError if unusable."""
+def frame_row(entry: reader.Entry, lineage: Lineage, max_pixels: int, hashed: bool = False) -> dict[str, Any]:
+    """The row of schema.frames for one file, and in FURTHER its number of further frames. FrameError if unusable.
+
+    `hashed` adds its perceptual hash: then the file is decoded, and so is a frame that cannot be is found here.
+    """
     if entry.problem is not None:
         raise decoding.FrameError(*entry.problem)
     decoding.check_bytes(entry.size)
@@ -142,12 +145,15 @@ def frame_row(entry: reader.Entry, lineage: Lineage, max_pixels: int) -> dict[st
     check_pointer(data)
     width, height, further = decoding.inspect(data, max_pixels)
     place = {"source": entry.source, "uri": entry.uri, "path": entry.path}
-    content = {
+    content: dict[str, Any] = {
         "content_hash": content_hash(data),
         "byte_size": len(data),
         "width": width,
         "height": height,
     }
+    if hashed:
+        brightness = decoding.brightness(data, perceptual.SIDE, max_pixels)
+        content["perceptual_hash"] = perceptual.perceptual_hash(brightness)
     identity = {"frame_id": frame_id(entry.source, entry.path)}
     return identity | place | content | lineage.of(entry.path) | {FURTHER: further}
 

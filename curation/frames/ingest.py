@@ -1,18 +1,19 @@
-"""Sources to frames: Ray tasks read, check and hash each file once; exact copies are marked in a second pass."""
+"""Sources to frames: Ray tasks read, check and hash each file once; copies are marked in a second pass."""
 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress, warn
+from curation.console import StepSummary, progress, warn
 from curation.engine.connect import connect
 from curation.engine.metrics import count_part
 from curation.engine.stream import stream
-from curation.frames import copies, decoding
+from curation.engine.tasks import Account, Task
+from curation.frames import copies, decoding, settling
 from curation.frames.frame import forget_unread, frame_row, rejected_row
 from curation.frames.further import Further, further_of
 from curation.sources import changes, reader
@@ -25,8 +26,16 @@ from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, check_rejected, read_record
 from curation.store.parts import part_path, rejected_path
 
+MEMORY = 256 * 2**20  # bytes a task that reads files declares: one with 30 megapixels open (OURS)
 DIGEST = b"endosieve.listing"  # key in a part's Arrow metadata: digest of the listing it was made from
 FURTHER_KEY = b"endosieve.further"  # and the further pages and animation frames of its files
+
+
+class Reading(NamedTuple):
+    """How files are read: what has more pixels is rejected, and whether perceptual hashes are taken."""
+
+    max_pixels: int
+    hashed: bool
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,11 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     surveyed = check_listing(run, config, found)
     step.begin()
     connect()
-    watch = Stopwatch()
+    watch = Account()
     forget_unread(run, "ingest", "frames")
     existing = run.parts("frames")
     run.clear_rejected("ingest", existing)
-    listing = Listing(config, found)
+    listing, reading = Listing(config, found), Reading(config.max_pixels, config.near_copies is not None)
     done: list[IngestedPart] = []
     states: list[str] = []
     rejected = 0
@@ -75,10 +84,10 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             if rejected > config.max_rejected * surveyed.listed:
                 return
             states.append(part.state)
-            yield run, lineages, config.max_pixels, part, part.number in existing
+            yield run, lineages, reading, part, part.number in existing
 
     with progress("ingest", surveyed.listed) as bar:
-        for result in stream(ray.remote(ingest_part), calls()):
+        for result in stream(Task(ingest_part, "reading and decoding files", memory=MEMORY), calls()):
             done.append(result)
             rejected += result.rejected
             count_part(run.uri, "ingest", result.frames, result.rejected)
@@ -87,13 +96,18 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     check_rejected("ingest", rejected, surveyed.listed, config.max_rejected, early=frames + rejected < surveyed.listed)
     assert frames + rejected == listing.listed, "a listed file is neither a frame nor rejected"
     files = {file.path: file for result in done for file in result.files}
-    marked, rewritten = mark_copies(run)
+    marked, rewritten, found_copies = mark_all(run, config, frames)
     files |= {file.path: file for file in rewritten}
-    note = f"{marked} exact copies marked; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
-    note += listing.describe_pools() + unread_pages(done)
+    note = f"{found_copies}; {listing.describe_skipped()}; {listing.excluded} excluded by the globs"
+    note += listing.describe_pools() + unread_pages(done) + watch.verdict()
     run.write_json(changes.STATE, {"listing": changes.state_of(states)})
     summary = StepSummary(
-        rows_in=listing.listed, rows_out=frames, rejected=rejected, copies=marked, seconds=watch.seconds, note=note
+        rows_in=listing.listed,
+        rows_out=frames,
+        rejected=rejected,
+        copies=marked,
+        seconds=watch.seconds,
+        note=note,
     )
     return step.finish(summary, list(files.values()))
 
@@ -167,9 +181,10 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
     changed = changes.compare_listing(run, run.parts("frames"), entries, config.part_rows, whole=True, absent=away)
     if changed.only_touched and not away:
         connect()
-        calls = ((run, lineages, config.max_pixels, part) for part in parts() if part.number in changed.touched)
+        reading = Reading(config.max_pixels, config.near_copies is not None)
+        calls = ((run, lineages, reading, part) for part in parts() if part.number in changed.touched)
         others = changes.Changes()
-        for name in (name for names in stream(ray.remote(other_contents), calls) for name in names):
+        for name in (name for names in stream(Task(other_contents, "reading files"), calls) for name in names):
             others.note("of other content", name)
         if not others.counts:
             for part in (part for part in parts() if part.number in changed.touched):
@@ -184,7 +199,7 @@ def check_unchanged(run: RunDirectory, config: IngestConfig, found: list[Source]
         )
 
 
-def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part) -> list[str]:
+def other_contents(run: RunDirectory, lineages: Lineages, reading: Reading, part: Part) -> list[str]:
     """The paths of a part whose files have another content, or are rejected for another reason, than recorded."""
     path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     rows = run.read_table(path, ["source", "path", "content_hash"]).to_pylist()
@@ -196,7 +211,7 @@ def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part:
 
     def outcome(entry: reader.Entry) -> str:
         try:
-            return str(frame_row(entry, lineages[entry.source], max_pixels)["content_hash"])
+            return str(frame_row(entry, lineages[entry.source], *reading)["content_hash"])
         except decoding.FrameError as error:
             return error.reason
 
@@ -204,7 +219,7 @@ def other_contents(run: RunDirectory, lineages: Lineages, max_pixels: int, part:
     return [entry.path for entry in touched if outcome(entry) != known[entry.source, entry.path]]
 
 
-def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Part, exists: bool) -> IngestedPart:
+def ingest_part(run: RunDirectory, lineages: Lineages, reading: Reading, part: Part, exists: bool) -> IngestedPart:
     """Write frames/part-N and, where needed, its rejected frames and its listing; where it exists, describe it only."""
     path, rejected = part_path("frames", part.number), rejected_path(part.number, "ingest")
     if exists:
@@ -215,14 +230,14 @@ def ingest_part(run: RunDirectory, lineages: Lineages, max_pixels: int, part: Pa
         good, bad = [], []
         for entry in part.entries:
             try:
-                good.append(frame_row(entry, lineages[entry.source], max_pixels))
+                good.append(frame_row(entry, lineages[entry.source], *reading))
             except decoding.FrameError as error:
                 bad.append(rejected_row(entry.source, entry.uri, entry.path, "ingest", error))
         changes.record_listing(run, part)
         written = [run.write_table(rejected, pa.Table.from_pylist(bad, schema.REJECTED))] if bad else []
         further = further_of(good)
         metadata = {DIGEST: part.digest.encode(), FURTHER_KEY: further.to_bytes()}
-        columns = schema.frames(lineages.metadata).with_metadata(metadata)
+        columns = schema.frames(lineages.metadata, reading.hashed).with_metadata(metadata)
         written.insert(0, run.write_table(path, pa.Table.from_pylist(good, columns)))
     return IngestedPart(written, written[0].rows, sum(file.rows for file in written[1:]), further)
 
@@ -235,11 +250,26 @@ def mark_copies(run: RunDirectory) -> tuple[int, list[File]]:
     """
     parts = run.parts("frames")
     calls: list[tuple[Any, ...]] = [(run, path) for path in parts.values()]
-    hashed = list(stream(ray.remote(copies.hash_prefixes), calls, in_order=True))
+    hashed = list(stream(Task(copies.hash_prefixes, "finding copies"), calls, in_order=True))
     prefixes = ray.put(copies.repeated([prefix for prefix, _ in hashed]))
-    rows = stream(ray.remote(copies.repeated_rows), [(*call, prefixes) for call in calls], in_order=True)
+    rows = stream(Task(copies.repeated_rows, "finding copies"), [(*call, prefixes) for call in calls], in_order=True)
     marked = copies.mark(dict(zip(parts, rows, strict=True)))
     changed = [number for number, (_, before) in zip(parts, hashed, strict=True) if before or number in marked.copy_of]
     calls = [(run, parts[number], marked.copy_of.get(number, {})) for number in changed]
-    rewritten = list(stream(ray.remote(copies.write_copies), calls))
+    rewritten = list(stream(Task(copies.write_copies, "finding copies"), calls))
     return sum(map(len, marked.copy_of.values())), [*rewritten, *copies.write_index(run, marked.index)]
+
+
+def mark_all(run: RunDirectory, config: IngestConfig, frames: int) -> tuple[int, list[File], str]:
+    """Mark exact copies and, where asked for, near ones; return their number, the files written, and a clause on both.
+
+    Near copies go last, since exact copies take no part in them. A file that is written twice is listed twice.
+    """
+    exact, files = mark_copies(run)
+    text = f"{exact} exact copies marked"
+    if config.near_copies is None:
+        return exact, files, text
+    near, again = settling.mark_near_copies(run, config.near_copies, config.part_rows)
+    spared = f"{near / max(1, frames - exact):.1%} less to embed"
+    text += f"; {near} near copies within {config.near_copies} of 64 bits marked, {spared}"
+    return exact + near, [*files, *again], text

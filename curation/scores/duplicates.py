@@ -10,23 +10,54 @@ Legend: N frames of a cluster in their order, D dimensions.
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from curation.embeddings.nearest import NOTHING, nearest, prepare
 from curation.embeddings.vectors import Float32, Indices, Keys, scramble
-from curation.scores.config import Keep
+from curation.scores.config import Keep, column_of
 
+Measure = npt.NDArray[np.float64]
 GREEDY_ROWS, GREEDY_COLUMNS = 1024, 2048  # of one block of products of the greedy walk
 RANDOM = "which of two duplicates stays"  # purpose of the random order
 
 
-def visiting_order(distance_N: Float32, keys_N: Keys, keep: Keep, seed: int) -> Indices:
+def visiting_order(
+    distance_N: Float32, keys_N: Keys, keep: Keep, seed: int, measure_N: Measure | None = None
+) -> Indices:
     """Return the order in which frames are visited, so that of two duplicates the one to keep comes first.
 
-    nearest: ascending distance to the centroid; farthest: descending; random: by key and seed. Ties go by key.
+    nearest: ascending distance to the centroid; farthest: descending; random: by key and seed; highest and lowest
+    (OURS): by the measure, frames without one (NaN) last. Ties go by key. It is an order of all frames, so it is the
+    same within a cluster as between clusters.
+    """
+    return np.lexsort(standing(distance_N, keys_N, keep, seed, measure_N))
+
+
+def standing(
+    distance_N: Float32, keys_N: Keys, keep: Keep, seed: int, measure_N: Measure | None = None
+) -> tuple[Keys, Measure]:
+    """Return what `visiting_order` sorts by, the lower first: the tie-breaker uint64 [N], and a float64 [N] before it.
+
+    `measure_N` is the column that `keep` names.
     """
     if keep == "random":
-        return np.argsort(scramble(keys_N, seed, RANDOM), kind="stable")
-    return np.lexsort((keys_N, distance_N if keep == "nearest" else -distance_N))
+        return scramble(keys_N, seed, RANDOM), np.zeros(len(keys_N))
+    if column_of(keep) is None:
+        distance = distance_N.astype(np.float64)
+        return keys_N, distance if keep == "nearest" else -distance
+    assert measure_N is not None, f"keep {keep} needs the column"
+    return keys_N, np.nan_to_num(measure_N if keep.startswith("lowest:") else -measure_N, nan=np.inf)
+
+
+def earlier_counts(rows: tuple[Keys, Measure], columns: tuple[Keys, Measure]) -> Indices:
+    """Return how many columns come before each row, int64 [N], from the standing of both; a frame not before itself."""
+    first, later = len(rows[0]), len(columns[0])
+    is_column = np.repeat([False, True], [first, later])
+    tie, value = (np.concatenate(pair) for pair in zip(rows, columns, strict=True))
+    order = np.lexsort((is_column, tie, value))
+    counts = np.empty(first + later, np.int64)
+    counts[order] = np.cumsum(is_column[order])
+    return counts[:first]
 
 
 def earlier_similarity(

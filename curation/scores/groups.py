@@ -25,16 +25,21 @@ Scores = tuple[Float32, Indices]  # duplicate similarity [N], and the row that c
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """Frames of some clusters: id (32 bytes) [N], cluster [N], centroid distance [N] and vector [N, D]."""
+    """Frames of some clusters: id (32 bytes) [N], cluster [N], centroid distance [N] and vector [N, D].
+
+    `measure` is the column that decides which of two stays, float64 [N] (NaN: none), where one does.
+    """
 
     ids: npt.NDArray[np.bytes_]
     cluster: npt.NDArray[np.int32]
     distance: Float32
     vectors: Vectors
+    measure: duplicates.Measure | None = None
 
     def take(self, rows: npt.NDArray[Any] | slice) -> "FrameBlock":
         """Return the chosen rows."""
-        return FrameBlock(self.ids[rows], self.cluster[rows], self.distance[rows], self.vectors[rows])
+        measure = None if self.measure is None else self.measure[rows]
+        return FrameBlock(self.ids[rows], self.cluster[rows], self.distance[rows], self.vectors[rows], measure)
 
     def cut(self, groups: list["ClusterGroup"]) -> list["FrameBlock"]:
         """Return the frames of each group."""
@@ -44,6 +49,26 @@ class FrameBlock:
     def keys(self) -> Keys:
         """The frames' keys, uint64 [N]."""
         return keys_of([self.ids.tobytes().decode()])
+
+    @classmethod
+    def joined(cls, *pieces: "FrameBlock") -> "FrameBlock":
+        """Return the frames of all pieces, one piece after the other."""
+        measures = [piece.measure for piece in pieces if piece.measure is not None]
+        return cls(
+            np.concatenate([piece.ids for piece in pieces]),
+            np.concatenate([piece.cluster for piece in pieces]),
+            np.concatenate([piece.distance for piece in pieces]),
+            np.concatenate([piece.vectors for piece in pieces]),
+            np.concatenate(measures) if measures else None,
+        )
+
+    def standing(self, config: ScoreConfig) -> tuple[Keys, duplicates.Measure]:
+        """Return what the order of a pass goes by, as duplicates.standing."""
+        return duplicates.standing(self.distance, self.keys, config.keep, config.seed, self.measure)
+
+    def visiting_order(self, config: ScoreConfig) -> Indices:
+        """Return the order in which a pass visits the frames."""
+        return np.lexsort(self.standing(config))
 
 
 @dataclass(frozen=True)
@@ -82,13 +107,8 @@ def cluster_groups(sizes_K: npt.NDArray[np.int64], group_rows: int, split_rows: 
 
 def gather(config: ScoreConfig, *pieces: FrameBlock) -> FrameBlock:
     """Return the frames of all pieces by cluster and, within one, in visiting order; frames left out come last."""
-    whole = FrameBlock(
-        np.concatenate([piece.ids for piece in pieces]),
-        np.concatenate([piece.cluster for piece in pieces]),
-        np.concatenate([piece.distance for piece in pieces]),
-        np.concatenate([piece.vectors for piece in pieces]),
-    )
-    visit = duplicates.visiting_order(whole.distance, whole.keys, config.keep, config.seed)
+    whole = FrameBlock.joined(*pieces)
+    visit = whole.visiting_order(config)
     left_out = ~in_pass(config, whole.distance[visit])
     return whole.take(visit[np.lexsort((left_out, whole.cluster[visit]))])
 
@@ -130,10 +150,16 @@ def score_rows(config: ScoreConfig, cluster: FrameBlock, rows: tuple[int, int], 
 
 
 def scores_table(whole: FrameBlock, *scored: Scores) -> pa.Table:
-    """Return the table of schema.SCORES of gathered frames from the scores of their consecutive ranges."""
+    """Return the table of gathered frames from the scores of their consecutive ranges.
+
+    It is of schema.SCORES, or of MEASURED_SCORES where a column decides which of two stays.
+    """
     similarity = np.concatenate([part[0] for part in scored]) if scored else np.empty(0, np.float32)
     index = np.concatenate([part[1] for part in scored]) if scored else np.empty(0, np.int64)
     ids = pa.array(whole.ids.astype(str).tolist(), pa.string())
     causes = ids.take(pa.array(np.maximum(index, 0), mask=index < 0))
     columns = [ids, *map(pa.array, (whole.cluster, whole.distance, similarity)), causes]
-    return pa.Table.from_arrays(columns, schema=schema.SCORES)
+    if whole.measure is None:
+        return pa.Table.from_arrays(columns, schema=schema.SCORES)
+    measure = pa.array(whole.measure, mask=np.isnan(whole.measure))
+    return pa.Table.from_arrays([*columns, measure], schema=schema.MEASURED_SCORES)

@@ -11,22 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from curation.console import StepSummary, Stopwatch, progress
-from curation.embeddings.storage import load_vectors, read_vectors
-from curation.embeddings.vectors import Float32, limit_threads
+from curation.console import StepSummary, progress
+from curation.embeddings.storage import read_vectors
+from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
 from curation.engine.connect import connect
 from curation.engine.metrics import count_part
 from curation.engine.stream import stream
+from curation.engine.tasks import Account, Task, arithmetic_task
 from curation.scores import groups
-from curation.scores.config import ScoreConfig
+from curation.scores.config import ScoreConfig, column_of
 from curation.scores.groups import ClusterGroup, FrameBlock, Scores
+from curation.scores.measures import check_column
+from curation.scores.recall import clause
+from curation.scores.search import Shards, measure_recall
+from curation.scores.shards import load_shard
 from curation.store.directory import File, RunDirectory, holding
 from curation.store.markers import Step, marker_of
 from curation.store.parts import assignments_path, grouped, part_path, rows_of
 
 STORE_SHARE = 0.3  # of the object store that one wave of groups may fill
 MOST_GROUPS = 1024
+SHARD_ROWS = 65_536  # frames that one task reads at once
 
 
 @holding
@@ -40,9 +46,11 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     step = Step(run, "score", config.folder, config, {"clusters": before["output_hash"]})
     if marker := step.find():
         return marker | {"reused": True}
+    if column := column_of(config.keep):
+        check_column(run, column)
     step.begin()
     connect()
-    watch = Stopwatch()
+    watch = Account()
     assigned: dict[str, str] = {path: path for path in run.listing("clusters")}
     parts = [
         file | {"assigned": assigned[assignments_path(file["path"])]}
@@ -64,17 +72,34 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     rows = sum(file.rows for file in files.values())
     assert rows == frames, f"{frames} frames were clustered, {rows} scored"
     note = f"{config.keep} kept, rule {config.rule}, {len(planned)} groups of clusters"
+    written, more = list(files.values()), {}
+    if config.recall_frames:
+        table, more["recall"] = measure_recall(run, config, shards_of(parts), list(map(path_of, written)), frames)
+        written.append(table)
+        shown = ", ".join(map(clause, more["recall"]["at"])) or "no frame takes part"
+        note += f"; recall of duplicates, of {more['recall']['frames']} frames, at {shown}"
+    note += watch.verdict()
     summary = StepSummary(
         rows_in=frames, rows_out=rows, seconds=watch.seconds, device=resources.device_names(), note=note
     )
-    return step.finish(summary, list(files.values()))
+    return step.finish(summary, written, more)
+
+
+def path_of(file: File) -> str:
+    """The path of a table."""
+    return file.path
+
+
+def shards_of(parts: list[dict[str, Any]]) -> Shards:
+    """The paths of parts of embeddings and of their assignments, by shards."""
+    return [[(part["path"], part["assigned"]) for part in shard] for shard in grouped(parts, SHARD_ROWS, by=rows_of)]
 
 
 def cluster_sizes(run: RunDirectory, parts: list[dict[str, Any]]) -> npt.NDArray[np.int64]:
     """Return the number of frames of each cluster, int64 [K]."""
     clusters = len(read_vectors(run, run.listed("clusters/centroids.parquet")))
     calls = ((run, part["assigned"], clusters) for part in parts)
-    total: npt.NDArray[np.int64] = np.sum(list(stream(ray.remote(part_sizes), calls)), axis=0)
+    total: npt.NDArray[np.int64] = np.sum(list(stream(Task(part_sizes, "counting"), calls)), axis=0)
     return total
 
 
@@ -97,12 +122,10 @@ def score_wave(
     run: RunDirectory, config: ScoreConfig, wave: dict[int, ClusterGroup], parts: list[dict[str, Any]]
 ) -> Iterator[tuple[int, File]]:
     """Score some groups; yields number and file of each as it is written."""
-    mean_path = "clusters/mean.parquet"
-    mean = read_vectors(run, run.listed(mean_path))[0] if run.exists(mean_path) else None
-    split = ray.remote(split_shard).options(num_returns=len(wave))
+    split = Task(split_shard, "shuffling vectors", num_returns=len(wave))
     pieces: list[Any] = []
-    for shard in grouped(parts, 65_536, by=rows_of):
-        cut = split.remote(run, [(part["path"], part["assigned"]) for part in shard], mean, list(wave.values()))
+    for paths in shards_of(parts):
+        cut = split.remote(run, config, paths, list(wave.values()))
         pieces.append([cut] if len(wave) == 1 else cut)
     pending = {
         submit(run, config, number, group, [cut[place] for cut in pieces]): number
@@ -114,22 +137,10 @@ def score_wave(
 
 
 def split_shard(
-    run: RunDirectory, paths: list[tuple[str, str]], mean: Float32 | None, wave: list[ClusterGroup]
+    run: RunDirectory, config: ScoreConfig, paths: list[tuple[str, str]], wave: list[ClusterGroup]
 ) -> list[FrameBlock] | FrameBlock:
     """Return the frames of some parts of embeddings and their assignments, cut by group; a single group's alone."""
-    ids: list[str] = []
-    vectors, assigned = [], []
-    for path, assigned_path in paths:
-        part_ids, part_vectors = load_vectors(run, path, mean)
-        table = run.read_table(assigned_path)
-        assert table["frame_id"].to_pylist() == part_ids, f"{path} and its assignments do not match"
-        ids.extend(part_ids)
-        vectors.append(part_vectors)
-        assigned.append(table)
-    clusters = np.concatenate([table["cluster"].to_numpy() for table in assigned])
-    distances = np.concatenate([table["centroid_distance"].to_numpy() for table in assigned])
-    shard = FrameBlock(np.array(ids, dtype="S32"), clusters, distances, np.concatenate(vectors))
-    cut = shard.cut(wave)
+    cut = load_shard(run, config, paths).cut(wave)
     return cut[0] if len(cut) == 1 else cut
 
 
@@ -138,10 +149,11 @@ def submit(run: RunDirectory, config: ScoreConfig, number: int, group: ClusterGr
     path = part_path(config.folder, number)
     ranges = group.ranges(config.rule, groups.SPLIT_ROWS)
     if not ranges:
-        return resources.arithmetic_task(score_group).remote(run, config, path, *pieces)
-    whole = ray.remote(groups.gather).remote(config, *pieces)
-    rows = resources.arithmetic_task(score_range)
-    return ray.remote(write_scores).remote(run, path, whole, *[rows.remote(config, whole, one) for one in ranges])
+        return arithmetic_task(score_group, "comparing frames").remote(run, config, path, *pieces)
+    whole = Task(groups.gather, "shuffling vectors").remote(config, *pieces)
+    rows = arithmetic_task(score_range, "comparing frames")
+    scored = [rows.remote(config, whole, one) for one in ranges]
+    return Task(write_scores, "writing scores").remote(run, path, whole, *scored)
 
 
 def score_group(run: RunDirectory, config: ScoreConfig, path: str, *pieces: FrameBlock) -> File:

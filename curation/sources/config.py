@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from curation.options import check_common, option, require, run_dir_option
 
 LINEAGE = ("center", "patient", "procedure")
+NEAR_MOST = 20  # bits by which hashes of near copies may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class IngestConfig:
     )
     part_rows: int = option("Frames in one part: the unit of work and of resuming.", 2000)
     max_pixels: int = option("Images with more pixels than this are rejected unread.", 100_000_000)
+    near_copies: int | None = option(
+        "Drop frames before they are embedded whose perceptual hash (PHash, 64 bits) differs in at most this many bits "
+        "from that of an earlier frame that stays. Default: off, no frame is decoded on ingest.",
+        None,
+    )
     max_rejected: float = option("Stop when more than this share of frames is rejected.", 0.05, hashed=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +45,11 @@ class IngestConfig:
         check_common(self)
         require(self.part_rows >= 1, f"part_rows is {self.part_rows}; it must be at least 1")
         require(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
+        require(
+            self.near_copies is None or 0 <= self.near_copies <= NEAR_MOST,
+            f"near_copies is {self.near_copies}; it must be between 0 and {NEAR_MOST} (of 64 bits; unrelated pictures "
+            "differ in about 32)",
+        )
         if self.lineage_pattern is not None:
             check_pattern(self.lineage_pattern)
 

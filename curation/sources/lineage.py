@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from curation.options import require
 from curation.sources.config import LINEAGE, check_pattern
 from curation.sources.reader import Source
-from curation.store.schema import FRAMES, IMAGE, SCORES
+from curation.store.schema import FRAMES, IMAGE, NEAR, SCORES
 
 
 class Lineage:
@@ -15,7 +15,7 @@ class Lineage:
         self._pattern = check_pattern(pattern) if pattern else None
         groups = tuple(self._pattern.groupindex) if self._pattern else ()
         self.metadata = tuple(name for name in groups if name not in LINEAGE)
-        taken = [name for name in self.metadata if name in (*FRAMES.names, *SCORES.names, IMAGE.name)]
+        taken = [name for name in self.metadata if name in (*FRAMES.names, *NEAR.names, *SCORES.names, IMAGE.name)]
         require(not taken, f"lineage_pattern has groups named like built-in columns: {taken}; rename them")
 
     def of(self, path: str) -> dict[str, str | None]:

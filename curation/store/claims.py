@@ -2,7 +2,9 @@
 
 Every call that wants the directory writes its own claim, waits SETTLE_S and lists all claims: the earliest that is
 alive holds, by the store's clock and then by id. A claim is alive while it or its heartbeat, a second file, is younger
-than EXPIRY_S by that same clock, unless its process is known to have ended. (The protocol is OURS.)
+than EXPIRY_S by that same clock, unless its process is known to have ended. A later call watches it until it beats, and
+gives up, or expires, and takes over: so the command of a machine that died goes on where it is given again at once.
+(The protocol is OURS.)
 
 Guaranteed: of calls that start at once exactly one holds, where a listing shows all that was written before it and the
 clocks of the store's servers differ by less than SETTLE_S less the second that times are rounded to. No conditional
@@ -25,6 +27,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pyarrow.fs as pafs
+
+from curation.console import warn
 
 CLAIM = re.compile(r"\.lease-([0-9a-f]{32})\.json")
 BEAT_S = 15.0
@@ -81,17 +85,17 @@ class Owner:
         return f"{self.command}, process {self.pid} on {self.host}, since {since}"
 
     @property
-    def ended(self) -> bool:
-        """Whether it ran on this machine and has ended. False where that cannot be seen from here."""
+    def alive(self) -> bool | None:
+        """Whether it runs on this machine; None where that cannot be seen, since it was begun on another one."""
         if self.machine != machine() or not self.machine:
-            return False
+            return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
-            return True
-        except PermissionError:
             return False
-        return False
+        except PermissionError:
+            return True
+        return True
 
 
 def owner_here() -> Owner:
@@ -119,12 +123,10 @@ def read_owner(content: bytes) -> Owner | None:
         return None
 
 
-def refusal(directory: Directory, owner: Owner | None, free: str = "") -> ValueError:
-    """The error that says who holds a directory, and when it is `free` again."""
+def refusal(directory: Directory, owner: Owner | None) -> ValueError:
+    """The error that says who holds a directory."""
     who = f": {owner}" if owner else ""
-    return ValueError(
-        f"{directory.uri} is in use by another process{who}; wait until it ends{free}, or name another directory"
-    )
+    return ValueError(f"{directory.uri} is in use by another process{who}; wait until it ends, or name another one")
 
 
 @contextlib.contextmanager
@@ -166,13 +168,29 @@ class Claim:
         return f".lease-{self.owner.id}.json"
 
     def win(self) -> None:
-        """Claim the directory. ValueError where an earlier claim is alive."""
+        """Claim the directory. ValueError where an earlier claim is alive; what may be is watched until it shows."""
         place: tuple[float, str] | None = None
         while place is None:  # again where a claim was deleted, as with a directory that was found empty
             self.directory.write_json(self.path, dataclasses.asdict(self.owner))
             time.sleep(0 if self.directory.filesystem.type_name == IN_MEMORY else SETTLE_S)
             found = claim_times(self.directory)
             place = (found[self.path], self.owner.id) if self.path in found else None
+        first: dict[str, float] = {}
+        while earlier := self.earlier(place, found):
+            name, owner, beat = earlier
+            if beat > first.get(name, beat) or (owner and owner.alive):
+                raise refusal(self.directory, owner)
+            if not first:
+                who = owner or "another process"
+                warn(f"{self.directory.uri} is held by {who}: waiting for up to {EXPIRY_S:.0f} s to see if that lives")
+            first.setdefault(name, beat)
+            time.sleep(BEAT_S / 5)
+            self.directory.write_json(heartbeat(self.owner.id), {"at": time.time()})
+            found = claim_times(self.directory)
+
+    def earlier(self, place: tuple[float, str], found: dict[str, float]) -> tuple[str, Owner | None, float] | None:
+        """An earlier claim that may be alive: name, owner and last heartbeat. Those that cannot be are deleted."""
+        now = max(place[0], found.get(heartbeat(self.owner.id), 0.0))
         for name, at in found.items():
             match = CLAIM.fullmatch(name)
             if match is None or match[1] == self.owner.id:
@@ -180,11 +198,11 @@ class Claim:
             with contextlib.suppress(FileNotFoundError):
                 other = read_owner(read_claim(self.directory, name))
                 beat = max(at, found.get(heartbeat(match[1]), at))
-                if place[0] - beat > EXPIRY_S or (other and other.ended):
+                if now - beat > EXPIRY_S or (other and other.alive is False):
                     delete_claims(self.directory, heartbeat(match[1]), name)
                 elif (at, match[1]) < place:
-                    free = f" (if it was killed, the directory is free {EXPIRY_S:.0f} s later)"
-                    raise refusal(self.directory, other, free)
+                    return name, other, beat
+        return None
 
     def beat(self) -> None:
         """Renew the heartbeat until it is over. A renewal that fails is tried again at the next beat."""

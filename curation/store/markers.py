@@ -3,6 +3,7 @@
 A step is done when its folder has a marker. It is independent of what steps compute and of Ray.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,8 @@ from curation.console import StepSummary
 from curation.options import changes, digest, hashed_fields
 from curation.store import chain
 from curation.store.directory import SUCCESS, File, IntegrityError, Listed, RunDirectory
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ class Step:
     def _deletion(self) -> str:
         return chain.deletion(self.run, chain.descendants(self.run, self.folder))
 
-    def finish(self, summary: StepSummary, files: list[File]) -> dict[str, Any]:
-        """Write the marker: the summary and every file with its rows, size and checksum. Returns it."""
+    def finish(self, summary: StepSummary, files: list[File], more: Mapping[str, Any] = _NOTHING) -> dict[str, Any]:
+        """Write the marker: the summary, `more`, and every file with its rows, size and checksum. Returns it."""
         listed = [vars(file) for file in sorted(files, key=lambda file: file.path)]
         marker = {
             "step": self.name,
             **vars(summary),
+            **more,
             "config_hash": digest(hashed_fields(self.config)),
             "inputs": self.inputs,
             "made_from": chain.made_from(self.run, self.folder, self.inputs),

@@ -24,6 +24,14 @@ FRAMES = pa.schema(
     ]
 )
 
+NEAR = pa.schema(  # further columns of frames where near copies are looked for
+    [
+        pa.field("perceptual_hash", pa.string(), nullable=False),  # 64 bits, 16 hex characters
+        pa.field("near_copy_of", pa.string()),  # frame_id of the first frame that stays and is near
+        pa.field("near_distance", pa.int32()),  # in how many bits their hashes differ
+    ]
+)
+
 REJECTED = pa.schema(
     [
         FRAME_ID,
@@ -91,13 +99,25 @@ SCORES = pa.schema(
     ]
 )
 
+MEASURED_SCORES = SCORES.append(pa.field("measure", pa.float64()))  # of a pass that keeps the highest or the lowest
+
+RECALL = pa.schema(  # a sample of frames; both similarities are to frames before them, -1 where there is none
+    [
+        FRAME_ID,
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("duplicate_similarity", pa.float32(), nullable=False),  # that the pass found
+        pa.field("exact_similarity", pa.float32(), nullable=False),  # among all frames
+        pa.field("exact_duplicate_of", pa.string()),
+    ]
+)
+
 DECISIONS = pa.schema(
     [
         FRAME_ID,
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("because_of", pa.string()),
-        pa.field("similarity", pa.float32()),
+        pa.field("similarity", pa.float32()),  # cosine; of a near copy 1 - distance / 64 of the hashes
         pa.field("centroid_distance", pa.float32()),
         pa.field("cluster", pa.int32()),
     ]
@@ -105,12 +125,12 @@ DECISIONS = pa.schema(
 
 IMAGE = pa.field("image", pa.large_binary(), nullable=False)  # the encoded bytes, as they were found
 
-REASONS = ("kept", "outlier", "duplicate", "exact copy", "over budget", "rejected")
+REASONS = ("kept", "outlier", "duplicate", "exact copy", "near copy", "over budget", "rejected")
 
 
-def frames(metadata: tuple[str, ...]) -> pa.Schema:
-    """FRAMES, and a string column for each name of user metadata."""
-    return pa.schema([*FRAMES, *(pa.field(name, pa.string()) for name in metadata)])
+def frames(metadata: tuple[str, ...], near: bool = False) -> pa.Schema:
+    """FRAMES, those of NEAR where near copies are looked for, and a string column for each name of user metadata."""
+    return pa.schema([*FRAMES, *(NEAR if near else ()), *(pa.field(name, pa.string()) for name in metadata)])
 
 
 def embeddings(dimensions: int, storage: str) -> pa.Schema:

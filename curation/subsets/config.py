@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from curation.options import check_common, check_name, option, require, run_dir_option
-from curation.scores.config import Keep, Rule
+from curation.scores.config import Keep, Rule, check_keep, plain
 from curation.subsets import effect
 
 Method = Literal["meddel", "semdedup", "random", "prototypes-hard", "prototypes-easy", "cluster-balanced"]
@@ -27,12 +27,15 @@ class SelectConfig:
         "Drop a frame whose cosine similarity to an earlier one exceeds this (MedDEL, SemDeDup).", None
     )
     budget: float | None = option(
-        "Size of the subset, met exactly: a share of the pool below 1; 1 for all that is left after exact copies, "
+        "Size of the subset, met exactly: a share of the pool below 1; 1 for all that is left after copies, "
         "rejected frames and thresholds; above 1 a count of frames.",
         None,
     )
     keep: Keep | None = option(
-        "Which of two duplicates stays. Default: nearest for MedDEL, farthest for SemDeDup.", None
+        "Which of two duplicates stays: nearest to or farthest from the centroid, random, sharpest, or highest:COLUMN "
+        "or lowest:COLUMN, a measure or a column of frames/ that holds numbers. Default: nearest for MedDEL, farthest "
+        "for SemDeDup.",
+        None,
     )
     rule: Rule | None = option(
         "Compare with every earlier frame, or (greedy) only with those kept (MedDEL only). Default: any.", None
@@ -52,6 +55,8 @@ class SelectConfig:
     def __post_init__(self) -> None:
         check_common(self)
         check_name(self.name)
+        if self.keep is not None:
+            check_keep(self.keep)
         if self.budget is not None:
             whole = self.budget > 1 and float(self.budget).is_integer()
             require(
@@ -71,7 +76,7 @@ class SelectConfig:
     @property
     def order(self) -> Keep:
         """`keep`, or the default of the method."""
-        return self.keep or ("farthest" if self.method == "semdedup" else "nearest")
+        return plain(self.keep) if self.keep else ("farthest" if self.method == "semdedup" else "nearest")
 
     @property
     def compared(self) -> Rule:

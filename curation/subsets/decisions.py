@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.frames import copies
+from curation.frames import copies, near_copies
 from curation.store import schema
 from curation.store.directory import RunDirectory
 
@@ -30,7 +30,7 @@ def tables(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Tab
 
 
 def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.Table]:
-    """Yield tables of schema.DECISIONS for all frames: scored ones, then exact copies, then rejected ones."""
+    """Yield tables of schema.DECISIONS for all frames: scored ones, then copies, exact or near, then rejected ones."""
     start = 0
     for path in run.parts(folder).values():
         table = run.read_table(path)
@@ -48,8 +48,9 @@ def decisions(run: RunDirectory, folder: str, reason_N: Reasons) -> Iterator[pa.
         )
     replacements = copies.read_replacements(run)
     for path in run.parts("frames").values():
-        table = copies.copies_in(run.read_table(path, ["frame_id", "copy_of"]), replacements)
-        yield decided(table["frame_id"], "exact copy", table["because_of"], 1.0)
+        columns = ["frame_id", "copy_of", *schema.NEAR.names[1:]]  # the latter where near copies were looked for
+        table = near_copies.copies_of_all_kinds(run.read_table(path, columns), replacements)
+        yield decided(*table.columns)
     for path in (*run.listing("frames"), *run.listing("embeddings")):
         if path.startswith("rejected/"):
             yield decided(run.read_table(path, ["frame_id"])["frame_id"], "rejected")

@@ -1,7 +1,6 @@
 """Which frames are kept, which dropped, and why, from their scores alone. It uses neither files nor Ray."""
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +8,12 @@ import numpy.typing as npt
 from curation.embeddings.vectors import Keys, scramble
 from curation.options import require
 from curation.scores.config import ScoreConfig
-from curation.scores.duplicates import RANDOM
+from curation.scores.duplicates import standing
 from curation.store import schema
 from curation.subsets.config import SelectConfig
 from curation.subsets.scored import Columns
 
-KEPT, OUTLIER, DUPLICATE, EXACT_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
+KEPT, OUTLIER, DUPLICATE, EXACT_COPY, NEAR_COPY, OVER_BUDGET, REJECTED = range(len(schema.REASONS))
 
 
 Reasons = npt.NDArray[np.int8]
@@ -85,7 +84,7 @@ def budget_count(config: SelectConfig, left: int, pool: int) -> int:
     thresholds = " Or raise --epsilon or --d." if config.compares else ""
     require(
         count <= left,
-        f"budget {config.budget:g} asks for {count} frames of the pool of {pool}, but {left} are left after exact "
+        f"budget {config.budget:g} asks for {count} frames of the pool of {pool}, but {left} are left after "
         f"copies, rejected frames and thresholds; give a count up to {left}, a share up to {share:g}, or 1 for all "
         f"that are left.{thresholds}",
     )
@@ -96,9 +95,8 @@ def ranking(columns: Columns, config: SelectConfig, rows: npt.NDArray[np.intp]) 
     """Return the order in which a budget takes `rows`, by the method; ties are broken by key."""
     distance, similarity, keys = columns.distance[rows], columns.similarity[rows], columns.keys[rows]
     if config.compares:
-        visited = {"nearest": distance, "farthest": -distance}
-        second: Any = visited.get(config.order, scramble(keys, config.seed, RANDOM))
-        return np.lexsort((keys, second, similarity))
+        measure = None if columns.measure is None else columns.measure[rows]
+        return np.lexsort((*standing(distance, keys, config.order, config.seed, measure), similarity))
     if config.method == "prototypes-hard":
         return np.lexsort((keys, -distance))
     if config.method == "prototypes-easy":

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from curation.console import StepSummary, Stopwatch
 from curation.options import digest, hashed_fields
+from curation.scores.recall import clause
 from curation.store import schema
 from curation.store.directory import RunDirectory, holding
 from curation.store.markers import Step, marker_of
 from curation.subsets import decisions
 from curation.subsets.config import SelectConfig
 from curation.subsets.rules import check_request, pass_of, reasons
-from curation.subsets.scored import pool_bytes, pool_size, read_columns
+from curation.subsets.scored import pool_bytes, pool_size, read_columns, recall_of
 
 
 @holding
@@ -49,6 +50,8 @@ def select(config: SelectConfig) -> dict[str, Any]:
             writer.write_table(table)
             for item in table["reason"].value_counts().to_pylist():
                 counts[item["values"]] += item["counts"]
+    d = config.d if effective_d is None else effective_d
+    found = recall_of(run, scored.folder, before, d) if config.compares and d is not None else None
     total = marker_of(run, "frames", "ingest")["rows_in"]
     assert sum(counts.values()) == total, f"{total} frames were listed, {sum(counts.values())} decided: {counts}"
     result = {
@@ -59,6 +62,7 @@ def select(config: SelectConfig) -> dict[str, Any]:
         "ratio": counts["kept"] / pool,
         "counts": counts,
         "effective_d": effective_d,
+        "recall": found,
         "config": hashed_fields(config),
         "digest": digest([hashed_fields(config), inputs]),
     }
@@ -67,12 +71,13 @@ def select(config: SelectConfig) -> dict[str, Any]:
         f"{count} {reason}" for reason, count in counts.items() if reason != "kept"
     )
     note += "; a budget of 1 keeps all that was left" if config.budget == 1 else ""
+    note += f"; recall of duplicates at {clause(found)} in a sample" if found else ""
     summary = StepSummary(
         rows_in=total,
         rows_out=counts["kept"],
         rejected=counts["rejected"],
-        copies=counts["exact copy"],
+        copies=counts["exact copy"] + counts["near copy"],
         seconds=watch.seconds,
         note=note,
     )
-    return step.finish(summary, [run.describe(path)])
+    return step.finish(summary, [run.describe(path)], {"recall": found} if found else {})

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-START_S = 90.0
+START_S = 240.0
 RAY = Path(sys.executable).with_name("ray")
 STORE_BYTES = 200_000_000
 HOST = "127.0.0.1"

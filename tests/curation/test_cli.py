@@ -125,9 +125,9 @@ def test_a_wrong_line_exits_with_2(flags: tuple[str, ...], told: str, capsys: py
 
 
 def test_a_wrong_choice_exits_with_2_and_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("--run-dir", "r", "--keep", "far", configs=(SelectConfig,)) == 2
+    assert exit_code("--run-dir", "r", "--rule", "all", configs=(SelectConfig,)) == 2
     told = capsys.readouterr().err
-    assert all(choice in told for choice in ("far", "nearest", "farthest", "random"))
+    assert all(choice in told for choice in ("all", "any", "greedy"))
 
 
 def test_what_a_config_refuses_is_an_error() -> None:
@@ -237,7 +237,7 @@ def test_help_names_every_flag_with_its_text(capsys: pytest.CaptureFixture[str])
     for config in EVERY:
         for field in dataclasses.fields(config):
             assert f"--{field.name.replace('_', '-')}" in told
-    assert "Which of two duplicates stays. Default: nearest for MedDEL" in words
+    assert "Which of two duplicates stays: nearest to or farthest from the centroid" in words
     assert "All steps from sources to an exported subset" in words
 
 

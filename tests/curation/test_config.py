@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
@@ -42,6 +43,9 @@ def make(kind: type[Any], **values: Any) -> Any:
         (ClusterConfig, {"clusters": 0}, "clusters is 0; it must be at least 1, or auto"),
         (ClusterConfig, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (ClusterConfig, {"shard_rows": 0}, "shard_rows is 0; it must be at least 1"),
+        (ClusterConfig, {"train_share": 0.0}, "train_share is 0.0; it must be above 0 and at most 1"),
+        (ClusterConfig, {"train_share": 1.1}, "train_share is 1.1; it must be above 0 and at most 1"),
+        (ClusterConfig, {"train_share": float("nan")}, "train_share is nan; it must be above 0 and at most 1"),
         (ClusterConfig, {"seed": -1}, "seed is -1"),
         (ScoreConfig, {"group_rows": 0}, "group_rows is 0; it must be at least 1"),
         (ScoreConfig, {"rule": "greedy"}, "give --d with --rule greedy"),
@@ -63,6 +67,10 @@ def make(kind: type[Any], **values: Any) -> Any:
         (SelectConfig, {"name": "a/b"}, "name is 'a/b'"),
         (SelectConfig, {"name": ".x"}, "name is '.x'"),
         (SelectConfig, {"name": "x\n"}, "name is 'x\\n'"),
+        (ScoreConfig, {"keep": "far"}, "keep is 'far'; it must be nearest, farthest, random, sharpest, highest:COLUMN"),
+        (ScoreConfig, {"keep": "highest:"}, "keep is 'highest:'; it must be nearest"),
+        (ScoreConfig, {"keep": "best:sharpness"}, "keep is 'best:sharpness'; it must be nearest"),
+        (SelectConfig, {"keep": "close"}, "keep is 'close'; it must be nearest"),
         (SelectConfig, {"method": "semdedup", "rule": "greedy", "d": 0.9}, "rule does not apply: method semdedup"),
         (SelectConfig, {"method": "random", "rule": "greedy", "budget": 9}, "rule does not apply: method random"),
         (SelectConfig, {"method": "random", "keep": "nearest", "budget": 9}, "keep does not apply: method random"),
@@ -115,6 +123,7 @@ def test_default_order_of_the_methods() -> None:
     assert make(SelectConfig, method="semdedup").order == "farthest"
     assert make(SelectConfig, method="semdedup", keep="nearest").order == "nearest"
     assert make(SelectConfig, method="random").order == "nearest"
+    assert make(SelectConfig, keep="sharpest").order == "highest:sharpness"
 
 
 @pytest.mark.parametrize(
@@ -125,12 +134,22 @@ def test_default_order_of_the_methods() -> None:
         ({"keep": "farthest"}, "scores/farthest_any"),
         ({"keep": "farthest", "epsilon": 0.9}, "scores/farthest_any_epsilon-0.9"),
         ({"keep": "random", "seed": 5}, "scores/random_any_seed-5"),
+        ({"keep": "sharpest"}, "scores/highest-sharpness_any"),
+        ({"keep": "lowest:dark_share", "epsilon": 0.5}, "scores/lowest-dark_share_any_epsilon-0.5"),
+        ({"keep": "lowest:a/b"}, f"scores/lowest-{sha256(b'a/b').hexdigest()[:16]}_any"),
         ({"rule": "greedy", "d": 0.95}, "scores/nearest_greedy_d-0.95"),
         ({"rule": "greedy", "d": 0.95, "epsilon": 0.5}, "scores/nearest_greedy_epsilon-0.5_d-0.95"),
     ],
 )
 def test_folder_of_a_pass(values: dict[str, Any], folder: str) -> None:
     assert make(ScoreConfig, **values).folder == folder
+
+
+@pytest.mark.parametrize("kind", [ScoreConfig, SelectConfig])
+def test_the_sharpest_is_the_highest_sharpness(kind: type[Any]) -> None:
+    short, long = make(kind, keep="sharpest"), make(kind, keep="highest:sharpness")
+    assert hashed_fields(short) == hashed_fields(long)
+    assert hashed_fields(short)["keep"] == "highest:sharpness"
 
 
 def test_two_passes_never_share_a_folder() -> None:
@@ -152,7 +171,7 @@ UNHASHED = {
 CHANGED: dict[type[Any], dict[str, Any]] = {
     IngestConfig: {"include": ("*.jpg",), "source": ("t",), "part_rows": 7, "lineage_pattern": "(?P<patient>p)"},
     EmbedConfig: {"seed": 1, "encoder": "test_vit", "storage": "float32", "chunk_rows": 7, "statistics": "clip"},
-    ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7},
+    ClusterConfig: {"seed": 1, "center": True, "clusters": 7, "shard_rows": 7, "train_share": 0.5},
     ScoreConfig: {"seed": 1, "keep": "farthest", "group_rows": 7},
     SelectConfig: {"seed": 1, "budget": 7.0, "epsilon": 0.5, "keep": "random"},
     ExportConfig: {"with_images": True, "format": "folder"},

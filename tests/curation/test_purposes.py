@@ -30,6 +30,7 @@ def test_random_subsets_overlap_as_chance_has_it(
     values: dict[str, Any] = {"budget": TAKEN, "seed": seed}
     chosen = {
         "sample": set(np.flatnonzero(seeding.sample(keys, TAKEN / ROWS, seed)).tolist()),
+        "trained on": set(np.flatnonzero(seeding.trained_on(keys, TAKEN / ROWS, seed)).tolist()),
         "random": kept(columns, selection(method="random", **values)),
         "balanced": kept(columns, selection(method="cluster-balanced", **values)),
         "visited": set(duplicates.visiting_order(columns.distance, keys, "random", seed)[:TAKEN].tolist()),

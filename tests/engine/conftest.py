@@ -160,34 +160,6 @@ def wait_until() -> Callable[..., None]:
     return nodes.wait_until
 
 
-@pytest.fixture
-def whole_run(
-    settings: Callable[..., pipeline.RunConfig], flags: Callable[..., list[str]]
-) -> Callable[[Path], list[str]]:
-    """whole_run(run_dir): the flags of `run` that stand for the reference run's settings."""
-
-    def spell(run_dir: Path) -> list[str]:
-        config = settings(run_dir)
-        return flags(config.ingest, config.embed, config.cluster, config.select, config.export)
-
-    return spell
-
-
-@pytest.fixture(scope="session")
-def started_nodes() -> Callable[..., Any]:
-    """started_nodes(types=...): a cluster of nodes on this machine, for a `with` block."""
-    return nodes.Nodes
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head that takes no work, and three nodes with a CPU each, two of them with a GPU that PyTorch cannot use."""
-    with nodes.Nodes() as running:
-        for gpus in (0, 1, 1):
-            running.add(cpus=1, gpus=gpus)
-        yield running
-
-
 @pytest.fixture(scope="session")
 def started(environment: dict[str, str]) -> Callable[..., Any]:
     """started(log, *arguments): `python -m ...` in a process session of its own, for a `with` block."""

@@ -4,18 +4,16 @@ import gc
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from curation import pipeline
@@ -105,18 +103,6 @@ def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return made[form]
 
     return make
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The address of a bucket, with `{}` for a name in it."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="exports")
-    yield f"s3://exports/{{}}?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
-    server.stop()
 
 
 def need(form: str) -> None:

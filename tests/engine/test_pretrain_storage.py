@@ -1,13 +1,10 @@
 """Pre-training whose output is an object store: a real S3 server on loopback, and decoded frames in Ray's own store."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from safetensors.torch import load, load_file
 
 from curation.store.directory import RunDirectory
@@ -28,18 +25,6 @@ FLAGS = [
     "--precision=float32",
     "--steps=8",
 ]
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The address of a bucket, with `{}` for a name in it."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="frames")
-    yield f"s3://key:secret@frames/{{}}?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
-    server.stop()
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def victim_of(driver: Any, kind: str) -> int:
     if kind == "raylet":
         [found] = [number for number, command in driver.living().items() if "/raylet/raylet " in command]
         return found
-    names = ("MapWorker", "shard_sums", "score_group", "merge", "IDLE")
+    names = ("MapWorker", "group_sums", "score_group", "merge", "IDLE")
     workers = {
         number: command
         for number, command in driver.living().items()

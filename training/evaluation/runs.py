@@ -12,6 +12,7 @@ from curation.embeddings.vectors import limit_threads
 from curation.engine import resources
 from curation.engine.chips import resolve_precision
 from curation.engine.stream import stream
+from curation.engine.tasks import arithmetic_task
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets.prepared import PreparedSet
@@ -77,7 +78,7 @@ def run_all(run: RunDirectory, jobs: Sequence[EvaluationRun]) -> pa.Table:
     """Carry out the runs that have no file yet, each in a task, and return the rows of all in order."""
     done = set(run.names("results"))
     missing = [job for job in jobs if job.results_path.rpartition("/")[2] not in done]
-    task = resources.arithmetic_task(carry_out_here)
+    task = arithmetic_task(carry_out_here, "fine-tuning")
     with progress("evaluate", len(jobs), "run", done=len(jobs) - len(missing)) as bar:
         for _ in stream(task, ((run, job) for job in missing)):
             bar.update()

@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ray
-
 from curation.console import progress
 from curation.engine.stream import stream
+from curation.engine.tasks import Task
 from curation.options import require
 from curation.store.directory import RunDirectory
 from training.datasets import folders
@@ -59,7 +58,7 @@ def prepare_all(run: RunDirectory, sources: Sequence[NamedSet], config: Evaluate
     """
     for folder in ("cache", "costs", "results", "models"):
         run.clear_temporary(folder)
-    task, seed = ray.remote(prepare_set), config.split_seed
+    task, seed = Task(prepare_set, "decoding"), config.split_seed
     mask_coding = (config.mask_coding, config.ignore_value)
     calls = [(run, s.label, s.dataset, config.decoded_size, None if s.external else seed, mask_coding) for s in sources]
     sets = []

@@ -28,10 +28,11 @@ def units(seed: int, rows: int, dimensions: int, distinct: int, noise: float) ->
     return to_unit(x.astype(np.float32))
 
 
-def all_pairs(rows: Array, columns: Array, before: int | None) -> tuple[Array, Array]:
+def all_pairs(rows: Array, columns: Array, before: int | Array | None) -> tuple[Array, Array]:
     products = (rows.astype(np.float64) @ columns.astype(np.float64).T).astype(np.float32)
     if before is not None:
-        products[np.arange(len(columns)) >= np.arange(before, before + len(rows))[:, None]] = -np.inf
+        limit = np.arange(before, before + len(rows)) if isinstance(before, int) else before
+        products[np.arange(len(columns)) >= limit[:, None]] = -np.inf
     index = products.argmax(axis=1)
     value = products[np.arange(len(rows)), index]
     none = np.isneginf(value)
@@ -66,12 +67,37 @@ def test_both_paths_are_those_of_all_pairs(
     for device in DEVICES:
         with blocks(*how):
             found = nearest(prepare(rows, device), prepare(columns, device), before, device)
-            estimate, error, place = nearest_index(prepare(rows, device), prepare(columns, device), device)
+            estimate, error, others, place = nearest_index(prepare(rows, device), prepare(columns, device), device)
         np.testing.assert_array_equal(found[1], index)
         np.testing.assert_array_equal(found[0], value)
         whole, first = all_pairs(rows, columns, None)
         np.testing.assert_array_equal(place, first)
         assert (np.abs(estimate - whole) <= error + np.float32(1e-6)).all()
+        products = rows.astype(np.float64) @ columns.astype(np.float64).T
+        products[np.arange(len(rows)), first] = -np.inf
+        assert (products.max(axis=1) <= others + np.float32(1e-6)).all()
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(st.integers(1, 150), st.integers(1, 150), st.integers(2, 20)),
+    st.booleans(),
+    st.tuples(st.integers(1, 60), st.sampled_from([0.0, 1.0]), st.booleans()),
+)
+def test_each_row_may_have_a_limit_of_its_own(
+    seed: int, shape: tuple[int, int, int], ascending: bool, how: tuple[int, float, bool]
+) -> None:
+    x = units(seed, shape[0] + shape[1], shape[2], 9, 0.1)
+    rows, columns = x[: shape[0]], x[shape[0] :]
+    limit = np.random.default_rng(seed).integers(0, shape[1] + 2, shape[0])
+    limit = np.sort(limit) if ascending else limit
+    value, index = all_pairs(rows, columns, limit)
+    for device in DEVICES:
+        with blocks(*how):
+            found = nearest(prepare(rows, device), prepare(columns, device), limit, device)
+        np.testing.assert_array_equal(found[1], index)
+        np.testing.assert_array_equal(found[0], value)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from curation.__main__ import main
 from curation.store import claims
@@ -51,18 +49,6 @@ def let_go(process: "subprocess.Popen[str]") -> int:
     process.stdin.write("\n")
     process.stdin.flush()
     return process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The address of a bucket, with `{}` for a name in it."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="frames")
-    yield f"s3://key:secret@frames/{{}}?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
-    server.stop()
 
 
 def test_of_two_first_calls_one_holds(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_select_names_a_reason_for_every_frame(scored_run: RunDirectory) -> None
         "outlier": 1,
         "duplicate": 1,
         "exact copy": 1,
+        "near copy": 0,
         "over budget": 0,
         "rejected": 2,
     }
