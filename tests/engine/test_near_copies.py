@@ -159,6 +159,7 @@ def draw(folder: Path) -> None:
     (folder / "e.png").write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 def test_a_frame_that_cannot_be_decoded_is_found_on_ingest_and_a_lost_one_keeps_its_near_copies_out(
     local_ray: None, settings: Settings, rows: Rows, by_id: ById, tmp_path: Path
 ) -> None:

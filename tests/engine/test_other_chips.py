@@ -55,6 +55,7 @@ def test_finished_embeddings_are_used_on_any_chip(
         embed.embed(config)
 
 
+@pytest.mark.slow
 def test_a_training_resumes_in_its_arithmetic_and_with_its_cache(
     reference: tuple[Path, list[dict[str, Any]]],
     tmp_path: Path,

@@ -141,6 +141,7 @@ def test_simclr_on_two_ranks_is_simclr_on_one(subset: str, tmp_path: Path) -> No
         assert torch.allclose(value, weights(tmp_path / "2")[name], atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_rank_count_that_may_change_is_accepted(subset: str, trained: Path, tmp_path: Path) -> None:
     assert main(flags(subset, tmp_path / "elastic", workers=2, min_workers=1)) == 0
     assert losses(tmp_path / "elastic") == pytest.approx(losses(trained), abs=1e-5)

@@ -154,6 +154,7 @@ def test_frames_that_have_gone_are_named(
     assert not (tmp_path / "o" / "encoder.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_at_once_with_the_checkpoint_from_before(
     subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

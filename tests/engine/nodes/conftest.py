@@ -12,7 +12,7 @@ import pytest
 from curation import pipeline
 
 TESTS = Path(__file__).resolve().parents[2]
-LONG_S = 240  # a node starts in 10 s; here other tests run beside
+LONG_S = 600  # a node starts in 10 s; here other tests run beside
 Completed = subprocess.CompletedProcess[str]
 
 
@@ -44,7 +44,7 @@ def submitted() -> Callable[..., Completed]:
     So without its address in RAY_ADDRESS.
     """
 
-    def submit(cluster: Any, package: str, *arguments: str, timeout: float = 400) -> Completed:
+    def submit(cluster: Any, package: str, *arguments: str, timeout: float = 900) -> Completed:
         command = [sys.executable, "-m", package, "submit", "--address", cluster.dashboard, "--python", sys.executable]
         environment = cluster.environment | {"PYTHONPATH": str(TESTS.parent)}
         return subprocess.run(
