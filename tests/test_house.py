@@ -51,7 +51,7 @@ ON_RAY = {
             "engine/stream",
             "engine/tasks",
         ),
-        *("frames/ingest", "frames/settling", "embeddings/embed", "embeddings/encoding"),
+        *("frames/ingest", "frames/settling", "embeddings/embed"),
         *("clusters/lloyd", "clusters/cluster", "scores/score", "scores/search", "exports/export", "exports/shards"),
         *("pipeline", "demo"),
     ),

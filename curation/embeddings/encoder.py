@@ -171,7 +171,6 @@ class Encoder:
         self.pooling = config.pooling
         self.batch_size = min(config.chunk_rows, CPU_BATCH) if self.device.type == "cpu" else config.chunk_rows
         model = configured(config)
-        self.dimensions = model.num_features
         mean, std = statistics_of(model)
         shape = (1, 3, 1, 1)
         self.mean = (torch.tensor(mean) * 255).view(shape).to(self.device, self.dtype)

@@ -8,18 +8,16 @@ import ray
 from curation.engine.resources import under_way
 
 
-def stream(
-    task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False, limit: int | None = None
-) -> Iterator[Any]:
+def stream(task: Any, calls: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[Any]:
     """Results of `task.remote(*call)`, as they arrive or in the order of the calls.
 
-    At most `limit` calls are under way, two per CPU (`under_way`) without one, and `calls` is drawn from as results are
-    taken, so nothing piles up. A call whose node is lost runs again on another.
+    At most two calls per CPU are under way (`under_way`), and `calls` is drawn from as results are taken, so nothing
+    piles up. A call whose node is lost runs again on another.
     """
     pending: list[Any] = []
     for call in calls:
         pending.append(task.remote(*call))
-        while len(pending) >= (limit or under_way()):
+        while len(pending) >= under_way():
             yield ray.get(next_of(pending, in_order))
     while pending:
         yield ray.get(next_of(pending, in_order))

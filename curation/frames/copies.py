@@ -9,7 +9,7 @@ exact copy when ingest marked it and it is neither embedded nor rejected. Where 
 all are rejected.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,44 +108,40 @@ def write_index(run: RunDirectory, index: pa.Table) -> list[File]:
     return [run.describe(INDEX)]
 
 
-def members(run: RunDirectory, content_hash: str, parts: Mapping[int, str] | None = None) -> Iterator[dict[str, Any]]:
+def members(run: RunDirectory, content_hash: str) -> Iterator[dict[str, Any]]:
     """Yield frame_id, source, uri and path of all frames with these bytes, in the tables' order; none if only one.
 
-    Reads a row group of the index and, as frames are drawn, four columns of the parts they are in. `parts`, where they
-    are known, are the paths of the parts of frames by number; else they are looked up, which reads the marker.
+    Reads a row group of the index and, as frames are drawn, four columns of the parts they are in.
     """
     if not run.exists(INDEX):
         return
     with run.open(INDEX) as file:
         found = pq.read_table(file, columns=["part", "row"], filters=[("content_hash", "=", content_hash)])
     part_N, row_N = found["part"].to_numpy(), found["row"].to_numpy()
-    parts = run.parts("frames") if parts is None else parts
+    parts = run.parts("frames")
     for number in np.unique(part_N).tolist():
         table = run.read_table(parts[number], ROW)
         yield from table.take(pa.array(row_N[part_N == number])).to_pylist()
 
 
-def with_their_copies(
-    run: RunDirectory, part: int, rejected: pa.Table, parts: Mapping[int, str] | None = None
-) -> pa.Table:
+def with_their_copies(run: RunDirectory, part: int, rejected: pa.Table) -> pa.Table:
     """Add the copies of rejected frames that nothing replaced: their bytes are equal, so they are rejected too.
 
     `rejected` is of schema.REJECTED and holds all rejected frames of `part`. Frames that could not be read are
-    skipped: each of their copies was tried by itself. `parts`: as of `members`.
+    skipped: each of their copies was tried by itself.
     """
     rows = rejected.to_pylist()
     unusable = [row for row in rows if row["replaced_by"] is None and row["reason"] not in READING]
     if not unusable or not run.exists(INDEX):
         return rejected
     original_of = {row["replaced_by"]: row["frame_id"] for row in reversed(rows) if row["replaced_by"]}
-    parts = run.parts("frames") if parts is None else parts
-    frames = run.read_table(parts[part], ["frame_id", "content_hash"])
+    frames = run.read_table(run.parts("frames")[part], ["frame_id", "content_hash"])
     hashes = dict(zip(*(column.to_pylist() for column in frames.columns), strict=True))
     known = {row["frame_id"] for row in rows}
     for row in unusable:
         original = original_of.get(row["frame_id"], row["frame_id"])
         if original in hashes:  # else a copy that was decoded in vain, and its copies were rejected with it
-            for member in members(run, hashes[original], parts):
+            for member in members(run, hashes[original]):
                 if member["frame_id"] not in known:
                     known.add(member["frame_id"])
                     rows.append(row | member)

@@ -15,16 +15,13 @@ from PIL import Image
 from curation import pipeline
 from curation.__main__ import main
 from curation.clusters.cluster import cluster
-from curation.embeddings.chunks import Chunk, Decoder, chunks_of
-from curation.embeddings.config import EmbedConfig
+from curation.embeddings.chunks import DecodePart
 from curation.embeddings.embed import embed
-from curation.embeddings.units import cut
 from curation.exports.config import ExportConfig
 from curation.exports.export import export
 from curation.frames.frame import ReadError
 from curation.frames.ingest import ingest
-from curation.store.directory import File, RunDirectory
-from curation.store.markers import marker_of
+from curation.store.directory import RunDirectory
 from training.loader.subset import decode_rows, read_subset
 
 Settings = Callable[..., pipeline.RunConfig]
@@ -118,15 +115,6 @@ def test_a_copy_takes_the_place_of_an_original_that_has_gone(
     assert {file.name[0] for file in target.rglob("*.png")} == EMBEDDED
 
 
-def decoded(run: RunDirectory, config: EmbedConfig) -> Iterator[Chunk]:
-    """All chunks of all parts, as one encoder would be given them."""
-    before = marker_of(run, "frames", "ingest")
-    decode = Decoder(run, config, before["output_hash"])
-    files = [File(**entry) for entry in before["files"] if entry["path"].startswith("frames/part-")]
-    for unit in cut(files, config.chunk_rows, 1):
-        yield from map(decode, chunks_of(run, unit, config.chunk_rows))
-
-
 def test_parts_and_chunks_do_not_show(
     local_ray: None, settings: Settings, source: Path, tmp_path: Path, rows: Rows, by_id: ById
 ) -> None:
@@ -141,9 +129,13 @@ def test_parts_and_chunks_do_not_show(
         ingest(config.ingest)
         disturb(folder)
         run, embedded, rejected = RunDirectory(str(run_dir)), {}, {}
-        for chunk in decoded(run, config.embed):
-            embedded |= {name: one.tobytes() for name, one in zip(chunk.ids, chunk.pixels, strict=True)}
-            rejected |= {one["frame_id"]: (one["reason"], one["replaced_by"]) for one in chunk.rejected}
+        decoder = DecodePart(run, config.embed)
+        for part in run.parts("frames"):
+            for table in decoder(pa.table({"part": [part]})):
+                [row] = table.to_pylist()
+                pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(row["frame_ids"]), 32 * 32 * 3)
+                embedded |= {name: one.tobytes() for name, one in zip(row["frame_ids"], pixels, strict=True)}
+                rejected |= {one["frame_id"]: (one["reason"], one["replaced_by"]) for one in row["rejected"]}
         letter = names_of(rows(run_dir, "frames"))
         assert {letter[name] for name in embedded} == EMBEDDED
         found.append((embedded, rejected))
@@ -180,8 +172,9 @@ def test_a_failure_that_may_pass_commits_nothing_of_its_part(
         return Path(uri).read_bytes()
 
     monkeypatch.setattr("curation.embeddings.chunks.read_unchanged", read)
-    chunks = decoded(run, config.embed)
-    assert len(next(chunks).ids) == 4
+    decoder = DecodePart(run, config.embed)
+    assert len(list(decoder(pa.table({"part": [0]})))) == 1
+    chunks = decoder(pa.table({"part": [2]}))
     with pytest.raises(ReadError, match="rerun the same command"):
         list(chunks)
 

@@ -8,11 +8,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from curation.embeddings.encoder import resolved
-from curation.embeddings.encoding import EncodeUnit, Work
-from curation.embeddings.units import Unit, cut
-from curation.store.directory import File, RunDirectory
-from curation.store.markers import marker_of
+from curation.embeddings.chunks import DECODED
+from curation.embeddings.config import EmbedConfig
+from curation.embeddings.embed import EncodeChunk
 
 
 def exported(name: str) -> dict[str, float]:
@@ -39,29 +37,17 @@ def test_a_run_is_counted(reference: tuple[Path, list[dict[str, Any]]], wait_unt
     assert of(exported("parts"), run=run, step="ingest") == 8  # of 20 files each
 
 
-class Encoding(EncodeUnit):
-    """An encoder that is asked for one unit after the other."""
-
-    def records(self, unit: Unit) -> list[dict[str, Any]]:
-        """All records of a unit."""
-        batch = pa.Table.from_pylist([unit.to_row()])
-        return [row for table in self(batch) for row in table.to_pylist()]
-
-
-def test_an_encoder_reports_how_busy_it_is(
-    begun: Callable[..., Path], settings: Callable[..., Any], wait_until: Callable[..., None]
-) -> None:
-    run = RunDirectory(str(begun("frames")))
-    before = marker_of(run, "frames", "ingest")
-    work = Work(run, resolved(settings(Path(run.uri)).embed), "float32", before["output_hash"])
-    files = [File(**entry) for entry in before["files"] if entry["path"].startswith("frames/part-")]
-    actor = ray.remote(Encoding).remote(work)
-    for unit in cut(files[:2], 4, 1):
-        [record] = ray.get(actor.records.remote(unit))
-        assert (record["part"], record["slices"], record["frames"]) == (unit.part, 1, record["files"][0]["rows"])
-        assert min(record[name] for name in ("read_s", "decode_s", "encode_s", "write_s")) > 0
-    labels = {"run": run.uri, "step": "embed", "device": "cpu"}
-    wait_until(lambda: of(exported("busy_seconds"), **labels) > 0, "no busy seconds")
-    assert 0 < of(exported("busy_seconds"), **labels) < 60
-    assert 0 < of(exported("waiting_seconds"), **labels) < 60
+def test_an_encoder_reports_how_busy_it_is(local_ray: None, tmp_path: Path, wait_until: Callable[..., None]) -> None:
+    config = EmbedConfig(
+        run_dir=str(tmp_path), encoder="vit_tiny_patch16_224", weights="random", image_size=32, precision="float32"
+    )
+    row = {"part": 0, "chunk": 0, "chunks": 1, "frame_ids": ["a"], "measures": [0.0], "rejected": []}
+    batch = pa.Table.from_pylist([row | {"pixels": bytes(32 * 32 * 3)}], DECODED)
+    actor = ray.remote(EncodeChunk).remote(config, "float32")
+    for _ in range(2):
+        ray.get(actor.__call__.remote(batch))
+    run = str(tmp_path)
+    wait_until(lambda: of(exported("busy_seconds"), run=run, step="embed", device="cpu") > 0, "no busy seconds")
+    assert 0 < of(exported("busy_seconds"), run=run) < 60
+    assert 0 < of(exported("waiting_seconds"), run=run) < 60
     ray.kill(actor)

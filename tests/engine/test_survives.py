@@ -1,29 +1,22 @@
 """kill -9 of the driver, a worker or Ray's own process in the middle of a step, and the same command again."""
 
-import itertools
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-import ray
 
 from curation import pipeline
 from curation.clusters.cluster import cluster
 from curation.clusters.config import ClusterConfig
-from curation.embeddings.encoding import EncodeUnit, Work
-from curation.embeddings.units import Unit, cut
 from curation.scores.config import ScoreConfig
 from curation.scores.score import score
-from curation.store.directory import File, RunDirectory
-from curation.store.markers import marker_of
 
 Tables = Callable[[Path], dict[str, str]]
 Written = Callable[[Path], dict[str, tuple[int, int]]]
@@ -170,32 +163,27 @@ def leave_half_written(run_dir: Path) -> None:
             (folder / ".tmp-0123456789abcdef0123456789abcdef-part-000001.parquet").write_bytes(b"PAR1 half")
 
 
-class Watched(EncodeUnit):
-    """An encoder that is asked for two parts at once, and notes which part each chunk is of."""
-
-    def encode(self, chunk: Any, unit: Unit) -> Any:
-        """Encode a chunk."""
-        self.encoded.append(unit.part)
-        return super().encode(chunk, unit)
-
-    def parts_of_chunks(self, units: list[Unit]) -> list[int]:
-        """Encode units, two at a time; the part of each chunk, in the order in which they were encoded."""
-        self.encoded: list[int] = []
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda unit: list(self(pa.Table.from_pylist([unit.to_row()]))), units))
-        return self.encoded
-
-
-def test_an_encoder_encodes_one_part_after_the_other(
-    begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig]
+def test_no_more_parts_are_under_way_than_workers(
+    begun: Callable[..., Path], settings: Callable[..., pipeline.RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a kill loses: one part that is being encoded, for each encoder."""
-    run = RunDirectory(str(begun("frames")))
-    before = marker_of(run, "frames", "ingest")
-    work = Work(run, settings(Path(run.uri), embed={"chunk_rows": 2}).embed, "float32", before["output_hash"])
-    files = [File(**entry) for entry in before["files"] if entry["path"].startswith("frames/part-")]
-    actor = ray.remote(Watched).remote(work)
-    parts = ray.get(actor.parts_of_chunks.remote(list(cut(files[:4], 2, 1))))
-    ray.kill(actor)
-    assert len(parts) > 30
-    assert len(list(itertools.groupby(parts))) == len(set(parts)) == 4
+    embedding = importlib.import_module("curation.embeddings.embed")  # curation.embed may be the function
+    chunks, write_part = embedding.encoded_chunks, embedding.write_part
+    begun_parts: set[int] = set()
+    written_parts: set[int] = set()
+    under_way: list[int] = []
+
+    def watched_chunks(*arguments: Any) -> Iterator[dict[str, Any]]:
+        for row in chunks(*arguments):
+            begun_parts.add(row["part"])
+            yield row
+
+    def watched_write_part(run: Any, part: int, *tables: Any) -> Any:
+        under_way.append(len(begun_parts - written_parts))
+        written_parts.add(part)
+        return write_part(run, part, *tables)
+
+    monkeypatch.setattr(embedding, "encoded_chunks", watched_chunks)
+    monkeypatch.setattr(embedding, "write_part", watched_write_part)
+    embedding.embed(settings(begun("frames"), embed={"chunk_rows": 2}).embed)
+    assert written_parts == set(range(8))
+    assert max(under_way) <= 2  # what a kill loses: a part for each of two workers
